@@ -1,0 +1,91 @@
+"""What a suggestion depends on, as one frozen value, and what comes back.
+
+`optimize.suggest(problem, count) -> Suggestion` is a pure function of a `Problem`: the declared
+space, the history in log order, the pending set, the seed and the number of the next trial.
+Nothing else may move a suggestion. No clock, no randomness of its own, no state kept between
+calls: that is what makes a log auditable and a restart invisible.
+"""
+
+from dataclasses import dataclass, field
+
+from bayesd_schemas.space import Params, Space
+from bayesd_schemas.study import Direction, Method
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One outcome, in the order of the log.
+
+    `values` are as measured, one per objective, in the study's order; None is a failure (which
+    the optimiser learns from). `se` is the standard error of the first value when folds told it.
+    """
+
+    trial: int
+    params: Params
+    values: tuple[float, ...] | None
+    se: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Hyperparameters of a surrogate, enough to rebuild its posterior by one factorisation.
+
+    `n` is how many observations it saw: the refit schedule depends on counts alone. `theta` is
+    rounded so that it survives the last bits of another machine's BLAS.
+    """
+
+    model: str
+    n: int
+    theta: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Everything that a suggestion depends on."""
+
+    space: Space
+    directions: tuple[Direction, ...]
+    method: Method
+    seed: int
+    repeats: bool
+    """False: no point is proposed twice (noise = "none"; method grid never repeats)."""
+    number: int
+    """Number of the trial that the first suggestion becomes."""
+    drawn: int
+    """How many points this study has drawn from its sampler since the space last changed: the
+    index of the next grid cell or Sobol point. Points enqueued by hand do not count."""
+    history: tuple[Observation, ...] = ()
+    pending: tuple[Params, ...] = ()
+    fit: Fit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One point to try, with the evidence for it."""
+
+    params: Params
+    sampler: str
+    """The sampler that made it: grid, random, sobol or bayes."""
+    stream: str
+    """Key of the random stream used: seed, trial number and purpose."""
+    drawn: int
+    """`Problem.drawn` after this proposal."""
+    acquisition: float | None = None
+    gap: float | None = None
+    """Acquisition of the winner minus that of the runner-up."""
+    mean: float | None = None
+    """What the model expects here, in the units of the metric."""
+    sd: float | None = None
+    fallback: str | None = None
+    """Why a plainer sampler answered than the study asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """Proposals for trials number, number + 1, ...; fewer than asked means the space is exhausted."""
+
+    proposals: tuple[Proposal, ...]
+    fit: Fit | None = None
+    """A fit made on the way, to be logged; None when the given one was used."""
+    exhausted: bool = False
+    counters: dict[str, float] = field(default_factory=dict)

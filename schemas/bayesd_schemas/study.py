@@ -1,0 +1,127 @@
+"""The study file: what is searched, by what method, under which budget.
+
+TOML, JSON and YAML mean the same. Every key has a type, a default and a sentence here; an
+unknown key is an error.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from bayesd_schemas.names import INTEGER_MAX, Name
+from bayesd_schemas.space import Finite, Params, Space
+
+Method = Literal["grid", "random", "sobol", "bayes"]
+Direction = Literal["minimize", "maximize"]
+MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/@-]{0,63}$")]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:=-]{1,64}$")]
+
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: Any) -> Any:
+    """Seconds from a number or from words such as "90s", "2h" or "1h30m"."""
+    if not isinstance(text, str):
+        return text
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", text)
+    if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*(min|[smhd])|\s", "", text):
+        raise ValueError(f'a time is a number of seconds or words such as "90s", "2h", "1h30m", not {text!r}')
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=1e10)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Objective(_Part):
+    """One metric that workers report, and which way is better."""
+
+    name: MetricName
+    direction: Direction = "minimize"
+    reference: Finite | None = Field(None, description="Reference value for the hypervolume of several objectives.")
+
+
+class Budget(_Part):
+    """Whichever comes first; the rule that fired is recorded."""
+
+    trials: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] | None = Field(
+        None, description="Trials with a first lease; retries and voids do not count.")
+    wall: Seconds | None = Field(None, description="Open, unpaused time while the daemon lives.")
+    cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Sum of the costs that workers report.")
+
+
+class Lease(_Part):
+    """How long a worker may be silent before its trial is offered again."""
+
+    default_s: Seconds = Field(600.0, description="What an ask without lease_s gets.")
+    max_s: Seconds = Field(604800.0, description="The longest lease an ask can get.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Lease":
+        if self.default_s > self.max_s:
+            raise ValueError("lease.default_s is above lease.max_s")
+        return self
+
+
+class Retry(_Part):
+    """How often the same trial is leased again, by class of failure."""
+
+    lost: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(2, description="Its lease ended without a word.")
+    crash: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
+    timeout: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
+    oom: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
+
+
+class StudySpec(_Part):
+    """A whole study file."""
+
+    name: Name
+    metric: MetricName | None = Field(None, description="The one metric; or [[objectives]] for several.")
+    direction: Direction | None = Field(None, description="Which way the metric is better. Default minimize.")
+    objectives: Annotated[list[Objective], Field(max_length=16)] | None = None
+    method: Method = "bayes"
+    seed: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = 0
+    noise: Literal["learn", "none"] = Field("learn", description="none: the same point always gives the same value, "
+                                            "so no point is proposed twice.")
+    late: Literal["use", "ignore"] = Field("use", description="Whether a late outcome is an observation.")
+    tags: Annotated[list[Tag], Field(max_length=16)] = Field(
+        default=[], description="Only asks that carry all of these tags get trials.")
+    budget: Budget = Budget()
+    lease: Lease = Lease()
+    retry: Retry = Retry()
+    space: Space
+    enqueue: Annotated[list[dict[str, Any]], Field(max_length=1000)] = Field(
+        default=[], description="Points to try first.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudySpec":
+        if self.objectives is not None:
+            if self.metric is not None or self.direction is not None:
+                raise ValueError("give metric and direction, or [[objectives]], not both")
+            if not self.objectives:
+                raise ValueError("objectives is empty")
+            names = [objective.name for objective in self.objectives]
+            if len(set(names)) != len(names):
+                raise ValueError("two objectives have the same name")
+        for i, params in enumerate(self.enqueue, start=1):
+            try:
+                self.space.check(params)
+            except ValueError as error:
+                raise ValueError(f"enqueue, point {i}: {error}") from error
+        return self
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """The objectives in order, however the file spelled them."""
+        if self.objectives:
+            return tuple(self.objectives)
+        return (Objective(name=self.metric or "value", direction=self.direction or "minimize"),)
+
+    @property
+    def first_points(self) -> list[Params]:
+        return [self.space.check(params) for params in self.enqueue]
