@@ -1,0 +1,606 @@
+"""The service: the one writer, the owner of every task, of the clock and of the shutdown.
+
+The way of one result:
+
+1. `bus` hands over bytes; they become a `Tell`, or are answered and counted, never logged.
+2. `rules.on_tell` decides on the newest state, uncommitted facts included.
+3. The facts move the state at once and lie in the desk's tray, in order.
+4. `_committer` gives the log what has gathered while the last commit ran: group commit.
+5. Everything outward (receipt, grant, stop, reply, acknowledgement, public state) waits for its commit.
+6. `_thinker` lets threads make suggestions on frozen problems while results go on being taken.
+7. A proposal and its lease are written together at hand-out, committed, then granted.
+
+A commit that fails for want of space has a known outcome: the memory is thrown away, the log is
+folded again, nothing is granted, and a write is tried every few seconds. Any other failure of a
+commit ends the process, because nobody knows what is on disk: the next start reads it.
+
+Clock, bus, log and the thread that thinks are handed in, so a seeded world runs this very file.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, Protocol
+
+import orjson
+
+from bayesd import winner
+from bayesd.bus import Ack, Bus
+from bayesd.log import Damaged, DiskFull, Log, LogError
+from bayesd.optimize import suggest
+from bayesd.study import admin, rules, snapshot, view
+from bayesd.study.canonical import canonical
+from bayesd.study.desk import Desk, Letter, Order, restart
+from bayesd.study.problem import Problem, Suggestion
+from bayesd.study.state import KNOWN, Event, State, Study, UnknownEvent, apply
+from bayesd_schemas.messages import BadMessage, Request, Tell, decode, validate
+from bayesd_schemas.names import is_name
+from bayesd_schemas.topics import Topics
+
+logger = logging.getLogger("bayesd")
+
+Suggest = Callable[[Problem, int], Awaitable[Suggestion]]
+
+
+class Clock(Protocol):
+    """Two clocks: `now` only ever moves forward and drives leases; `time` is for people."""
+
+    def now(self) -> float: ...
+    def time(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator may change. Reloaded by SIGHUP."""
+
+    root: str = ""
+    operators: frozenset[str] | None = None
+    events: bool = False
+    """Publish committed events at study/{study}/events."""
+    tick_s: float = 0.25
+    state_s: float = 1.0
+    """A study's public state is published at most this often."""
+    deadline_s: float = 1.2
+    """A suggestion slower than this, while somebody waits, is answered by a plainer sampler."""
+    full_disk_retry_s: float = 5.0
+    settle_s: float = 0.5
+    """How long a starting daemon listens for another one on the same root; 0 with the embedded broker."""
+    rate_per_s: float = 2000.0
+    rate_burst: float = 10_000.0
+    checkpoint_idle_s: float = 5.0
+    snapshot_events: int = 20_000
+    """A stop or start after so many events saves a snapshot."""
+
+
+class Twin(LogError):
+    """Another daemon with another log serves this root: give one of them another --root."""
+
+    exit_code = 75
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start; for people and for metrics, never for a decision."""
+
+    received: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    shed: int = 0
+    undeliverable: int = 0
+    commits: int = 0
+    events: int = 0
+    suggestions: int = 0
+    fallbacks: int = 0
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Tokens of one sender: who floods is shed, and everybody else is served."""
+
+    tokens: float
+    at: float
+    answered: float = -1e9
+
+
+async def in_thread(problem: Problem, count: int) -> Suggestion:
+    """Think in a thread, so that results go on being taken meanwhile."""
+    return await asyncio.to_thread(suggest, problem, count)
+
+
+class Service:
+    """One daemon life on one log and one bus. `await Service(...).run()` ends after `stop()`."""
+
+    def __init__(self, log: Log, bus: Bus, clock: Clock, *, settings: Settings | None = None, version: str = "0",
+                 suggest: Suggest = in_thread, new_log: Callable[[], str] = lambda: "log",
+                 fingerprint: dict[str, Any] | None = None) -> None:
+        self.log = log
+        self.bus = bus
+        self.clock = clock
+        self.settings = settings or Settings()
+        self.topics = Topics(self.settings.root)
+        self.version = version
+        self.desk = Desk()
+        self.counters = Counters()
+        self.replayed = 0
+        self._suggest = suggest
+        self._new_log = new_log
+        self._fingerprint = fingerprint
+        self._committed = 0
+        self._acks: deque[tuple[int, Ack]] = deque()
+        self._work = asyncio.Event()
+        self._think = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._stopped = False
+        self._announced = False
+        self._announce_at: float | None = None
+        self._published: dict[str, float] = {}
+        self._buckets: dict[str, _Bucket] = {}
+        self._checkpointed = 0.0
+        self._conflict: LogError | None = None
+        self._slow: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------ life
+
+    async def open(self) -> None:
+        """Replay the log and note the start. After this the service is ready, broker or not."""
+        await self._fold()
+        await self._start_writing()
+
+    async def _fold(self) -> None:
+        """Every restart is a replay: the only way to a state."""
+        state, self.replayed = await fold(self.log)
+        self.desk = Desk(state, operators=self.settings.operators)
+        self._committed = state.seq
+        self._touch_clock()
+        restart(self.desk)
+
+    async def _start_writing(self) -> None:
+        """Note the start in the log. On a full disk reads are answered and this is tried again."""
+        desk, state = self.desk, self.desk.state
+        self._touch_clock()
+        if not state.log:
+            desk.record("log.opened", {"log": self._new_log(), "format": 1, "version": self.version})
+        desk.record("daemon.started", {"epoch": self.log.epoch, "version": self.version})
+        if self._fingerprint is not None:
+            known = canonical(self._fingerprint).hex()
+            if known != state.fingerprint:
+                desk.record("engine.fingerprint", {"fingerprint": known, "engine": self._fingerprint})
+        rows = desk.take_rows()
+        try:
+            await self.log.append(rows)
+        except DiskFull as error:
+            logger.error("%s", error)
+            await self._fold()
+            self.desk.disk_full = True
+            return
+        self._committed = rows[-1].seq
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises what ended the service otherwise."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job, name=name) for name, job in (
+                ("bus", self.bus.run(self.on_message, self.on_connect)), ("committer", self._committer()),
+                ("thinker", self._thinker(group)), ("ticker", self._ticker()))]
+            await self._stopping.wait()
+            await self._drain()
+            for task in tasks:
+                task.cancel()
+        if self._conflict is not None:
+            raise self._conflict
+
+    def stop(self) -> None:
+        """Begin a clean end: commit what is decided, say it, and go."""
+        self._stopping.set()
+
+    async def _drain(self) -> None:
+        self._stopped = True           # nothing new is taken: what comes now is sent again to the next life
+        desk = self.desk
+        self._touch_clock()
+        if not desk.disk_full and self._conflict is None:
+            desk.record("daemon.stopped", {"reason": "stop"})
+        self._work.set()
+        while self._committed < self.desk.state.seq and not self.desk.disk_full:
+            await asyncio.sleep(0.005)        # noqa: ASYNC110  # the committer may fail meanwhile; this ends with it
+        self._deliver()
+        if self._announced:
+            self._publish_states(all=True)
+            self.bus.publish(self.topics.daemon, self.presence("offline"), retain=True)
+        await self.bus.close(timeout_s=2.0)
+        if self.replayed + self.counters.events >= self.settings.snapshot_events and not self.desk.disk_full:
+            await self._save_snapshot()
+
+    async def _save_snapshot(self) -> None:
+        state = self.desk.state
+        digest, blob = await asyncio.to_thread(snapshot.dump, state)
+        try:
+            await self.log.save_snapshot(state.seq, snapshot.CODEC, digest, blob)
+        except LogError as error:      # a cache: the log is whole without it
+            logger.warning("the snapshot was not saved: %s", error)
+
+    def _touch_clock(self) -> None:
+        self.desk.at(self.clock.now(), self.clock.time())
+
+    # ------------------------------------------------------------ in
+
+    def on_connect(self) -> None:
+        """The broker may have lost everything that it was told to keep."""
+        self._announced = False
+        self._announce_at = self.clock.now() + self.settings.settle_s
+        if self.settings.settle_s <= 0:
+            self._announce()
+
+    def _announce(self) -> None:
+        self._announced = True
+        self._announce_at = None
+        self.bus.publish(self.topics.daemon, self.presence("online"), retain=True)
+        self._publish_states(all=True)
+
+    def presence(self, state: str) -> bytes:
+        """The daemon's retained state; as `offline` it is also the last will."""
+        return orjson.dumps({"state": state, "version": self.version, "log": self.desk.state.log,
+                             "epoch": self.log.epoch})
+
+    def on_message(self, topic: str, payload: bytes, ack: Ack) -> None:
+        """Take one message. It is acknowledged to the broker after the commit of what it caused."""
+        if self._stopped:
+            return
+        origin = self.topics.parse(topic)
+        if origin is None:
+            self._on_retained(topic, payload)
+            ack()
+            return
+        self.counters.received += 1
+        if not is_name(origin.who):
+            self._count("bad-name")        # there is no inbox to answer to
+            ack()
+            return
+        self._touch_clock()
+        before = self.desk.state.seq
+        if self._admit(origin.who):
+            try:
+                self._handle(origin.who, origin.kind, decode(origin.kind, payload))
+            except BadMessage as error:
+                self._refuse(origin.who, origin.kind, error)
+        elif origin.kind != "request":
+            self._shed(origin.who, origin.kind, payload)
+        if self.desk.state.seq == before:
+            ack()
+        else:
+            self._acks.append((self.desk.state.seq, ack))
+        self._work.set()
+        self._think.set()
+
+    def _handle(self, who: str, kind: str, message: Any) -> None:
+        desk = self.desk
+        if kind == "request":
+            if who in desk.state.workers:
+                admin.fail(desk, who, message.id, admin.Refused(
+                    "name-in-use", f"{who} is a worker; an operator needs a name of its own", "client"))
+            elif message.verb in _SLOW:
+                self._later(who, message)
+            else:
+                admin.on_request(desk, who, message)
+            return
+        if who in desk.clients:
+            raise BadMessage("bad-name", f"{who} is an operator; a worker needs a name of its own",
+                             message.run if kind == "beat" else message.id)
+        if kind == "tell":
+            if desk.disk_full:
+                rules.reject(desk, who, message.id, "disk-full", "the log's disk is full; the result is not recorded")
+            else:
+                rules.on_tell(desk, who, message)
+            self._ask_inside(who, message)
+        elif kind == "ask":
+            rules.on_ask(desk, who, message)
+        elif kind == "beat":
+            if not desk.disk_full:
+                rules.on_beat(desk, who, message)
+        elif desk.disk_full:
+            rules.reject(desk, who, message.id, "disk-full", "the log's disk is full; the report is not recorded")
+        else:
+            rules.on_report(desk, who, message)
+
+    def _ask_inside(self, who: str, tell: Tell) -> None:
+        """An ask inside a tell is judged on its own, whatever became of the tell [9]."""
+        if tell.ask is None:
+            return
+        if not isinstance(tell.ask, dict):
+            raise BadMessage("bad-field", "ask: an ask is an object", tell.id)
+        rules.on_ask(self.desk, who, validate("ask", tell.ask))
+
+    def _refuse(self, who: str, kind: str, error: BadMessage) -> None:
+        self._count(error.reason)
+        if error.id is None:
+            return
+        if kind == "request":
+            admin.fail(self.desk, who, error.id, admin.Refused(error.reason, error.detail))
+        else:
+            rules.reject(self.desk, who, error.id, error.reason, error.detail, error.id if kind == "beat" else None)
+
+    def _count(self, reason: str) -> None:
+        self.counters.rejected[reason] = self.counters.rejected.get(reason, 0) + 1
+
+    def _admit(self, who: str) -> bool:
+        """Take a token of the sender's bucket."""
+        now, settings = self.desk.now, self.settings
+        bucket = self._buckets.get(who)
+        if bucket is None:
+            if len(self._buckets) >= 10_000:       # forget those whose bucket is full again
+                self._buckets = {name: one for name, one in self._buckets.items()
+                                 if now - one.at < settings.rate_burst / settings.rate_per_s}
+            bucket = self._buckets[who] = _Bucket(settings.rate_burst, now)
+        bucket.tokens = min(settings.rate_burst, bucket.tokens + (now - bucket.at) * settings.rate_per_s)
+        bucket.at = now
+        if bucket.tokens < 1.0:
+            return False
+        bucket.tokens -= 1.0
+        return True
+
+    def _shed(self, who: str, kind: str, payload: bytes) -> None:
+        """Drop a flooder's message unread; say so once a second, since its sender will try again."""
+        self.counters.shed += 1
+        bucket = self._buckets[who]
+        if self.desk.now - bucket.answered >= 1.0:
+            bucket.answered = self.desk.now
+            try:
+                message = decode(kind, payload)
+            except BadMessage:
+                return
+            run = getattr(message, "run", None)
+            rules.reject(self.desk, who, getattr(message, "id", None) or message.run, "rate",
+                         "too many messages from this worker", run)
+
+    def _on_retained(self, topic: str, payload: bytes) -> None:
+        """Our own retained topics come back to us; those of another log are cleared or refused."""
+        if not payload or not self.desk.state.log:
+            return
+        try:
+            said = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            said = None
+        log = said.get("log") if isinstance(said, dict) else None
+        if log == self.desk.state.log:
+            study = self.topics.study_of(topic)
+            if study is not None and study not in self.desk.state.studies:
+                self.bus.publish(topic, b"", retain=True)
+            return
+        if topic == self.topics.daemon:
+            if isinstance(said, dict) and said.get("state") == "online" and not self._announced:
+                self._conflict = Twin(
+                    f"another daemon (log {log}) serves {self.topics.prefix} on this broker. Stop it, or give one of "
+                    "the two another --root")
+                self.stop()
+            return
+        if self.topics.study_of(topic) is not None or topic == self.topics.head:
+            self.bus.publish(topic, b"", retain=True)
+
+    # ------------------------------------------------------------ commit, then out
+
+    async def _committer(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if self.desk.disk_full:
+                self._deliver()
+                continue
+            rows = self.desk.take_rows()
+            if rows:
+                try:
+                    await self.log.append(rows)
+                except DiskFull as error:
+                    await self._on_full_disk(error)
+                    continue
+                self._committed = rows[-1].seq
+                self.counters.commits += 1
+                self.counters.events += len(rows)
+                if self.settings.events:
+                    for row in rows:
+                        if row.study is not None:
+                            self.bus.publish(self.topics.events(row.study), cloud_event(row.seq, row.body), qos=0)
+            self._deliver()
+            if self.log.checkpoint_due:
+                await self.log.checkpoint()
+
+    async def _on_full_disk(self, error: DiskFull) -> None:
+        """Nothing was written: throw the memory away, fold again, grant nothing until a write succeeds."""
+        logger.error("%s", error)
+        self._acks.clear()             # never acknowledged: their senders have no receipt and try again
+        await self._fold()
+        self.desk.disk_full = True
+        self._deliver()
+
+    async def _retry_disk(self) -> None:
+        """Try to write again; the first success ends the stand-still."""
+        desk = self.desk
+        desk.disk_full = False
+        await self._start_writing()
+        if not self.desk.disk_full:
+            logger.warning("there is space again: the log goes on at event %d", self.desk.state.seq)
+            self._think.set()
+
+    def _deliver(self) -> None:
+        """Send every letter whose facts are on disk, and acknowledge what caused them."""
+        publish, to = self.bus.publish, self.topics.to
+        for letter in self.desk.committed(self._committed):
+            if not publish(to(letter.who, letter.kind), encode(letter)):
+                self.counters.undeliverable += 1        # the receipts make that safe: it is asked for again
+        acks = self._acks
+        while acks and acks[0][0] <= self._committed:
+            acks.popleft()[1]()
+
+    # ------------------------------------------------------------ thinking
+
+    async def _thinker(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await self._think.wait()
+            self._think.clear()
+            if self._stopped or self.desk.disk_full:
+                continue
+            for order in rules.orders(self.desk):
+                group.create_task(self._suggest_one(self.desk, order), name=f"suggest {order.study}")
+
+    async def _suggest_one(self, desk: Desk, order: Order) -> None:
+        suggestion = await self._suggest(order.problem, order.wanted)
+        self.counters.suggestions += len(suggestion.proposals)
+        if desk is not self.desk or self._stopped:
+            return                     # folded again meanwhile: what was asked for is history
+        self._touch_clock()
+        rules.supply(desk, order, suggestion)
+        self._work.set()
+        self._think.set()
+
+    def _answer_overdue(self) -> None:
+        for order in rules.overdue(self.desk, self.settings.deadline_s):
+            self.counters.fallbacks += order.wanted
+            rules.supply_fallback(self.desk, order, suggest(order.problem, order.wanted))
+
+    # ------------------------------------------------------------ time
+
+    async def _ticker(self) -> None:
+        full_since: float | None = None
+        while True:
+            await asyncio.sleep(self.settings.tick_s)
+            if self._stopped:
+                return
+            self._touch_clock()
+            now = self.clock.now()
+            if self.desk.disk_full:
+                full_since = now if full_since is None else full_since
+                if now - full_since >= self.settings.full_disk_retry_s:
+                    full_since = now
+                    await self._retry_disk()
+                continue
+            full_since = None
+            rules.on_tick(self.desk)
+            self._answer_overdue()
+            if self._announce_at is not None and now >= self._announce_at and self.bus.connected:
+                self._announce()
+            if self._announced:
+                self._publish_states()
+            if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:
+                self._checkpointed = now
+                await self.log.checkpoint()
+            self._work.set()
+            self._think.set()
+
+    def _publish_states(self, *, all: bool = False) -> None:
+        """Publish studies that changed, each at most once a second. Only what is on disk is shown."""
+        desk = self.desk
+        if self._committed < desk.state.seq and not desk.disk_full:
+            self._work.set()           # show it at the next tick, behind its commit
+            return
+        now = self.clock.now()
+        for name in list(desk.state.studies) if all else list(desk.touched):
+            study = desk.state.studies[name]
+            if all or now - self._published.get(name, -1e9) >= self.settings.state_s:
+                self._published[name] = now
+                desk.touched.discard(name)
+                self.bus.publish(self.topics.study(name), orjson.dumps(
+                    view.study_state(desk.state, study, desk.elapsed(study)),
+                    option=orjson.OPT_NON_STR_KEYS), retain=True)
+
+    # ------------------------------------------------------------ reads that take time
+
+    def _later(self, client: str, request: Request) -> None:
+        task = asyncio.create_task(self._answer_later(client, request), name=f"{request.verb} for {client}")
+        self._slow.add(task)
+        task.add_done_callback(self._slow.discard)
+
+    async def _answer_later(self, client: str, request: Request) -> None:
+        desk = self.desk
+        desk.clients.add(client)
+        try:
+            result = await _SLOW[request.verb](self, request)
+        except admin.Refused as refused:
+            admin.fail(desk, client, request.id, refused)
+        else:
+            admin.reply(desk, client, request.id, "ok", result)
+        self._work.set()
+
+    async def _best(self, request: Request) -> Any:
+        study = admin._study_of(self.desk, request)
+        rule = request.args.get("rule", winner.DEFAULT)
+        if rule not in winner.RULES:
+            raise admin.Refused("bad-field", f"rule is one of {', '.join(winner.RULES)}", "rule", '{"rule": "one-se"}')
+        problem, _ = self.desk.problem(study)
+        entries = winner.entries(study)
+        chosen = await asyncio.to_thread(winner.choose, entries, problem, rule)
+        return {"study": study.name, **chosen}
+
+    async def _events(self, request: Request) -> Any:
+        """Committed events after a seq, of one study or of all; each as its envelope."""
+        after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
+        study = request.args.get("study")
+        if not isinstance(after, int) or not isinstance(limit, int) or limit < 1 or after < 0:
+            raise admin.Refused("bad-field", "after and limit are numbers", "after", '{"after": 100, "limit": 50}')
+        out: list[Any] = []
+        size, last = 0, after
+        async for rows in self.log.read(after, self._committed):
+            for row in rows:
+                if study is None or row.study == study:
+                    size += len(row.body) + 1
+                    if out and (len(out) >= limit or size > admin.PAGE_BYTES):
+                        return {"events": out, "next": last}
+                    out.append(orjson.loads(row.body))
+                last = row.seq
+        return {"events": out}
+
+
+_SLOW: dict[str, Callable[[Service, Request], Awaitable[Any]]] = {
+    "study.best": Service._best, "events": Service._events}
+
+
+# ---------------------------------------------------------------- events out of bytes
+
+
+def event_of(body: bytes, hash: bytes) -> Event:
+    """A stored body as the event that it is. Unknown events that are not critical become nothing."""
+    envelope = orjson.loads(body)
+    type = envelope["type"]
+    if type not in KNOWN:
+        if envelope.get("crit", True):
+            raise UnknownEvent(envelope["seq"], type)
+        type = "clock.jumped"
+    return Event(envelope["seq"], hash, type, envelope.get("study"), envelope.get("trial"), envelope["actor"],
+                 envelope.get("cmd"), envelope["data"])
+
+
+async def fold(log: Log, until: int | None = None) -> tuple[State, int]:
+    """The state of a log, from the newest snapshot that can be believed, and how many events were folded."""
+    state = State()
+    saved = await log.load_snapshot(until)
+    if saved is not None and saved.codec == snapshot.CODEC:
+        loaded = snapshot.load(saved.digest, saved.blob)
+        if loaded is not None and loaded.seq == saved.seq:
+            async for rows in log.read(saved.seq - 1, saved.seq):
+                if rows[0].hash == loaded.hash:
+                    state = loaded
+    folded = 0
+    async for rows in log.read(state.seq, until):
+        for row in rows:
+            try:
+                apply(state, event_of(row.body, row.hash))
+            except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
+                raise Damaged(row.seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
+        folded += len(rows)
+        await asyncio.sleep(0)
+    return state, folded
+
+
+def encode(letter: Letter) -> bytes:
+    return orjson.dumps(letter.body)
+
+
+def cloud_event(seq: int, body: bytes) -> bytes:
+    """A committed event as CloudEvents 1.0 structured JSON."""
+    envelope = orjson.loads(body)
+    subject = envelope["study"] + (f"/{envelope['trial']}" if "trial" in envelope else "")
+    return orjson.dumps({
+        "specversion": "1.0", "id": str(seq), "source": f"/bayesd/{envelope['log']}",
+        "type": f"org.bayesd.{envelope['type']}.v{envelope['tv']}", "subject": subject, "time": envelope["time"],
+        "datacontenttype": "application/json", "data": orjson.Fragment(body)})
+
+
+__all__ = ["Clock", "Counters", "Service", "Settings", "Study", "Twin", "event_of", "fold", "islice", "replace"]

@@ -1,0 +1,368 @@
+"""What operators ask for: verbs, each a rule like any other.
+
+A write carries the sender's (client, id) into its event, so a copy of it is answered from the log
+and changes nothing. A read answers from the newest state; its reply waits behind the commits
+like everything else. Replies are paged to stay under 60 KiB.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from bayesd.study import view
+from bayesd.study.desk import Desk
+from bayesd.study.rules import close, end_lease, reject, serve, settle
+from bayesd.study.state import FINAL, Study, Trial
+from bayesd_schemas.messages import Request, cut
+from bayesd_schemas.names import is_name
+from bayesd_schemas.study import StudySpec
+
+PAGE_BYTES = 56 * 1024
+QUEUE_MAX = 10_000
+
+
+class Refused(Exception):
+    """An operator's request that cannot be done: says whose fault it is and what is right."""
+
+    def __init__(self, code: str, message: str, key: str | None = None, example: str | None = None) -> None:
+        super().__init__(message)
+        self.body = {"code": code, "message": message}
+        if key is not None:
+            self.body["key"] = key
+        if example is not None:
+            self.body["example"] = example
+
+
+def on_request(desk: Desk, client: str, request: Request) -> None:
+    """Do a verb and reply. Survives copies: a write is done once and answered from its event."""
+    desk.clients.add(client)
+    verb = request.verb
+    if verb in WRITES:
+        done = desk.state.commands.get(f"{client} {request.id}")
+        if done is not None:
+            reply(desk, client, request.id, "ok", {"seq": done[0], "event": done[1], "again": True})
+            return
+        if desk.operators is not None and client not in desk.operators:
+            fail(desk, client, request.id, Refused(
+                "not-allowed", f"{client} is not in the list of operators", "operators", f'operators = ["{client}"]'))
+            return
+    act = WRITES.get(verb) or READS.get(verb)
+    if act is None:
+        fail(desk, client, request.id, Refused(
+            "unknown-verb", f"{verb} is not a verb; there are {', '.join(sorted({*WRITES, *READS}))}", "verb"))
+        return
+    try:
+        status, result = act(desk, client, request)
+    except Refused as refused:
+        fail(desk, client, request.id, refused)
+        return
+    reply(desk, client, request.id, status, result)
+
+
+def reply(desk: Desk, client: str, id: str, status: str, result: Any) -> None:
+    desk.send(client, "reply", {"id": id, "status": status, "result": result})
+
+
+def fail(desk: Desk, client: str, id: str, refused: Refused) -> None:
+    desk.send(client, "reply", {"id": id, "status": "error", "error": refused.body})
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _need(request: Request, key: str, kind: type | tuple[type, ...], example: str) -> Any:
+    value = request.args.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise Refused("bad-field", f"{request.verb} needs {key}", key, example)
+    return value
+
+
+def _study_of(desk: Desk, request: Request) -> Study:
+    name = _need(request, "study", str, '{"study": "digits-svm"}')
+    study = desk.state.studies.get(name)
+    if study is None:
+        known = ", ".join(list(desk.state.studies)[:20]) or "none yet"
+        raise Refused("unknown-study", f"this log has no study {cut(name, 80)!r}; it has {known}", "study")
+    return study
+
+
+def _open_study_of(desk: Desk, request: Request) -> Study:
+    study = _study_of(desk, request)
+    if study.status == "closed":
+        raise Refused("closed", f"{study.name} is closed by rule {study.closed_by}; "
+                                "a closed study stays closed: create another", "study")
+    return study
+
+
+def _trial_of(desk: Desk, request: Request) -> Trial:
+    study = _study_of(desk, request)
+    number = _need(request, "trial", int, '{"study": "digits-svm", "trial": 7}')
+    trial = desk.state.trial(study.name, number)
+    if trial is None:
+        raise Refused("unknown-trial", f"{study.name} has {len(study.trials)} trials, no trial {number}", "trial")
+    return trial
+
+
+def explain(error: ValidationError) -> tuple[str, str]:
+    """The first fault of a study file as (key, what was expected)."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    loc = [str(part) for part in first["loc"] if part not in ("float", "int", "categorical", "ordinal")]
+    words = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        words = "unknown key"
+    return ".".join(loc), words
+
+
+def _spec(data: Any) -> StudySpec:
+    if not isinstance(data, dict):
+        raise Refused("bad-field", "spec is the study file as an object", "spec", '{"spec": {"name": "digits-svm"}}')
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        key, words = explain(error)
+        raise Refused("bad-field", f"{key}: {words}" if key else words, key or "spec") from error
+
+
+def _actor(client: str, request: Request) -> dict[str, Any]:
+    return {"actor": f"operator/{client}", "cmd": request.id}
+
+
+# ---------------------------------------------------------------- writes
+
+Result = tuple[str, Any]
+
+
+def study_create(desk: Desk, client: str, request: Request) -> Result:
+    """The same file again answers `exists`; another file under a used name is refused."""
+    spec = _spec(request.args.get("spec"))
+    known = desk.state.studies.get(spec.name)
+    if known is not None:
+        original = known.spec if known.space_rev == 1 else None
+        if spec == original or spec == known.spec:
+            return "exists", view.study_row(known)
+        raise Refused("name-used", f"this log has another study named {spec.name}; amend it, or choose another name",
+                      "name", f'name = "{spec.name}-2"')
+    event = desk.record("study.created", {"spec": spec.model_dump(mode="json", exclude_unset=True)},
+                        study=spec.name, **_actor(client, request))
+    desk.since[spec.name] = desk.now
+    study = desk.state.studies[spec.name]
+    serve(desk, study)
+    return "ok", {**view.study_row(study), "seq": event.seq}
+
+
+def study_pause(desk: Desk, client: str, request: Request) -> Result:
+    study = _open_study_of(desk, request)
+    if study.status == "paused":
+        return "exists", view.study_row(study)
+    desk.record("study.paused", {}, study=study, elapsed=True, **_actor(client, request))
+    desk.drawer(study.name).drop()
+    return "ok", view.study_row(study)
+
+
+def study_resume(desk: Desk, client: str, request: Request) -> Result:
+    study = _open_study_of(desk, request)
+    if study.status == "open":
+        return "exists", view.study_row(study)
+    desk.record("study.resumed", {}, study=study, elapsed=True, **_actor(client, request))
+    settle(desk, study)
+    serve(desk, study)
+    return "ok", view.study_row(study)
+
+
+def study_close(desk: Desk, client: str, request: Request) -> Result:
+    running = request.args.get("running", "finish")
+    if running not in ("finish", "stop"):
+        raise Refused("bad-field", "running is finish or stop", "running", '{"running": "finish"}')
+    study = _study_of(desk, request)
+    if study.status == "closed":
+        return "exists", view.study_row(study)
+    close(desk, study, "operator", running=running, **_actor(client, request))
+    return "ok", view.study_row(study)
+
+
+AMENDABLE = ("budget", "lease", "retry", "late", "noise", "tags", "method", "space")
+
+
+def study_amend(desk: Desk, client: str, request: Request) -> Result:
+    """Change parts of an open study from now on. Old trials stay as they are."""
+    study = _open_study_of(desk, request)
+    changes = _need(request, "changes", dict, '{"changes": {"budget": {"trials": 100}}}')
+    if not changes:
+        raise Refused("bad-field", "changes is empty", "changes")
+    for key in changes:
+        if key not in AMENDABLE:
+            raise Refused("bad-field", f"{cut(str(key), 80)} cannot be amended; {', '.join(AMENDABLE)} can", str(key))
+    before = study.spec.model_dump(mode="json", exclude_unset=True)
+    before.pop("enqueue", None)            # handed out, or in the queue
+    after = {**before, **changes}
+    for part in ("budget", "lease", "retry"):
+        if isinstance(changes.get(part), dict):
+            after[part] = {**before.get(part, {}), **changes[part]}
+    if isinstance(changes.get("space"), dict):
+        # A parameter given as null leaves the space.
+        merged = {**before["space"], **changes["space"]}
+        after["space"] = {name: parameter for name, parameter in merged.items() if parameter is not None}
+    spec = _spec(after)
+    new_space = spec.space != study.spec.space
+    data: dict[str, Any] = {"spec": spec.model_dump(mode="json", exclude_unset=True),
+                            "space_rev": study.space_rev + new_space}
+    dropped = 0
+    if new_space and study.queue:
+        kept = []
+        for params in study.queue:
+            try:
+                kept.append(spec.space.check(params))
+            except ValueError:
+                dropped += 1
+        data["queue"] = kept
+    event = desk.record("study.amended", data, study=study, elapsed=True, **_actor(client, request))
+    desk.drawer(study.name).drop()
+    settle(desk, study)
+    serve(desk, study)
+    result = {**view.study_row(study), "space_rev": study.space_rev, "seq": event.seq}
+    return "ok", {**result, "dropped_from_queue": dropped} if dropped else result
+
+
+def study_enqueue(desk: Desk, client: str, request: Request) -> Result:
+    """Try this point next, before any drawn one."""
+    study = _open_study_of(desk, request)
+    given = _need(request, "params", dict, '{"params": {"C": 1.0, "kernel": "rbf"}}')
+    if len(study.queue) >= QUEUE_MAX:
+        raise Refused("full", f"{QUEUE_MAX} points are enqueued already; wait for some to be handed out", "params")
+    try:
+        params = study.spec.space.check(given)
+    except ValueError as error:
+        raise Refused("bad-field", str(error), "params") from error
+    event = desk.record("point.enqueued", {"params": params}, study=study, **_actor(client, request))
+    desk.drawer(study.name).drop()
+    serve(desk, study)
+    return "ok", {"study": study.name, "params": params, "queued": len(study.queue), "seq": event.seq}
+
+
+def trial_cancel(desk: Desk, client: str, request: Request) -> Result:
+    """End a trial for good: its worker is stopped, and it fails with class other."""
+    trial = _trial_of(desk, request)
+    if trial.status in FINAL:
+        return "exists", view.trial_row(trial)
+    lease = trial.open_lease
+    reason = request.args.get("reason")
+    event = desk.record("trial.failed", {
+        "fence": trial.fence, "class": "cancelled", "ended": "cancelled",
+        "error": cut(reason, 400) if isinstance(reason, str) else "cancelled by an operator",
+    }, study=trial.study, trial=trial.number, **_actor(client, request))
+    if lease is not None:
+        _forget_lease(desk, trial)
+        desk.send(lease.worker, "stop", {"study": trial.study.name, "trial": trial.number, "fence": lease.fence,
+                                         "reason": "cancelled"})
+    settle(desk, trial.study)
+    return "ok", {**view.trial_row(trial), "seq": event.seq}
+
+
+def trial_void(desk: Desk, client: str, request: Request) -> Result:
+    """Take a trial out of what the optimiser knows, with a reason. The old events stay."""
+    trial = _trial_of(desk, request)
+    reason = _need(request, "reason", str, '{"reason": "the sensor was unplugged"}')
+    if trial.status == "voided":
+        return "exists", view.trial_row(trial)
+    lease = trial.open_lease
+    event = desk.record("outcome.voided", {"reason": cut(reason, 1000)}, study=trial.study, trial=trial.number,
+                        **_actor(client, request))
+    if lease is not None:
+        _forget_lease(desk, trial)
+        desk.send(lease.worker, "stop", {"study": trial.study.name, "trial": trial.number, "fence": lease.fence,
+                                         "reason": "cancelled"})
+    desk.drawer(trial.study.name).drop()
+    settle(desk, trial.study)
+    serve(desk, trial.study)
+    return "ok", {**view.trial_row(trial), "seq": event.seq}
+
+
+def _forget_lease(desk: Desk, trial: Trial) -> None:
+    desk.deadlines.pop(trial.leases[-1], None)
+    desk.missed.pop(trial.leases[-1], None)
+
+
+def worker_revoke(desk: Desk, client: str, request: Request) -> Result:
+    """Give a worker nothing more and take nothing more from it; its open trials are offered again."""
+    name = _need(request, "worker", str, '{"worker": "gpu-7"}')
+    if not is_name(name):
+        raise Refused("bad-field", "that is not a worker's name", "worker", "gpu-7")
+    reason = request.args.get("reason")
+    event = desk.record("worker.revoked", {
+        "worker": name, "reason": cut(reason, 400) if isinstance(reason, str) else "revoked by an operator",
+    }, **_actor(client, request))
+    worker = desk.state.workers[name]
+    for standing in [standing for standing in desk.standing.values() if standing.worker == name]:
+        desk.sit(standing)
+        reject(desk, name, standing.ask.id, "bad-name", "this worker is revoked", standing.ask.run)
+    touched = {}
+    for lease in list(worker.open):
+        end_lease(desk, lease.trial, "cancelled")
+        touched[lease.trial.study.name] = lease.trial.study
+    for study in touched.values():
+        settle(desk, study)
+        serve(desk, study)
+    return "ok", {**view.worker_row(worker), "seq": event.seq}
+
+
+# ---------------------------------------------------------------- reads
+
+
+def study_list(desk: Desk, client: str, request: Request) -> Result:
+    return "ok", page(request, ((name, view.study_row(study)) for name, study in sorted(desk.state.studies.items())),
+                      "studies")
+
+
+def study_show(desk: Desk, client: str, request: Request) -> Result:
+    study = _study_of(desk, request)
+    state = view.study_state(desk.state, study, desk.elapsed(study))
+    return "ok", {**state, "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue)}
+
+
+def trial_list(desk: Desk, client: str, request: Request) -> Result:
+    study = _study_of(desk, request)
+    return "ok", page(request, ((trial.number, view.trial_row(trial)) for trial in study.trials), "trials")
+
+
+def trial_show(desk: Desk, client: str, request: Request) -> Result:
+    return "ok", view.trial_page(_trial_of(desk, request))
+
+
+def worker_list(desk: Desk, client: str, request: Request) -> Result:
+    return "ok", page(request, ((name, view.worker_row(worker)) for name, worker in sorted(desk.state.workers.items())),
+                      "workers")
+
+
+def page(request: Request, rows: Iterable[tuple[Any, dict[str, Any]]], name: str) -> dict[str, Any]:
+    """Rows after `after`, at most `limit` and at most what fits into one reply, with `next` if there are more."""
+    after, limit = request.args.get("after"), request.args.get("limit", 1000)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise Refused("bad-field", "limit is a number from 1", "limit", '{"limit": 100}')
+    out: list[dict[str, Any]] = []
+    size, last = 0, None
+    for key, row in rows:
+        if after is not None and (not isinstance(after, type(key)) or key <= after):
+            if not isinstance(after, type(key)):
+                raise Refused("bad-field", "after is the `next` of the page before", "after")
+            continue
+        size += len(orjson.dumps(row)) + 1
+        if out and (len(out) >= limit or size > PAGE_BYTES):
+            return {name: out, "next": last}
+        out.append(row)
+        last = key
+    return {name: out}
+
+
+Act = Callable[[Desk, str, Request], Result]
+
+WRITES: dict[str, Act] = {
+    "study.create": study_create, "study.pause": study_pause, "study.resume": study_resume,
+    "study.close": study_close, "study.amend": study_amend, "study.enqueue": study_enqueue,
+    "trial.cancel": trial_cancel, "trial.void": trial_void, "worker.revoke": worker_revoke,
+}
+READS: dict[str, Act] = {
+    "study.list": study_list, "study.show": study_show, "trial.list": trial_list, "trial.show": trial_show,
+    "worker.list": worker_list,
+}

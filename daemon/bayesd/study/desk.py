@@ -1,0 +1,286 @@
+"""The desk: the newest state, what is only in memory, and two trays that wait for a commit.
+
+Rules work at the desk. `record` decides a fact: it gets its place in the log, moves the state at
+once, and lies in the tray `rows` until the log has it on disk. `send` writes a letter that may
+leave only after every fact recorded before it is on disk, so nothing goes outward before its
+commit. Whoever drives the desk (the service, a test, a simulated world, a study in one process)
+empties the trays:
+
+    rows = desk.take_rows();  log.append(rows);  letters = desk.committed(rows[-1].seq)
+
+What is here and not in `State` may be lost at any moment without harm: deadlines start again,
+asks are sent again, candidates are drawn again.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bayesd.study.canonical import canonical, leaf_hash
+from bayesd.study.problem import Fit, Problem, Proposal
+from bayesd.study.state import Data, Event, Lease, State, Study, apply
+from bayesd_schemas.messages import Ask
+
+PATIENCE_S = 90.0     # an unserved ask lapses this long after its last copy or beat
+ANSWER_S = 1.5        # every ask is answered within 2 s; this leaves half a second for the way
+
+NOT_CRITICAL = frozenset(("daemon.stopped", "clock.jumped", "study.winner"))
+
+
+class Row(NamedTuple):
+    """One event as the log stores it."""
+
+    seq: int
+    body: bytes
+    hash: bytes
+    type: str
+    study: str | None
+    trial: int | None
+    actor: str
+    cmd: str | None
+
+    @property
+    def fields(self) -> tuple[int, bytes, bytes, str, str | None, int | None, str, str | None]:
+        return self
+
+
+class Letter(NamedTuple):
+    """Something to say, once everything up to `after` is on disk."""
+
+    after: int
+    who: str
+    kind: str
+    """grant, receipt, stop or reply."""
+    body: dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """An ask that is not served yet. It lives in memory and lapses."""
+
+    worker: str
+    ask: Ask
+    order: int
+    since: float
+    """When it last needed an answer."""
+    lapses: float
+    answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A proposal that lies ready: a cache, never an event until it is handed out."""
+
+    proposal: Proposal
+    as_of: int
+    pending: tuple[int, ...]
+    ahead: tuple[Any, ...]
+    """Parameters of the candidates that lay before it."""
+    known: int
+    """How many observations it was made from."""
+    made: float
+    fit_seq: int
+
+
+@dataclass(slots=True, eq=False)
+class Drawer:
+    """The candidates of one study, in the order of their trial numbers."""
+
+    candidates: deque[Candidate] = field(default_factory=deque)
+    generation: int = 0
+    """Grows when what lies here, or is being made, is no longer wanted."""
+    exhausted: bool = False
+    """The space has no new point to give while things stand as they do."""
+    busy_since: float | None = None
+    """A suggestion is being made since then."""
+
+    def drop(self) -> None:
+        """Dropping one drops all behind it, so trial numbers, Sobol points and grid cells have no holes."""
+        self.candidates.clear()
+        self.generation += 1
+        self.exhausted = False
+
+
+class Order(NamedTuple):
+    """What the service asks of the optimiser."""
+
+    study: str
+    generation: int
+    version: int
+    problem: Problem
+    wanted: int
+    as_of: int
+    pending: tuple[int, ...]
+
+
+class Desk:
+    """The newest state with what rules need around it."""
+
+    def __init__(self, state: State | None = None, *, operators: frozenset[str] | None = None) -> None:
+        self.state = State() if state is None else state
+        self.operators = operators
+        """Who may ask for writes; None: everyone."""
+        self.now = 0.0
+        self.time = "1970-01-01T00:00:00Z"
+        self._rows: list[Row] = []
+        self._letters: deque[Letter] = deque()
+        self.deadlines: dict[Lease, float] = {}
+        self.missed: dict[Lease, int] = {}
+        self.standing: dict[tuple[str, str, str], Standing] = {}
+        self.queues: dict[str, dict[tuple[str, str, str], Standing]] = {}
+        """Standing asks by the study that they name, "" for any, oldest first."""
+        self.withdrawn: dict[tuple[str, str, str], None] = {}
+        self.drawers: dict[str, Drawer] = {}
+        self.since: dict[str, float] = {}
+        """Study -> when its open time was last counted."""
+        self.touched: set[str] = set()
+        """Studies whose public state has changed."""
+        self.clients: set[str] = set()
+        """Names that operators used: a name is a worker or an operator, not both."""
+        self.disk_full = False
+        self._asked = 0
+        self._standing_of: dict[str, int] = {}
+
+    # -------------------------------------------------------------- time
+
+    def at(self, now: float, time: str) -> None:
+        """Set the clock: `now` is monotonic in seconds, `time` the wall clock for people."""
+        self.now = max(now, self.now)
+        self.time = time
+
+    def elapsed(self, study: Study) -> float:
+        """Open, unpaused seconds of a study, to now."""
+        if study.status != "open":
+            return study.elapsed_s
+        return study.elapsed_s + max(0.0, self.now - self.since.setdefault(study.name, self.now))
+
+    # -------------------------------------------------------------- the trays
+
+    def record(self, type: str, data: Data, *, actor: str = "daemon", study: Study | str | None = None,
+               trial: int | None = None, cmd: str | None = None, elapsed: bool = False) -> Event:
+        """Decide a fact: it gets its place in the log, and the state moves at once."""
+        state = self.state
+        name = study.name if isinstance(study, Study) else study
+        if elapsed:
+            assert isinstance(study, Study)
+            data["elapsed_s"] = round(self.elapsed(study), 3)
+        seq = state.seq + 1
+        envelope: dict[str, Any] = {
+            "v": 1, "tv": 1, "seq": seq, "log": state.log or data["log"], "epoch": state.epoch or 1,
+            "type": type, "crit": type not in NOT_CRITICAL, "time": self.time, "actor": actor, "data": data,
+            "prev": state.hash.hex()}
+        if name is not None:
+            envelope["study"] = name
+        if trial is not None:
+            envelope["trial"] = trial
+        if cmd is not None:
+            envelope["cmd"] = cmd
+        body = canonical(envelope)
+        event = Event(seq, leaf_hash(body), type, name, trial, actor, cmd, data)
+        self._rows.append(Row(seq, body, event.hash, type, name, trial, actor, cmd))
+        apply(state, event)
+        if name is not None:
+            self.touched.add(name)
+            if elapsed:
+                self.since[name] = self.now
+        return event
+
+    def send(self, who: str, kind: str, body: dict[str, Any]) -> None:
+        """Write a letter; it leaves after all that is recorded so far."""
+        self._letters.append(Letter(self.state.seq, who, kind, body))
+
+    def take_rows(self) -> list[Row]:
+        """Everything recorded since the last call, to be committed as one."""
+        rows, self._rows = self._rows, []
+        return rows
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self._rows)
+
+    def committed(self, seq: int) -> list[Letter]:
+        """The letters that may leave now that the log is on disk up to `seq`."""
+        out = []
+        letters = self._letters
+        while letters and letters[0].after <= seq:
+            out.append(letters.popleft())
+        return out
+
+    # -------------------------------------------------------------- what is only in memory
+
+    def stand(self, worker: str, ask: Ask) -> Standing:
+        """Keep an ask, or renew it."""
+        key = (worker, ask.run, ask.id)
+        standing = self.standing.get(key)
+        if standing is None:
+            self._asked += 1
+            standing = Standing(worker, ask, self._asked, self.now, self.now + PATIENCE_S)
+            self.standing[key] = standing
+            self.queues.setdefault(ask.study or "", {})[key] = standing
+            self._standing_of[worker] = self._standing_of.get(worker, 0) + 1
+        else:
+            if (standing.ask.study or "") != (ask.study or ""):
+                self.queues[standing.ask.study or ""].pop(key, None)
+                self.queues.setdefault(ask.study or "", {})[key] = standing
+            standing.ask, standing.since, standing.answered = ask, self.now, False
+            standing.lapses = self.now + PATIENCE_S
+        return standing
+
+    def sit(self, standing: Standing) -> None:
+        """Forget a standing ask: served, ended or lapsed."""
+        ask = standing.ask
+        key = (standing.worker, ask.run, ask.id)
+        if self.standing.pop(key, None) is not None:
+            self._standing_of[standing.worker] -= 1
+            if not self._standing_of[standing.worker]:
+                del self._standing_of[standing.worker]
+        queue = self.queues.get(ask.study or "")
+        if queue is not None:
+            queue.pop(key, None)
+            if not queue:
+                del self.queues[ask.study or ""]
+
+    def standing_count(self, worker: str) -> int:
+        return self._standing_of.get(worker, 0)
+
+    def waiting_for(self, study: str) -> Iterator[Standing]:
+        """Standing asks that this study may serve, oldest first."""
+        named, anyone = self.queues.get(study, {}), self.queues.get("", {})
+        if not anyone:
+            yield from list(named.values())
+        else:
+            yield from sorted([*named.values(), *anyone.values()], key=lambda standing: standing.order)
+
+    def drawer(self, study: str) -> Drawer:
+        drawer = self.drawers.get(study)
+        if drawer is None:
+            drawer = self.drawers[study] = Drawer()
+        return drawer
+
+    def problem(self, study: Study) -> tuple[Problem, tuple[int, ...]]:
+        """What the optimiser is asked now, with the numbers of the pending trials."""
+        drawer = self.drawer(study.name)
+        pending = (*study.running.values(), *study.waiting.values())
+        ahead = tuple(candidate.proposal.params for candidate in drawer.candidates)
+        last = drawer.candidates[-1].proposal.drawn if drawer.candidates else study.drawn
+        return Problem(
+            space=study.spec.space, directions=tuple(goal.direction for goal in study.spec.goals),
+            method=study.spec.method, seed=study.spec.seed, repeats=study.repeats,
+            number=len(study.trials) + 1 + len(ahead), drawn=last, history=tuple(study.history),
+            pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
+        ), tuple(trial.number for trial in pending)
+
+
+def restart(desk: Desk) -> None:
+    """After a replay: every open lease gets its full time again, and open time counts from now."""
+    for study in desk.state.studies.values():
+        desk.since[study.name] = desk.now
+        desk.touched.add(study.name)
+        for trial in study.running.values():
+            lease = trial.open_lease
+            if lease is not None:
+                desk.deadlines[lease] = desk.now + lease.lease_s
+
+
+__all__ = ["ANSWER_S", "Candidate", "Desk", "Drawer", "Fit", "Letter", "Order", "Row", "Standing", "restart"]

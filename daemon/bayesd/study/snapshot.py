@@ -1,0 +1,155 @@
+"""The folded state as bytes and back: a disposable cache that spares a start the fold.
+
+Never pickle: the bytes are JSON, their digest is checked, and what this version cannot read is
+ignored, since the log has it all. The digest also says in 32 bytes that two states are equal,
+which is how replay and life are compared.
+"""
+
+import hashlib
+from typing import Any
+
+import orjson
+
+from bayesd.study.problem import Fit, Observation
+from bayesd.study.state import Lease, Outcome, State, Study, Told, Trial, Worker
+from bayesd_schemas.study import StudySpec
+
+CODEC = "bayesd-json-1"
+
+
+def dump(state: State) -> tuple[bytes, bytes]:
+    """(digest, bytes) of a state. Equal states give equal bytes."""
+    blob = orjson.dumps(_state(state), option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return hashlib.sha256(blob).digest(), blob
+
+
+def digest(state: State) -> str:
+    """The state in 64 hex digits."""
+    return dump(state)[0].hex()
+
+
+def load(digest: bytes, blob: bytes) -> State | None:
+    """The state that `dump` wrote, or None when these bytes are not to be believed."""
+    if hashlib.sha256(blob).digest() != digest:
+        return None
+    try:
+        return _load_state(orjson.loads(blob))
+    except (KeyError, TypeError, ValueError, IndexError):      # written by another version: not an error
+        return None
+
+
+# ---------------------------------------------------------------- out
+
+
+def _state(state: State) -> dict[str, Any]:
+    return {"seq": state.seq, "hash": state.hash.hex(), "log": state.log, "epoch": state.epoch,
+            "fingerprint": state.fingerprint, "commands": state.commands,
+            "studies": [_study(study) for study in state.studies.values()],
+            "workers": [_worker(worker) for worker in state.workers.values()]}
+
+
+def _study(study: Study) -> dict[str, Any]:
+    return {
+        "spec": study.spec.model_dump(mode="json", exclude_unset=True), "created_seq": study.created_seq,
+        "space_rev": study.space_rev, "status": study.status, "closed_by": study.closed_by,
+        "trials": [_trial(trial) for trial in study.trials], "running": list(study.running),
+        "waiting": list(study.waiting), "queue": study.queue, "drawn": study.drawn,
+        "history": [[seen.trial, seen.values, seen.se] for seen in study.history],
+        "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta],
+        "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
+        "best": study.best.number if study.best is not None else None, "version": study.version,
+        "told_seconds": study.told_seconds, "told_count": study.told_count}
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "params": trial.params, "space_rev": trial.space_rev, "sampler": trial.sampler,
+        "proposed_seq": trial.proposed_seq, "status": trial.status, "values": trial.values, "se": trial.se,
+        "seconds": trial.seconds, "failure": trial.failure, "outcome_seq": trial.outcome_seq,
+        "failures": trial.failures,
+        "reports": None if trial.reports is None else [
+            [step, *((said[0], said[1], said[2].hex()) if isinstance(said, tuple) else (said,))]
+            for step, said in trial.reports.items()],
+        "late": None if trial.late is None else [
+            [late.state, late.values, late.se, late.seq, late.data] for late in trial.late],
+        "leases": [[lease.worker, lease.run, lease.ask, lease.lease_s, lease.at, lease.ended,
+                    None if lease.told is None else [lease.told.message.hex(), lease.told.seq, lease.told.hash.hex(),
+                                                     lease.told.status]] for lease in trial.leases]}
+
+
+def _key(lease: Lease) -> list[Any]:
+    return [lease.trial.study.name, lease.trial.number, lease.fence]
+
+
+def _worker(worker: Worker) -> dict[str, Any]:
+    return {"name": worker.name, "run": worker.run, "replaced": sorted(worker.replaced), "revoked": worker.revoked,
+            "open": [_key(lease) for lease in worker.open],
+            "asks": {run: {ask: [_key(lease) for lease in leases] for ask, leases in asks.items()}
+                     for run, asks in worker.asks.items()}}
+
+
+# ---------------------------------------------------------------- in
+
+
+def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _load_state(data: dict[str, Any]) -> State:
+    state = State(data["seq"], bytes.fromhex(data["hash"]), data["log"], data["epoch"], data["fingerprint"])
+    state.commands = {key: (seq, type) for key, (seq, type) in data["commands"].items()}
+    for each in data["studies"]:
+        study = _load_study(each)
+        state.studies[study.name] = study
+    for each in data["workers"]:
+        worker = Worker(each["name"], each["run"], set(each["replaced"]), revoked=each["revoked"])
+        for run, asks in each["asks"].items():
+            worker.asks[run] = {ask: [_find(state, key) for key in keys] for ask, keys in asks.items()}
+        worker.open = {_find(state, key): None for key in each["open"]}
+        state.workers[worker.name] = worker
+    return state
+
+
+def _find(state: State, key: list[Any]) -> Lease:
+    lease = state.lease(*key)
+    if lease is None:
+        raise ValueError(f"no lease {key}")
+    return lease
+
+
+def _load_study(data: dict[str, Any]) -> Study:
+    spec = StudySpec.model_validate(data["spec"])
+    study = Study(spec.name, spec, data["created_seq"], data["space_rev"], data["status"], data["closed_by"])
+    for number, each in enumerate(data["trials"], start=1):
+        study.trials.append(_load_trial(study, number, each))
+    study.running = {number: study.trials[number - 1] for number in data["running"]}
+    study.waiting = {number: study.trials[number - 1] for number in data["waiting"]}
+    study.queue, study.drawn = data["queue"], data["drawn"]
+    study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se)
+                     for number, values, se in data["history"]]
+    if data["fit"] is not None:
+        model, n, theta = data["fit"]
+        study.fit = Fit(model, n, tuple(theta))
+    study.fit_seq, study.elapsed_s, study.cost = data["fit_seq"], data["elapsed_s"], data["cost"]
+    study.counts, study.version = data["counts"], data["version"]
+    study.best = study.trials[data["best"] - 1] if data["best"] is not None else None
+    study.told_seconds, study.told_count = data["told_seconds"], data["told_count"]
+    return study
+
+
+def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
+    trial = Trial(study, number, data["params"], data["space_rev"], data["sampler"], data["proposed_seq"],
+                  data["status"], values=_tuple(data["values"]), se=data["se"], seconds=data["seconds"],
+                  failure=data["failure"], outcome_seq=data["outcome_seq"], failures=data["failures"])
+    if data["reports"] is not None:
+        trial.reports = {step: (said[0], said[1], bytes.fromhex(said[2])) if len(said) == 3 else said[0]
+                         for step, *said in data["reports"]}
+    if data["late"] is not None:
+        trial.late = [Outcome(state, _tuple(values), se, seq, more) for state, values, se, seq, more in data["late"]]
+    for fence, (worker, run, ask, lease_s, at, ended, told) in enumerate(data["leases"], start=1):
+        lease = Lease(trial, fence, worker, run, ask, lease_s, at, ended)
+        if told is not None:
+            message, seq, hash, status = told
+            lease.told = Told(bytes.fromhex(message), seq, bytes.fromhex(hash), status)
+        trial.leases.append(lease)
+    return trial

@@ -1,0 +1,660 @@
+"""The state of a log: a pure fold over its events.
+
+    state = State();  for event in log: apply(state, event)
+
+Two rules keep everything else simple, and all code that could break them is in this file.
+
+1. **State is the fold and nothing else.** Every fact here came from an event; what did not (who
+   asked, when a lease runs out, which candidates lie ready) is memory, in `desk.py`, and may be
+   lost at any moment. So every restart is a replay, and a replay equals the life it replays.
+2. **`apply` is total.** It accepts every event ever logged, in log order, and never refuses:
+   refusing is the business of `rules.py`, before the event exists. It reads no clock and draws
+   no number.
+
+A study holds trials; a trial is one point, leased to one worker after another until it has an
+outcome. A **fence** numbers the leases of a trial: 1, 2, 3, ... Whoever holds the newest fence may
+tell the result, however late; an older fence is history.
+
+          trial.proposed + trial.leased
+                     |
+                 [running] <---- trial.leased (next fence), lease.held (same fence)
+                  |     |                    |
+        a tell counts   lease.expired,       |
+                  |     run.began (ended),   |
+                  |     lease.released,      |
+                  |     trial.failed (retry) |
+                  v              v           |
+     [complete | fail | pruned]  [waiting] --+      outcome.voided: any -> [voided]
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from sys import intern
+from typing import Any, Literal, TypeAlias
+
+from bayesd.study.problem import Fit, Observation
+from bayesd_schemas.space import Params
+from bayesd_schemas.study import StudySpec
+
+Data: TypeAlias = dict[str, Any]
+TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voided"]
+FINAL = frozenset(("complete", "fail", "pruned", "voided"))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of the log, read from its envelope."""
+
+    seq: int
+    hash: bytes
+    type: str
+    study: str | None
+    trial: int | None
+    actor: str
+    cmd: str | None
+    data: Data
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A trial in the hands of one run of one worker, from its commit."""
+
+    trial: "Trial"
+    fence: int
+    worker: str
+    run: str
+    ask: str
+    lease_s: float
+    at: str
+    ended: str | None = None
+    """None while open; expired, superseded (by a new run), released, told, closed, cancelled, voided."""
+    told: "Told | None" = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.ended is None
+
+    @property
+    def holds_place(self) -> bool:
+        """It counts against its ask's `n`: open, or told with an outcome."""
+        return self.ended is None or (self.told is not None and self.ended != "released")
+
+    @property
+    def may_hold_again(self) -> bool:
+        """Its worker was silent or replaced, not overtaken: the same fence may go on."""
+        return (self.told is None and self.ended in ("expired", "superseded")
+                and self.trial.leases[-1] is self
+                and (self.trial.status == "waiting" or self.trial.is_provisional))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The first tell of a (trial, fence): what answers its copies."""
+
+    message: bytes
+    """Digest of the message's known fields; a copy has the same."""
+    seq: int
+    hash: bytes
+    status: str
+    """The receipt it got: recorded or late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a tell said of a trial, as measured."""
+
+    state: str
+    values: tuple[float, ...] | None
+    se: float | None
+    seq: int
+    data: Data
+
+
+@dataclass(slots=True, eq=False)
+class Trial:
+    """One point of a study and what became of it."""
+
+    study: "Study"
+    number: int
+    params: Params
+    space_rev: int
+    sampler: str
+    proposed_seq: int
+    status: TrialStatus = "running"
+    leases: list[Lease] = field(default_factory=list)
+    values: tuple[float, ...] | None = None
+    se: float | None = None
+    seconds: float | None = None
+    failure: str | None = None
+    outcome_seq: int = 0
+    failures: dict[str, int] | None = None
+    """How often an attempt failed, by class: what the retry policy counts."""
+    reports: dict[int, Any] | None = None
+    """Step -> values of the newest fence."""
+    late: list[Outcome] | None = None
+
+    @property
+    def fence(self) -> int:
+        """The newest fence; 0 before the first lease."""
+        return len(self.leases)
+
+    @property
+    def open_lease(self) -> Lease | None:
+        return self.leases[-1] if self.leases and self.leases[-1].ended is None else None
+
+    @property
+    def is_provisional(self) -> bool:
+        """Failed because nobody answered: the first tell with the newest fence replaces it."""
+        return self.status == "fail" and self.failure == "lost"
+
+
+@dataclass(slots=True, eq=False)
+class Study:
+    """One search: its declaration, its trials, and what the optimiser knows."""
+
+    name: str
+    spec: StudySpec
+    created_seq: int
+    space_rev: int = 1
+    status: Literal["open", "paused", "closed"] = "open"
+    closed_by: str | None = None
+    trials: list[Trial] = field(default_factory=list)
+    """Trial n is at n - 1: numbers have no holes."""
+    running: dict[int, Trial] = field(default_factory=dict)
+    waiting: dict[int, Trial] = field(default_factory=dict)
+    """Trials to be leased again, in the order in which they came back."""
+    queue: list[Params] = field(default_factory=list)
+    """Points enqueued by hand, not yet handed out."""
+    drawn: int = 0
+    history: list[Observation] = field(default_factory=list)
+    fit: Fit | None = None
+    fit_seq: int = 0
+    elapsed_s: float = 0.0
+    """Open, unpaused seconds while a daemon lived, as far as the log knows."""
+    cost: float = 0.0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(
+        ("running", "waiting", "complete", "fail", "pruned", "voided"), 0))
+    best: Trial | None = None
+    """The complete trial with the best observed value of the first objective."""
+    version: int = 0
+    """Grows with everything that may move a suggestion, except new trials and appended outcomes."""
+    told_seconds: float = 0.0
+    told_count: int = 0
+
+    @property
+    def used(self) -> int:
+        """Trials that count against the budget: leased at least once and not void."""
+        return len(self.trials) - self.counts["voided"]
+
+    @property
+    def repeats(self) -> bool:
+        return self.spec.noise == "learn" and self.spec.method != "grid"
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """What the log knows of a worker: its runs, and what each ask was given."""
+
+    name: str
+    run: str | None = None
+    """The run that began last."""
+    replaced: set[str] = field(default_factory=set)
+    """Runs that never become new again."""
+    asks: dict[str, dict[str, list[Lease]]] = field(default_factory=dict)
+    """Run -> ask id -> its leases, for runs that are not replaced."""
+    open: dict[Lease, None] = field(default_factory=dict)
+    revoked: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """The whole log, folded."""
+
+    seq: int = 0
+    hash: bytes = bytes(32)
+    log: str = ""
+    epoch: int = 0
+    fingerprint: str | None = None
+    studies: dict[str, Study] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    commands: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Operator writes, "client id" -> (seq, event type): a copy is answered from its event."""
+
+    def worker(self, name: str) -> Worker:
+        """The worker of that name; a new one is not kept until an event names it."""
+        return self.workers.get(name) or Worker(name)
+
+    def trial(self, study: str, number: int) -> Trial | None:
+        found = self.studies.get(study)
+        if found is None or not 1 <= number <= len(found.trials):
+            return None
+        return found.trials[number - 1]
+
+    def lease(self, study: str, number: int, fence: int) -> Lease | None:
+        trial = self.trial(study, number)
+        return trial.leases[fence - 1] if trial is not None and 1 <= fence <= trial.fence else None
+
+
+class UnknownEvent(Exception):
+    """The log holds a critical event that this version does not know: use a newer one."""
+
+    def __init__(self, seq: int, type: str) -> None:
+        super().__init__(f"event {seq} is of type {type!r}, which this version does not know; "
+                         "open the log with the version that wrote it, or a newer one")
+        self.seq = seq
+
+
+def apply(state: State, event: Event) -> None:
+    """Move the state by one event. Total: never refuses an event of a known type."""
+    state.seq = event.seq
+    state.hash = event.hash
+    if event.cmd is not None and event.actor.startswith("operator/"):
+        state.commands.setdefault(f"{event.actor[9:]} {event.cmd}", (event.seq, event.type))
+    _APPLY[event.type](state, event)
+
+
+def replay(events: Iterable[Event], state: State | None = None) -> State:
+    """Fold events into a state."""
+    state = State() if state is None else state
+    for event in events:
+        apply(state, event)
+    return state
+
+
+# ---------------------------------------------------------------- the log and its daemon
+
+
+def _log_opened(state: State, event: Event) -> None:
+    state.log = event.data["log"]
+
+
+def _daemon_started(state: State, event: Event) -> None:
+    state.epoch = event.data["epoch"]
+
+
+def _engine_fingerprint(state: State, event: Event) -> None:
+    state.fingerprint = event.data["fingerprint"]
+
+
+def _nothing(state: State, event: Event) -> None:
+    """Facts for people and for the audit, which the state does not need."""
+
+
+# ---------------------------------------------------------------- studies
+
+
+def _study(state: State, event: Event) -> Study:
+    assert event.study is not None
+    study = state.studies[event.study]
+    elapsed_s = event.data.get("elapsed_s")
+    if elapsed_s is not None:
+        study.elapsed_s = elapsed_s
+    return study
+
+
+def _study_created(state: State, event: Event) -> None:
+    spec = StudySpec.model_validate(event.data["spec"])
+    name = intern(spec.name)
+    state.studies[name] = Study(name, spec, event.seq, queue=list(spec.first_points))
+
+
+def _study_amended(state: State, event: Event) -> None:
+    study = _study(state, event)
+    study.spec = StudySpec.model_validate(event.data["spec"])
+    study.version += 1
+    if event.data["space_rev"] != study.space_rev:
+        study.space_rev = event.data["space_rev"]
+        study.drawn = 0
+        study.fit = None
+    if event.data.get("queue") is not None:      # points that the new space no longer holds have left
+        study.queue = list(event.data["queue"])
+    _choose_best(study)
+
+
+def _study_paused(state: State, event: Event) -> None:
+    _study(state, event).status = "paused"
+
+
+def _study_resumed(state: State, event: Event) -> None:
+    _study(state, event).status = "open"
+
+
+def _study_closed(state: State, event: Event) -> None:
+    study = _study(state, event)
+    study.status = "closed"
+    study.closed_by = event.data["rule"]
+
+
+def _study_ticked(state: State, event: Event) -> None:
+    _study(state, event)
+
+
+def _point_enqueued(state: State, event: Event) -> None:
+    study = _study(state, event)
+    study.queue.append(event.data["params"])
+    study.version += 1
+
+
+def _model_fitted(state: State, event: Event) -> None:
+    study = _study(state, event)
+    data = event.data
+    study.fit = Fit(data["model"], data["n"], tuple(map(float, data["theta"])))
+    study.fit_seq = event.seq
+
+
+# ---------------------------------------------------------------- trials and leases
+
+
+def _trial(state: State, event: Event) -> Trial:
+    study = _study(state, event)
+    assert event.trial is not None
+    return study.trials[event.trial - 1]
+
+
+def _move(trial: Trial, status: TrialStatus) -> None:
+    """Put a trial into a status; the study's counts and lists follow."""
+    study = trial.study
+    study.counts[trial.status] -= 1
+    study.counts[status] += 1
+    study.running.pop(trial.number, None)
+    study.waiting.pop(trial.number, None)
+    trial.status = status
+    if status == "running":
+        study.running[trial.number] = trial
+    elif status == "waiting":
+        study.waiting[trial.number] = trial
+
+
+def _end(state: State, lease: Lease, reason: str) -> None:
+    lease.ended = reason
+    lease.at = ""
+    state.workers[lease.worker].open.pop(lease, None)
+
+
+def _end_open(state: State, trial: Trial, reason: str) -> None:
+    lease = trial.open_lease
+    if lease is not None:
+        _end(state, lease, reason)
+
+
+def _trial_proposed(state: State, event: Event) -> None:
+    study = _study(state, event)
+    data = event.data
+    assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
+    # Typed again by the space where it fits: JSON writes 1.0 as 1.
+    trial = Trial(study, event.trial, _typed(study, data["params"]), data["space_rev"],
+                  intern(data["sampler"]), event.seq)
+    study.trials.append(trial)
+    study.counts["running"] += 1
+    study.running[trial.number] = trial
+    study.drawn = data["drawn"]
+    if data["sampler"] == "enqueued":
+        study.queue.pop(0)
+
+
+def _typed(study: Study, params: dict[str, Any]) -> Params:
+    space = study.spec.space
+    for name, value in params.items():
+        if type(value) is int and space[name].type == "float":
+            params[name] = float(value)
+    return params
+
+
+def _trial_leased(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    data = event.data
+    name, run = intern(data["worker"]), intern(data["run"])
+    worker = state.workers.get(name)
+    if worker is None:
+        worker = state.workers[name] = Worker(name)
+    lease = Lease(trial, data["fence"], name, run, data["ask"], data["lease_s"], data["at"])
+    trial.leases.append(lease)
+    assert lease.fence == trial.fence, "fences have no holes"
+    trial.reports = None
+    if trial.status != "running":
+        _move(trial, "running")
+    worker.open[lease] = None
+    worker.asks.setdefault(run, {}).setdefault(lease.ask, []).append(lease)
+
+
+def _count_failure(trial: Trial, failure: str, by: int = 1) -> None:
+    trial.failures = trial.failures or {}
+    trial.failures[failure] = trial.failures.get(failure, 0) + by
+
+
+def _lease_expired(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    _end_open(state, trial, event.data.get("reason", "expired"))
+    _count_failure(trial, "lost")
+    _move(trial, "waiting")
+
+
+def _lease_held(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    lease = trial.leases[event.data["fence"] - 1]
+    worker = state.workers[lease.worker]
+    lease.ended = None
+    lease.at = event.data["at"]
+    lease.run = intern(event.data["run"])
+    worker.open[lease] = None
+    if trial.is_provisional:
+        _forget(trial, keep_late=True)
+    trial.failure = None
+    _count_failure(trial, "lost", -1)
+    _move(trial, "running")
+
+
+def _lease_released(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    lease = trial.leases[event.data["fence"] - 1]
+    lease.told = _told(event, "recorded")
+    _end(state, lease, "released")
+    if trial.is_provisional:
+        return
+    _move(trial, "waiting")
+
+
+def _run_began(state: State, event: Event) -> None:
+    data = event.data
+    name, run = intern(data["worker"]), intern(data["run"])
+    worker = state.workers.get(name)
+    if worker is None:
+        worker = state.workers[name] = Worker(name)
+    for study, number, fence in data["took"]:
+        lease = state.lease(study, number, fence)
+        assert lease is not None
+        lease.run = run
+    for study, number, fence in data["ended"]:
+        lease = state.lease(study, number, fence)
+        assert lease is not None
+        _end(state, lease, "superseded")
+        _count_failure(lease.trial, "lost")
+        _move(lease.trial, "waiting")
+    if worker.run is not None and worker.run != run:
+        worker.replaced.add(worker.run)
+    for other in [other for other in worker.asks if other != run]:
+        worker.replaced.add(other)
+        del worker.asks[other]
+    worker.run = run
+    worker.asks.setdefault(run, {})
+
+
+def _trial_reported(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    trial.reports = trial.reports if trial.reports is not None else {}
+    trial.reports[event.data["step"]] = (event.data["values"], event.seq, event.hash)
+
+
+# ---------------------------------------------------------------- outcomes
+
+
+def _told(event: Event, status: str) -> Told | None:
+    message = event.data.get("message")
+    return Told(bytes.fromhex(message), event.seq, event.hash, status) if message is not None else None
+
+
+def _values(study: Study, data: Data) -> tuple[float, ...] | None:
+    """The objectives' values of an outcome, in the study's order."""
+    values = data.get("values")
+    if values is None:
+        return None
+    found = tuple(values.get(goal.name) for goal in study.spec.goals)
+    return None if None in found else tuple(map(float, found))
+
+
+def _finish(state: State, event: Event, status: Literal["complete", "fail", "pruned"]) -> Trial:
+    """Record the outcome of a trial, in place of a provisional one."""
+    trial = _trial(state, event)
+    study, data = trial.study, event.data
+    lease = trial.leases[data["fence"] - 1]
+    promoted = "promoted" in data      # a late outcome became the result: its lease ended long ago
+    if trial.is_provisional:
+        _forget(trial, keep_late=True)
+    if not promoted:
+        lease.told = _told(event, "recorded")
+        if lease.told is not None:
+            _count(study, data)
+            _end(state, lease, "told")
+        elif lease.ended is None:
+            _end(state, lease, data.get("ended", "cancelled"))
+    trial.values = _values(study, data)
+    trial.se = data.get("se")
+    trial.seconds = data.get("seconds")
+    trial.failure = data.get("class")
+    trial.outcome_seq = event.seq
+    if trial.reports is not None and status != "pruned":
+        trial.reports = {step: values for step, (values, *_) in trial.reports.items()}
+    _move(trial, status)
+    return trial
+
+
+def _count(study: Study, data: Data) -> None:
+    """Add up what a tell cost, late or not: it was spent."""
+    study.cost += data.get("cost") or 0.0
+    if data.get("seconds") is not None:
+        study.told_seconds += data["seconds"]
+        study.told_count += 1
+
+
+def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None) -> None:
+    trial.study.history.append(Observation(trial.number, trial.params, values, se))
+
+
+def _forget(trial: Trial, *, keep_late: bool) -> None:
+    """Take back what the optimiser knew of a trial: its failure alone, or its late outcomes too."""
+    study = trial.study
+    study.history = [seen for seen in study.history
+                     if seen.trial != trial.number or (keep_late and seen.values is not None)]
+    study.version += 1
+    # A fit that saw what is gone is gone with it, and the next starts from the prior.
+    study.fit = None
+
+
+def _better(study: Study, a: Trial, b: Trial | None) -> bool:
+    if b is None:
+        return True
+    assert a.values is not None
+    assert b.values is not None
+    if study.spec.goals[0].direction == "minimize":
+        return a.values[0] < b.values[0]
+    return a.values[0] > b.values[0]
+
+
+def _choose_best(study: Study) -> None:
+    study.best = None
+    for trial in study.trials:
+        if trial.status == "complete" and trial.values is not None and _better(study, trial, study.best):
+            study.best = trial
+
+
+def _trial_completed(state: State, event: Event) -> None:
+    trial = _finish(state, event, "complete")
+    if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
+        _observe(trial, trial.values, trial.se)
+    if trial.values is not None and _better(trial.study, trial, trial.study.best):
+        trial.study.best = trial
+
+
+def _trial_failed(state: State, event: Event) -> None:
+    data = event.data
+    if data.get("retry"):
+        trial = _trial(state, event)
+        lease = trial.leases[data["fence"] - 1]
+        lease.told = _told(event, "recorded")
+        _count(trial.study, data)
+        _count_failure(trial, data["class"])
+        if lease.ended is None:
+            _end(state, lease, "told")
+        _move(trial, "waiting")
+        return
+    trial = _finish(state, event, "fail")
+    _observe(trial, None, None)
+
+
+def _trial_pruned(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    reports = trial.reports
+    trial = _finish(state, event, "pruned")
+    values = trial.values
+    if values is None and reports:      # the last report is what is known of the point
+        values = _values(trial.study, {"values": reports[max(reports)][0]})
+    trial.reports = {step: said for step, (said, *_) in reports.items()} if reports else None
+    _observe(trial, values, None)
+
+
+def _outcome_late(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    study, data = trial.study, event.data
+    trial.leases[data["fence"] - 1].told = _told(event, "late")
+    _count(study, data)
+    outcome = Outcome(data["state"], _values(study, data), data.get("se"), event.seq, data)
+    trial.late = [*(trial.late or ()), outcome]
+    if study.spec.late == "use" and trial.status != "voided" and outcome.values is not None:
+        _observe(trial, outcome.values, outcome.se)
+
+
+def _outcome_voided(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    _end_open(state, trial, event.data.get("ended", "voided"))
+    _move(trial, "voided")
+    _forget(trial, keep_late=False)
+    if trial.study.best is trial:
+        _choose_best(trial.study)
+
+
+def _worker_revoked(state: State, event: Event) -> None:
+    name = intern(event.data["worker"])
+    state.workers.setdefault(name, Worker(name)).revoked = event.data.get("reason") or "revoked"
+
+
+_APPLY: dict[str, Callable[[State, Event], None]] = {
+    "log.opened": _log_opened,
+    "daemon.started": _daemon_started,
+    "daemon.stopped": _nothing,
+    "engine.fingerprint": _engine_fingerprint,
+    "clock.jumped": _nothing,
+    "head.signed": _nothing,
+    "study.created": _study_created,
+    "study.amended": _study_amended,
+    "study.paused": _study_paused,
+    "study.resumed": _study_resumed,
+    "study.closed": _study_closed,
+    "study.ticked": _study_ticked,
+    "study.winner": _nothing,
+    "run.began": _run_began,
+    "point.enqueued": _point_enqueued,
+    "trial.proposed": _trial_proposed,
+    "trial.leased": _trial_leased,
+    "lease.expired": _lease_expired,
+    "lease.held": _lease_held,
+    "lease.released": _lease_released,
+    "trial.reported": _trial_reported,
+    "trial.completed": _trial_completed,
+    "trial.failed": _trial_failed,
+    "trial.pruned": _trial_pruned,
+    "outcome.late": _outcome_late,
+    "outcome.voided": _outcome_voided,
+    "model.fitted": _model_fitted,
+    "worker.revoked": _worker_revoked,
+}
+KNOWN = frozenset(_APPLY)

@@ -1,0 +1,88 @@
+"""What people and workers are shown of a state: plain dictionaries, ready for JSON."""
+
+from typing import Any
+
+from bayesd.study.state import State, Study, Trial, Worker
+
+
+def study_row(study: Study) -> dict[str, Any]:
+    """A study in one line."""
+    goal = study.spec.goals[0]
+    return {"study": study.name, "state": study.status, "closed_by": study.closed_by, "method": study.spec.method,
+            "trials": study.used, "budget": study.spec.budget.trials, "running": study.counts["running"],
+            "complete": study.counts["complete"], "fail": study.counts["fail"],
+            "metric": goal.name, "direction": goal.direction,
+            "best": study.best.values[0] if study.best is not None and study.best.values else None}
+
+
+def study_state(state: State, study: Study, elapsed_s: float) -> dict[str, Any]:
+    """A study's retained public state."""
+    spec = study.spec
+    return {
+        "study": study.name, "state": study.status, "closed_by": study.closed_by,
+        "objectives": [goal.model_dump(exclude_none=True) for goal in spec.goals],
+        "space": spec.space.model_dump(mode="json", exclude_unset=True), "space_rev": study.space_rev,
+        "trials": {**study.counts, "total": study.used},
+        "budget": {"trials": spec.budget.trials, "wall": spec.budget.wall, "cost": spec.budget.cost,
+                   "used_trials": study.used, "used_wall": round(elapsed_s, 3), "used_cost": study.cost},
+        "best": best(study), "eta_s": eta_s(study, elapsed_s),
+        "log": state.log, "epoch": state.epoch, "seq": state.seq}
+
+
+def best(study: Study) -> dict[str, Any] | None:
+    """The complete trial with the best observed value, or None."""
+    trial = study.best
+    if trial is None or trial.values is None:
+        return None
+    return {"trial": trial.number, "value": trial.values[0], "values": named(study, trial.values),
+            "params": dict(trial.params)}
+
+
+def named(study: Study, values: tuple[float, ...] | None) -> dict[str, float] | None:
+    return None if values is None else {goal.name: value for goal, value in zip(study.spec.goals, values, strict=True)}
+
+
+def eta_s(study: Study, elapsed_s: float) -> float | None:
+    """Seconds until the budget is used up, at the pace seen so far; None when nothing tells."""
+    if study.status == "closed":
+        return 0.0
+    budget = study.spec.budget
+    ends = []
+    done = sum(study.counts[status] for status in ("complete", "fail", "pruned"))
+    if budget.trials is not None and done and elapsed_s > 0:
+        ends.append((budget.trials - done) * elapsed_s / done)
+    if budget.wall is not None:
+        ends.append(budget.wall - elapsed_s)
+    if budget.cost is not None and study.cost > 0 and elapsed_s > 0:
+        ends.append((budget.cost - study.cost) * elapsed_s / study.cost)
+    return round(max(0.0, min(ends)), 1) if ends else None
+
+
+def trial_row(trial: Trial) -> dict[str, Any]:
+    """A trial in one line."""
+    study = trial.study
+    lease = trial.leases[-1] if trial.leases else None
+    return {"trial": trial.number, "state": trial.status, "params": dict(trial.params),
+            "values": named(study, trial.values), "se": trial.se, "seconds": trial.seconds,
+            "class": trial.failure, "sampler": trial.sampler, "fence": trial.fence,
+            "worker": lease.worker if lease is not None else None}
+
+
+def trial_page(trial: Trial) -> dict[str, Any]:
+    """Everything about a trial."""
+    return {**trial_row(trial), "space_rev": trial.space_rev, "proposed_seq": trial.proposed_seq,
+            "outcome_seq": trial.outcome_seq or None, "failures": trial.failures or {},
+            "leases": [{"fence": lease.fence, "worker": lease.worker, "run": lease.run, "lease_s": lease.lease_s,
+                        "ended": lease.ended, "told_seq": lease.told.seq if lease.told else None}
+                       for lease in trial.leases],
+            "reports": [[step, said[0] if isinstance(said, tuple) else said]
+                        for step, said in sorted((trial.reports or {}).items())],
+            "late": [{"state": outcome.state, "values": named(trial.study, outcome.values), "seq": outcome.seq}
+                     for outcome in trial.late or ()]}
+
+
+def worker_row(worker: Worker) -> dict[str, Any]:
+    """A worker in one line."""
+    return {"worker": worker.name, "run": worker.run, "runs": len(worker.replaced) + (worker.run is not None),
+            "leases": [[lease.trial.study.name, lease.trial.number, lease.fence] for lease in worker.open],
+            "revoked": worker.revoked}

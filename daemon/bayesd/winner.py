@@ -1,0 +1,85 @@
+"""Which configuration to take. The lowest score alone is often the luckiest, not the best.
+
+Every rule is a function of the recorded outcomes, and says in words why it chose what it chose.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from bayesd.optimize import posterior_at_data
+from bayesd.study.problem import Problem
+from bayesd.study.state import Study
+from bayesd_schemas.space import Params
+
+RULES = ("best", "mean", "one-se")
+DEFAULT = "best"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A complete trial that may be chosen."""
+
+    trial: int
+    params: Params
+    value: float
+    se: float | None
+    seconds: float | None
+
+
+def entries(study: Study) -> tuple[Entry, ...]:
+    """The complete trials of a study, frozen."""
+    return tuple(Entry(trial.number, trial.params, trial.values[0], trial.se, trial.seconds)
+                 for trial in study.trials if trial.status == "complete" and trial.values is not None)
+
+
+def choose(complete: tuple[Entry, ...], problem: Problem, rule: str) -> dict[str, Any]:
+    """The winner by a rule, with its reason; `trial` is None when nothing is complete."""
+    if not complete:
+        return {"rule": rule, "trial": None, "reason": "no trial is complete yet"}
+    sign = 1.0 if problem.directions[0] == "minimize" else -1.0
+    best = min(complete, key=lambda entry: (sign * entry.value, entry.trial))
+    low = "lowest" if sign > 0 else "highest"
+    if rule == "mean":
+        return _by_mean(complete, problem, sign, best, low)
+    if rule == "one-se":
+        return _within_one_se(complete, sign, best, low)
+    return _answer(best, rule, f"the {low} observed value of {len(complete)} complete trials")
+
+
+def _answer(entry: Entry, rule: str, reason: str, **more: Any) -> dict[str, Any]:
+    return {"rule": rule, "trial": entry.trial, "value": entry.value, "se": entry.se, "params": dict(entry.params),
+            "reason": reason, **more}
+
+
+def _by_mean(complete: tuple[Entry, ...], problem: Problem, sign: float, best: Entry, low: str) -> dict[str, Any]:
+    """The trial with the best posterior mean: what its neighbours say counts, too."""
+    means, sds = posterior_at_data(problem)
+    expected: dict[int, tuple[float, float]] = {}
+    for observation, mean, sd in zip(problem.history, means, sds, strict=True):
+        if observation.values is not None:
+            expected[observation.trial] = (mean, sd)
+    entry = min((entry for entry in complete if entry.trial in expected),
+                key=lambda entry: (sign * expected[entry.trial][0], entry.trial), default=best)
+    mean, sd = expected.get(entry.trial, (entry.value, math.nan))
+    reason = f"the {low} expected value by the model: {mean:.6g} ± {sd:.2g}"
+    if entry.trial != best.trial:
+        reason += (f"; trial {best.trial} has the {low} observed value {best.value:.6g}, "
+                   "but its neighbours do not bear it out")
+    return _answer(entry, "mean", reason, mean=mean, sd=sd)
+
+
+def _within_one_se(complete: tuple[Entry, ...], sign: float, best: Entry, low: str) -> dict[str, Any]:
+    """The cheapest trial within one standard error of the best (Breiman et al., Classification and
+    Regression Trees, 1984, section 3.4.3); cost is the seconds that the worker reported."""
+    if best.se is None:
+        return _answer(best, "one-se", f"the {low} observed value; no standard error is known: tell folds")
+    limit = sign * best.value + best.se
+    close = [entry for entry in complete if sign * entry.value <= limit and entry.seconds is not None]
+    entry = min(close, key=lambda entry: (entry.seconds, sign * entry.value), default=best)
+    if entry.trial == best.trial or entry.seconds is None:
+        return _answer(best, "one-se", f"the {low} observed value {best.value:.6g} ± {best.se:.2g}, "
+                                       f"and no cheaper trial is within one standard error")
+    cheaper = f", {best.seconds / entry.seconds:.1f} times cheaper" if best.seconds and entry.seconds > 0 else ""
+    return _answer(entry, "one-se", f"within one standard error ({best.se:.2g}) of trial {best.trial} "
+                                    f"at {best.value:.6g}{cheaper}; {len(close)} trials are")
