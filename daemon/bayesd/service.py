@@ -22,7 +22,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, Protocol
 
 import orjson
@@ -32,10 +31,10 @@ from bayesd.bus import Ack, Bus
 from bayesd.log import Damaged, DiskFull, Log, LogError
 from bayesd.optimize import suggest
 from bayesd.study import admin, rules, snapshot, view
-from bayesd.study.canonical import canonical
+from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.desk import Desk, Letter, Order, restart
 from bayesd.study.problem import Problem, Suggestion
-from bayesd.study.state import KNOWN, Event, State, Study, UnknownEvent, apply
+from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
 from bayesd_schemas.messages import BadMessage, Request, Tell, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
@@ -138,6 +137,8 @@ class Service:
         self._published: dict[str, float] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._checkpointed = 0.0
+        self._ticked = clock.now()
+        self._committing: float | None = None
         self._conflict: LogError | None = None
         self._slow: set[asyncio.Task[None]] = set()
 
@@ -164,7 +165,7 @@ class Service:
             desk.record("log.opened", {"log": self._new_log(), "format": 1, "version": self.version})
         desk.record("daemon.started", {"epoch": self.log.epoch, "version": self.version})
         if self._fingerprint is not None:
-            known = canonical(self._fingerprint).hex()
+            known = leaf_hash(canonical(self._fingerprint)).hex()
             if known != state.fingerprint:
                 desk.record("engine.fingerprint", {"fingerprint": known, "engine": self._fingerprint})
         rows = desk.take_rows()
@@ -194,6 +195,16 @@ class Service:
         """Begin a clean end: commit what is decided, say it, and go."""
         self._stopping.set()
 
+    def reload(self, settings: Settings) -> None:
+        """Take over settings that may change while running; the root may not."""
+        self.settings = replace(settings, root=self.settings.root)
+        self.desk.operators = settings.operators
+
+    def is_healthy(self, within_s: float) -> bool:
+        """The loop turns and no commit hangs: both were seen within this time."""
+        now = self.clock.now()
+        return now - self._ticked < within_s and (self._committing is None or now - self._committing < within_s)
+
     async def _drain(self) -> None:
         self._stopped = True           # nothing new is taken: what comes now is sent again to the next life
         desk = self.desk
@@ -201,8 +212,8 @@ class Service:
         if not desk.disk_full and self._conflict is None:
             desk.record("daemon.stopped", {"reason": "stop"})
         self._work.set()
-        while self._committed < self.desk.state.seq and not self.desk.disk_full:
-            await asyncio.sleep(0.005)        # noqa: ASYNC110  # the committer may fail meanwhile; this ends with it
+        while self._committed < self.desk.state.seq and not self.desk.disk_full:  # noqa: ASYNC110  # ends with the committer
+            await asyncio.sleep(0.005)        # the committer may fail meanwhile; this ends with it
         self._deliver()
         if self._announced:
             self._publish_states(all=True)
@@ -387,11 +398,14 @@ class Service:
                 continue
             rows = self.desk.take_rows()
             if rows:
+                self._committing = self.clock.now()
                 try:
                     await self.log.append(rows)
                 except DiskFull as error:
                     await self._on_full_disk(error)
                     continue
+                finally:
+                    self._committing = None
                 self._committed = rows[-1].seq
                 self.counters.commits += 1
                 self.counters.events += len(rows)
@@ -465,7 +479,7 @@ class Service:
             if self._stopped:
                 return
             self._touch_clock()
-            now = self.clock.now()
+            now = self._ticked = self.clock.now()
             if self.desk.disk_full:
                 full_since = now if full_since is None else full_since
                 if now - full_since >= self.settings.full_disk_retry_s:
@@ -601,6 +615,3 @@ def cloud_event(seq: int, body: bytes) -> bytes:
         "specversion": "1.0", "id": str(seq), "source": f"/bayesd/{envelope['log']}",
         "type": f"org.bayesd.{envelope['type']}.v{envelope['tv']}", "subject": subject, "time": envelope["time"],
         "datacontenttype": "application/json", "data": orjson.Fragment(body)})
-
-
-__all__ = ["Clock", "Counters", "Service", "Settings", "Study", "Twin", "event_of", "fold", "islice", "replace"]

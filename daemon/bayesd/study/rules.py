@@ -606,16 +606,18 @@ def _lost(desk: Desk, trial: Trial) -> None:
     study = trial.study
     if trial.status != "waiting" or _may_retry(study, trial, "lost", after=0):
         return
-    late = next((outcome for outcome in trial.late or () if outcome.state != "released"), None)
-    if late is None:
+    if not trial.late:
         desk.record("trial.failed", {"fence": trial.fence, "class": "lost",
                                      "error": "no word from any worker that held it"},
                     study=study, trial=trial.number)
         return
+    late = trial.late[0]
     types = {"complete": "trial.completed", "fail": "trial.failed", "pruned": "trial.pruned"}
-    data = {key: value for key, value in late.data.items()
-            if key in ("fence", "values", "se", "folds", "seconds", "class", "error")}
-    desk.record(types[late.state], {**data, "promoted": late.seq}, study=study, trial=trial.number)
+    data: Data = {"fence": late.fence, "promoted": late.seq}
+    for key, value in (("values", late.values), ("se", late.se), ("seconds", late.seconds), ("class", late.failure)):
+        if value is not None:
+            data[key] = value
+    desk.record(types[late.state], data, study=study, trial=trial.number)
 
 
 def _moved(desk: Desk, study: Study) -> None:

@@ -71,7 +71,8 @@ def _trial(trial: Trial) -> dict[str, Any]:
             [step, *((said[0], said[1], said[2].hex()) if isinstance(said, tuple) else (said,))]
             for step, said in trial.reports.items()],
         "late": None if trial.late is None else [
-            [late.state, late.values, late.se, late.seq, late.data] for late in trial.late],
+            [late.state, late.fence, late.values, late.se, late.seconds, late.failure, late.seq]
+            for late in trial.late],
         "leases": [[lease.worker, lease.run, lease.ask, lease.lease_s, lease.at, lease.ended,
                     None if lease.told is None else [lease.told.message.hex(), lease.told.seq, lease.told.hash.hex(),
                                                      lease.told.status]] for lease in trial.leases]}
@@ -145,7 +146,7 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
         trial.reports = {step: (said[0], said[1], bytes.fromhex(said[2])) if len(said) == 3 else said[0]
                          for step, *said in data["reports"]}
     if data["late"] is not None:
-        trial.late = [Outcome(state, _tuple(values), se, seq, more) for state, values, se, seq, more in data["late"]]
+        trial.late = [Outcome(*late) for late in data["late"]]
     for fence, (worker, run, ask, lease_s, at, ended, told) in enumerate(data["leases"], start=1):
         lease = Lease(trial, fence, worker, run, ask, lease_s, at, ended)
         if told is not None:

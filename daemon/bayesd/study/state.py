@@ -101,13 +101,15 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a tell said of a trial, as measured."""
+    """What a late tell said of a trial, as measured."""
 
     state: str
-    values: tuple[float, ...] | None
+    fence: int
+    values: dict[str, float | None] | None
     se: float | None
+    seconds: float | None
+    failure: str | None
     seq: int
-    data: Data
 
 
 @dataclass(slots=True, eq=False)
@@ -288,7 +290,7 @@ def _study(state: State, event: Event) -> Study:
     study = state.studies[event.study]
     elapsed_s = event.data.get("elapsed_s")
     if elapsed_s is not None:
-        study.elapsed_s = elapsed_s
+        study.elapsed_s = float(elapsed_s)
     return study
 
 
@@ -307,7 +309,7 @@ def _study_amended(state: State, event: Event) -> None:
         study.drawn = 0
         study.fit = None
     if event.data.get("queue") is not None:      # points that the new space no longer holds have left
-        study.queue = list(event.data["queue"])
+        study.queue = [_typed(study, params) for params in event.data["queue"]]
     _choose_best(study)
 
 
@@ -331,7 +333,7 @@ def _study_ticked(state: State, event: Event) -> None:
 
 def _point_enqueued(state: State, event: Event) -> None:
     study = _study(state, event)
-    study.queue.append(event.data["params"])
+    study.queue.append(_typed(study, event.data["params"]))
     study.version += 1
 
 
@@ -381,7 +383,6 @@ def _trial_proposed(state: State, event: Event) -> None:
     study = _study(state, event)
     data = event.data
     assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
-    # Typed again by the space where it fits: JSON writes 1.0 as 1.
     trial = Trial(study, event.trial, _typed(study, data["params"]), data["space_rev"],
                   intern(data["sampler"]), event.seq)
     study.trials.append(trial)
@@ -393,6 +394,7 @@ def _trial_proposed(state: State, event: Event) -> None:
 
 
 def _typed(study: Study, params: dict[str, Any]) -> Params:
+    """Canonical JSON writes 1.0 as 1, so types come from the space, here as everywhere."""
     space = study.spec.space
     for name, value in params.items():
         if type(value) is int and space[name].type == "float":
@@ -407,7 +409,7 @@ def _trial_leased(state: State, event: Event) -> None:
     worker = state.workers.get(name)
     if worker is None:
         worker = state.workers[name] = Worker(name)
-    lease = Lease(trial, data["fence"], name, run, data["ask"], data["lease_s"], data["at"])
+    lease = Lease(trial, data["fence"], name, run, data["ask"], float(data["lease_s"]), data["at"])
     trial.leases.append(lease)
     assert lease.fence == trial.fence, "fences have no holes"
     trial.reports = None
@@ -482,7 +484,7 @@ def _run_began(state: State, event: Event) -> None:
 def _trial_reported(state: State, event: Event) -> None:
     trial = _trial(state, event)
     trial.reports = trial.reports if trial.reports is not None else {}
-    trial.reports[event.data["step"]] = (event.data["values"], event.seq, event.hash)
+    trial.reports[event.data["step"]] = (_floats(event.data["values"]), event.seq, event.hash)
 
 
 # ---------------------------------------------------------------- outcomes
@@ -491,6 +493,14 @@ def _trial_reported(state: State, event: Event) -> None:
 def _told(event: Event, status: str) -> Told | None:
     message = event.data.get("message")
     return Told(bytes.fromhex(message), event.seq, event.hash, status) if message is not None else None
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _floats(values: dict[str, Any]) -> dict[str, float | None]:
+    return {name: _float(value) for name, value in values.items()}
 
 
 def _values(study: Study, data: Data) -> tuple[float, ...] | None:
@@ -518,8 +528,8 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
         elif lease.ended is None:
             _end(state, lease, data.get("ended", "cancelled"))
     trial.values = _values(study, data)
-    trial.se = data.get("se")
-    trial.seconds = data.get("seconds")
+    trial.se = _float(data.get("se"))
+    trial.seconds = _float(data.get("seconds"))
     trial.failure = data.get("class")
     trial.outcome_seq = event.seq
     if trial.reports is not None and status != "pruned":
@@ -530,9 +540,9 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
 
 def _count(study: Study, data: Data) -> None:
     """Add up what a tell cost, late or not: it was spent."""
-    study.cost += data.get("cost") or 0.0
+    study.cost += float(data.get("cost") or 0.0)
     if data.get("seconds") is not None:
-        study.told_seconds += data["seconds"]
+        study.told_seconds += float(data["seconds"])
         study.told_count += 1
 
 
@@ -607,10 +617,12 @@ def _outcome_late(state: State, event: Event) -> None:
     study, data = trial.study, event.data
     trial.leases[data["fence"] - 1].told = _told(event, "late")
     _count(study, data)
-    outcome = Outcome(data["state"], _values(study, data), data.get("se"), event.seq, data)
+    outcome = Outcome(data["state"], data["fence"], _floats(data["values"]) if "values" in data else None,
+                      _float(data.get("se")), _float(data.get("seconds")), data.get("class"), event.seq)
     trial.late = [*(trial.late or ()), outcome]
-    if study.spec.late == "use" and trial.status != "voided" and outcome.values is not None:
-        _observe(trial, outcome.values, outcome.se)
+    values = _values(study, data)
+    if study.spec.late == "use" and trial.status != "voided" and values is not None:
+        _observe(trial, values, outcome.se)
 
 
 def _outcome_voided(state: State, event: Event) -> None:

@@ -77,7 +77,7 @@ def trial_page(trial: Trial) -> dict[str, Any]:
                        for lease in trial.leases],
             "reports": [[step, said[0] if isinstance(said, tuple) else said]
                         for step, said in sorted((trial.reports or {}).items())],
-            "late": [{"state": outcome.state, "values": named(trial.study, outcome.values), "seq": outcome.seq}
+            "late": [{"state": outcome.state, "values": outcome.values, "seq": outcome.seq}
                      for outcome in trial.late or ()]}
 
 

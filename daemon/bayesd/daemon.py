@@ -1,0 +1,200 @@
+"""One daemon process: put log, bus, broker and clock together, and live until told to stop."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bayesd import __version__, systemd
+from bayesd.broker import EmbeddedBroker
+from bayesd.bus import BrokerAddress, MqttBus, Will
+from bayesd.config import Config, ConfigError, state_directory, write_runtime
+from bayesd.fingerprint import fingerprint
+from bayesd.log import SqliteLog
+from bayesd.service import Service, Settings
+from bayesd_schemas.topics import Topics
+
+logger = logging.getLogger("bayesd")
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    now = staticmethod(time.monotonic)
+
+    @staticmethod
+    def time() -> str:
+        return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def new_log_id() -> str:
+    """A fresh identity for a log."""
+    return secrets.token_hex(8)
+
+
+def log_path(config: Config) -> Path:
+    return config.log or state_directory() / "log.db"
+
+
+async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
+                on_ready: Callable[[Service, str], None] | None = None) -> None:
+    """Run until SIGTERM or SIGINT. Raises LogError, BusError, BrokerError or ConfigError."""
+    path = log_path(config)
+    systemd.notify(STATUS=f"verifying {path}")
+    with _extending_timeout() as progress:
+        log = await SqliteLog.open(path, allow_network=config.allow_network_filesystem, on_progress=progress)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            broker, qos, settle_s = config.broker, 1, 0.5
+            if broker is None:
+                embedded = await stack.enter_async_context(
+                    EmbeddedBroker(config.port, kind=config.broker_kind))  # type: ignore[arg-type]  # checked by Config
+                broker, qos, settle_s = embedded.url, 0, 0.0
+            address = _address(config, broker)
+            address.check()
+            topics = Topics(config.root)
+            service: Service
+            bus = MqttBus(
+                address, client_id=f"bayesd-daemon-{secrets.token_hex(4)}",
+                filters=[*topics.inbound(), *topics.retained()],
+                will=lambda: Will(topics.daemon, service.presence("offline")), qos=qos)
+            service = Service(log, bus, SystemClock(), settings=_settings(config, settle_s), version=__version__,
+                              new_log=new_log_id, fingerprint=await asyncio.to_thread(fingerprint, __version__))
+            await service.open()
+            if config.operators is None:
+                logger.warning("no list of operators is set: whoever may publish on %s may change studies", address.url)
+            note = write_runtime(address.url, path, config.root)
+            try:
+                await _live(service, config, reload, on_ready, address.url)
+            finally:
+                if note is not None:
+                    note.unlink(missing_ok=True)
+    finally:
+        # Always: the log's thread would keep a dying process alive.
+        await log.close()
+
+
+async def _live(service: Service, config: Config, reload: Callable[[], Config] | None,
+                on_ready: Callable[[Service, str], None] | None, url: str) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, service)
+    if reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, _reload, service, reload)
+    state = service.desk.state
+    logger.info("ready: %d events replayed, %d studies, epoch %d", service.replayed, len(state.studies), state.epoch)
+    systemd.notify(READY=1, STATUS=f"serving {len(state.studies)} studies at {url}")
+    if on_ready is not None:
+        on_ready(service, url)
+    beats = asyncio.create_task(_watchdog(service), name="watchdog")
+    try:
+        await service.run()
+    finally:
+        beats.cancel()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+def _stop(service: Service) -> None:
+    logger.info("stopping: committing what is decided")
+    systemd.notify(STOPPING=1)
+    service.stop()
+
+
+def _reload(service: Service, reload: Callable[[], Config]) -> None:
+    """Take over what may change while running; the bus reads certificates and passwords at each connect."""
+    systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+    try:
+        config = reload()
+    except ConfigError as error:
+        logger.error("the settings stay as they were: %s", error)
+    else:
+        service.reload(_settings(config, service.settings.settle_s))
+        logging.getLogger().setLevel(config.log_level.upper())
+        logger.info("settings read again")
+    systemd.notify(READY=1)
+
+
+def _settings(config: Config, settle_s: float) -> Settings:
+    operators = None if config.operators is None else frozenset(config.operators)
+    return Settings(root=config.root, operators=operators, events=config.events, settle_s=settle_s)
+
+
+def _address(config: Config, broker: str) -> BrokerAddress:
+    return BrokerAddress.parse(
+        broker, username=config.username,
+        password_file=config.password_file or systemd.credential("mqtt-password"),
+        ca_file=config.ca_file or systemd.credential("mqtt-ca"),
+        cert_file=config.cert_file or systemd.credential("mqtt-cert"),
+        key_file=config.key_file or systemd.credential("mqtt-key"))
+
+
+async def _watchdog(service: Service) -> None:
+    """Tell the manager that we live, as long as the writer does: a commit that hangs is no life."""
+    every_s = systemd.watchdog_s()
+    while every_s is not None:
+        await asyncio.sleep(every_s / 3)
+        if service.is_healthy(within_s=every_s):
+            systemd.notify(WATCHDOG=1)
+
+
+@contextlib.contextmanager
+def _extending_timeout() -> Any:
+    """A long verification asks the manager for patience, and shows people that it goes on."""
+    began = last = time.monotonic()
+
+    def progress(events: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 1.0:
+            last = now
+            systemd.notify(EXTEND_TIMEOUT_USEC=30_000_000, STATUS=f"verified {events} events")
+            if now - began >= 2.0 and sys.stderr.isatty():
+                print(f"\rverified {events:,} events", end="", file=sys.stderr, flush=True)
+
+    yield progress
+    if last > began + 2.0 and sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+class JsonLines(logging.Formatter):
+    """A log line as one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        out = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(), "level": record.levelname.lower(),
+               "message": record.getMessage(), "logger": record.name}
+        if record.exc_info:
+            out["exception"] = self.formatException(record.exc_info)
+        return json.dumps(out)
+
+
+class TextLines(logging.Formatter):
+    """A log line for people; under systemd with the priority that the journal reads."""
+
+    PRIORITY = {"DEBUG": "<7>", "INFO": "<6>", "WARNING": "<4>", "ERROR": "<3>", "CRITICAL": "<2>"}  # noqa: RUF012
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        if os.environ.get("JOURNAL_STREAM"):
+            return self.PRIORITY.get(record.levelname, "<6>") + text
+        return f"{datetime.fromtimestamp(record.created).strftime('%H:%M:%S')} {text}"
+
+
+def set_up_logging(config: Config) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if config.log_format == "json" else TextLines())
+    logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
+
+
+__all__ = ["SystemClock", "log_path", "new_log_id", "serve", "set_up_logging"]
