@@ -10,7 +10,16 @@ import math
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from bayesd_schemas.names import NUMBER_MAX, Count, Id, Name, Run, is_id
 from bayesd_schemas.space import Value
@@ -56,7 +65,10 @@ def measured(value: Any) -> Any:
     return value
 
 
-Measured = Annotated[float | None, BeforeValidator(measured)]
+Measured = Annotated[float | None, BeforeValidator(measured), WithJsonSchema({
+    "anyOf": [{"type": "number"}, {"type": "null"},
+              {"type": "string", "pattern": "^[+-]?([nN][aA][nN]|[iI][nN][fF].*)$"}],
+    "description": "A number; null, nan or inf is a failure of class nonfinite"})]
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 

@@ -1,0 +1,43 @@
+# Two commands: make demo, make test. Both do all the set-up that a fresh machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check quick mutants bench schemas clean
+
+help:                     ## what there is
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bayesd needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[daemon]' --group dev
+	@touch $@
+
+demo: .venv/.ready        ## tune a real model: daemon, broker, workers, two kills, a winner, a proof
+	$(BIN)/bayesd demo
+
+test: .venv/.ready check  ## the whole suite, linters and types included
+	$(BIN)/python -m pytest
+
+check: .venv/.ready       ## linters, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+quick: .venv/.ready       ## the fast tests alone
+	$(BIN)/python -m pytest -m 'not slow and not mosquitto' -q
+
+mutants: .venv/.ready     ## planted faults that the simulation must catch
+	$(BIN)/python tests/simulation/mutants.py
+
+bench: .venv/.ready       ## throughput beside a floor and a peer, replay, memory
+	$(BIN)/python tests/bench/run.py
+
+schemas: .venv/.ready     ## write schemas/json again
+	$(BIN)/python -m bayesd_schemas.generate schemas/json
+
+clean:                    ## remove what make made
+	rm -rf .venv bayesd-demo

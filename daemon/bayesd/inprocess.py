@@ -1,0 +1,307 @@
+"""A study in one process: ask and tell with the daemon's own rules and engine, no broker.
+
+    from bayesd import Study
+    study = Study({"x": {"type": "float", "low": 0, "high": 1}}, direction="minimize", seed=0)
+    trial = study.ask()
+    study.tell(trial, (trial.params["x"] - 0.3) ** 2)
+
+The trial goes through the very rules that serve workers (an ask, a lease without end, a tell), and
+with `log=` the same log is written as by a daemon: it can be verified, replayed and served on.
+"""
+
+import asyncio
+import itertools
+import math
+import tomllib
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from bayesd import winner
+from bayesd.daemon import SystemClock, new_log_id
+from bayesd.log import SqliteLog, read_events
+from bayesd.optimize import suggest
+from bayesd.service import event_of, fold
+from bayesd.study import admin, rules, view
+from bayesd.study.desk import Desk, Letter, restart
+from bayesd.study.problem import Problem
+from bayesd.study.state import State, apply
+from bayesd.study.state import Study as Folded
+from bayesd.study.state import Trial as FoldedTrial
+from bayesd_schemas.messages import Ask, Report, Request, validate
+from bayesd_schemas.study import Direction, Method, Objective, StudySpec
+
+T = TypeVar("T")
+WORKER = "inprocess"
+FOREVER_S = 1e9           # nobody can be silent in one process
+OPERATOR = "inprocess-operator"
+
+
+class StudyError(Exception):
+    """What was asked of a study in this process cannot be done; the text says why and what is right."""
+
+
+class Exhausted(StudyError):
+    """The study has no further trial: its budget is used up, or every point was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One point to try: `params` holds the active parameters only."""
+
+    number: int
+    params: dict[str, Any]
+    fence: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A trial with its outcome."""
+
+    number: int
+    params: dict[str, Any]
+    state: str
+    value: float | None
+    values: dict[str, float] | None
+    se: float | None
+    seconds: float | None
+
+
+class Study(AbstractContextManager["Study"]):
+    """Ask and tell. Several trials may be pending; the next ask takes them into account.
+
+    `space` uses the words of the study file. `log` names a file to keep the events in; without it
+    they live as long as the object.
+    """
+
+    def __init__(self, space: Mapping[str, Mapping[str, Any]], *, direction: Direction | None = None,
+                 metric: str | None = None, objectives: Sequence[Mapping[str, Any]] | None = None,
+                 method: Method = "bayes", seed: int = 0, noise: Literal["learn", "none"] = "learn",
+                 budget: int | None = None, name: str = "study", log: str | Path | None = None) -> None:
+        said: dict[str, Any] = {"name": name, "space": {key: dict(each) for key, each in space.items()},
+                                "method": method, "seed": seed, "noise": noise}
+        if direction is not None:
+            said["direction"] = direction
+        if metric is not None:
+            said["metric"] = metric
+        if objectives is not None:
+            said["objectives"] = [Objective.model_validate(each) for each in objectives]
+        if budget is not None:
+            said["budget"] = {"trials": budget}
+        try:
+            spec = StudySpec.model_validate(said)
+        except ValidationError as error:
+            key, words = admin.explain(error)
+            raise StudyError(f"{key}: {words}") from error
+        self._open(spec, log)
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, log: str | Path | None = None) -> Self:
+        """The study of a study file (TOML or JSON)."""
+        path = Path(path)
+        text = path.read_text(encoding="utf-8")
+        try:
+            data = orjson.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            spec = StudySpec.model_validate(data)
+        except ValidationError as error:
+            key, words = admin.explain(error)
+            raise StudyError(f"{path}: {key}: {words}") from error
+        except ValueError as error:
+            raise StudyError(f"{path}: {error}") from error
+        study = cls.__new__(cls)
+        study._open(spec, log)
+        return study
+
+    @classmethod
+    def replay(cls, path: str | Path, study: str | None = None, *, at: int | None = None) -> Self:
+        """A study out of a log, at its end or at event `at`, to look at and to go on from in memory.
+        The file is only read."""
+        state = State()
+        for _, body, hash in read_events(path, until=at):
+            apply(state, event_of(body, hash))
+        if study is None:
+            if len(state.studies) != 1:
+                raise StudyError(f"{path} has {len(state.studies)} studies ({', '.join(state.studies) or 'none'}); "
+                                 "name one: Study.replay(path, 'name')")
+            study = next(iter(state.studies))
+        if study not in state.studies:
+            raise StudyError(f"{path} has no study {study}; it has {', '.join(state.studies) or 'none'}")
+        made = cls.__new__(cls)
+        made._begin(Desk(state), None)
+        made._folded = state.studies[study]
+        return made
+
+    def _begin(self, desk: Desk, log: SqliteLog | None) -> None:
+        self._desk, self._log = desk, log
+        self._clock = SystemClock()
+        self._asks = itertools.count(1)
+        self._run = f"{new_log_id()}"
+        self._requests = itertools.count(1)
+
+    def _open(self, spec: StudySpec, path: str | Path | None) -> None:
+        self._loop = asyncio.new_event_loop() if path is not None else None
+        log = self._wait(SqliteLog.open(path)) if path is not None else None
+        try:
+            state = self._wait(fold(log))[0] if log is not None else State()
+            self._begin(Desk(state), log)
+            desk = self._desk
+            self._at()
+            restart(desk)
+            if not state.log:
+                desk.record("log.opened", {"log": new_log_id(), "format": 1, "version": "inprocess"})
+            desk.record("daemon.started", {"epoch": log.epoch if log is not None else 1, "version": "inprocess"})
+            known = state.studies.get(spec.name)
+            if known is None or known.spec != spec:
+                self._request("study.create", {"spec": spec.model_dump(mode="json", exclude_unset=True)})
+            self._folded: Folded = state.studies[spec.name]
+            self._commit()
+        except BaseException:
+            if log is not None:
+                self._wait(log.close())
+            raise
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        assert self._loop is not None
+        return self._loop.run_until_complete(work)
+
+    def close(self) -> None:
+        """Give the log file back."""
+        if self._log is not None:
+            self._wait(self._log.close())
+            self._log = None
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ ask and tell
+
+    def ask(self) -> Trial:
+        """The next trial. Raises Exhausted when there is none."""
+        desk, study = self._desk, self._folded
+        self._at()
+        ask = Ask(id=f"ask-{next(self._asks)}", run=self._run, study=study.name, lease_s=FOREVER_S)
+        rules.on_ask(desk, WORKER, ask)
+        for order in rules.orders(desk):
+            rules.supply(desk, order, suggest(order.problem, order.wanted))
+        letters = self._commit()
+        for letter in letters:
+            if letter.kind == "grant" and letter.body["ask"] == ask.id:
+                return Trial(letter.body["trial"], dict(letter.body["params"]), letter.body["fence"])
+        standing = desk.standing.get((WORKER, self._run, ask.id))
+        if standing is not None:
+            desk.sit(standing)
+        why = next((letter.body.get("reason") for letter in letters if letter.kind == "receipt"), None)
+        raise Exhausted(f"{study.name} has no further trial: {study.closed_by or why or study.status}")
+
+    def tell(self, trial: Trial | int, value: float | Mapping[str, float] | Sequence[float] | None = None, *,
+             state: Literal["complete", "fail", "pruned"] | None = None, seconds: float | None = None,
+             cost: float | None = None, error: str | None = None, failure: str | None = None) -> None:
+        """The outcome of a trial: a number, metrics by name, fold scores, or state="fail".
+
+        NaN and infinities are failures of class nonfinite, as on the wire.
+        """
+        number = trial.number if isinstance(trial, Trial) else trial
+        fence = trial.fence if isinstance(trial, Trial) else 1
+        said: dict[str, Any] = {"id": f"tell-{number}-{fence}", "study": self._folded.name, "trial": number,
+                                "fence": fence, "state": state or "complete"}
+        if isinstance(value, Mapping):
+            said["values"] = {name: float(each) for name, each in value.items()}
+        elif isinstance(value, (int, float)):
+            said["value"] = float(value)
+        elif value is not None:
+            folds = [float(each) for each in value] if isinstance(value, Iterable) else [float(value)]
+            said["folds" if isinstance(value, Sequence) or len(folds) > 1 else "value"] = (
+                folds if isinstance(value, Sequence) or len(folds) > 1 else folds[0])
+        more = {"seconds": seconds, "cost": cost, "error": error, "class": failure}
+        said.update({key: each for key, each in more.items() if each is not None})
+        self._at()
+        rules.on_tell(self._desk, WORKER, validate("tell", said))
+        self._answered()
+
+    def report(self, trial: Trial | int, value: float, step: int) -> None:
+        """An intermediate value."""
+        number = trial.number if isinstance(trial, Trial) else trial
+        fence = trial.fence if isinstance(trial, Trial) else 1
+        self._at()
+        value = float(value)
+        rules.on_report(self._desk, WORKER, Report(
+            id=f"report-{number}-{fence}-{step}", study=self._folded.name, trial=number, fence=fence, step=step,
+            value=value if math.isfinite(value) else None))
+        self._answered()
+
+    def enqueue(self, params: Mapping[str, Any]) -> None:
+        """Try this point next."""
+        self._request("study.enqueue", {"study": self._folded.name, "params": dict(params)})
+        self._commit()
+
+    # ------------------------------------------------------------ reads
+
+    @property
+    def name(self) -> str:
+        return self._folded.name
+
+    @property
+    def state(self) -> str:
+        return self._folded.status
+
+    @property
+    def best(self) -> Finished | None:
+        """The complete trial with the best observed value."""
+        return None if self._folded.best is None else _finished(self._folded.best)
+
+    @property
+    def trials(self) -> list[Finished]:
+        """Every trial so far."""
+        return [_finished(trial) for trial in self._folded.trials]
+
+    @property
+    def problem(self) -> Problem:
+        """What the optimiser would be asked now."""
+        return self._desk.problem(self._folded)[0]
+
+    def winner(self, rule: str = winner.DEFAULT) -> dict[str, Any]:
+        """The configuration to take by a rule, with its reason."""
+        if rule not in winner.RULES:
+            raise StudyError(f"rule is one of {', '.join(winner.RULES)}")
+        return winner.choose(winner.entries(self._folded), self.problem, rule)
+
+    # ------------------------------------------------------------ the desk's trays
+
+    def _at(self) -> None:
+        self._desk.at(self._clock.now(), self._clock.time())
+
+    def _request(self, verb: str, args: dict[str, Any]) -> None:
+        self._at()
+        admin.on_request(self._desk, OPERATOR, Request(id=f"{self._run}-{next(self._requests)}", verb=verb, args=args))
+        for letter in self._commit():
+            if letter.kind == "reply" and letter.body["status"] == "error":
+                raise StudyError(letter.body["error"]["message"])
+
+    def _answered(self) -> None:
+        for letter in self._commit():
+            if letter.kind == "receipt" and letter.body["status"] == "rejected":
+                raise StudyError(letter.body.get("detail") or letter.body["reason"])
+            if letter.kind == "receipt" and letter.body["status"] == "late":
+                raise StudyError("this trial has another result already; the first one stands")
+
+    def _commit(self) -> list[Letter]:
+        rows = self._desk.take_rows()
+        if rows and self._log is not None:
+            self._wait(self._log.append(rows))
+        return self._desk.committed(self._desk.state.seq)
+
+
+def _finished(trial: FoldedTrial) -> Finished:
+    values = view.named(trial.study, trial.values)
+    return Finished(trial.number, dict(trial.params), trial.status, trial.values[0] if trial.values else None,
+                    values, trial.se, trial.seconds)

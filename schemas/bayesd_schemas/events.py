@@ -1,0 +1,240 @@
+"""Every event of the log, as it lies in the file.
+
+An event's shape is a promise: a new field has a default, a new meaning gets a new type, and old
+logs stay readable for ever. The daemon writes plain dictionaries on its hot path; a test and
+every simulated world hold them against these models.
+
+Canonical JSON (RFC 8785) writes 1.0 as 1, so numbers that are floats by meaning may read as ints.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from bayesd_schemas.names import Count, Id, Name, Run
+from bayesd_schemas.space import Value
+from bayesd_schemas.study import StudySpec
+
+Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of the message's known fields")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+LeaseKey = tuple[Name, Count, Count]
+Params = dict[str, Value]
+Values = dict[str, Number | None]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LogOpened(_Data):
+    log: str
+    format: int
+    version: str
+
+
+class DaemonStarted(_Data):
+    epoch: Count
+    version: str
+
+
+class DaemonStopped(_Data):
+    reason: str
+
+
+class EngineFingerprint(_Data):
+    fingerprint: Hex64
+    engine: dict[str, Any]
+
+
+class ClockJumped(_Data):
+    by_s: Number
+
+
+class StudyCreated(_Data):
+    spec: StudySpec
+
+
+class StudyAmended(_Data):
+    spec: StudySpec
+    space_rev: Count
+    queue: list[Params] | None = Field(None, description="Enqueued points that the new space still holds")
+    elapsed_s: Number
+
+
+class StudyPaused(_Data):
+    elapsed_s: Number
+
+
+class StudyResumed(_Data):
+    elapsed_s: Number
+
+
+class StudyTicked(_Data):
+    elapsed_s: Number = Field(description="Open, unpaused seconds while a daemon lived")
+
+
+class StudyClosed(_Data):
+    rule: Literal["trials", "wall", "cost", "exhausted", "operator"]
+    running: Literal["finish", "stop"]
+    elapsed_s: Number
+
+
+class RunBegan(_Data):
+    worker: Name
+    run: Run
+    took: list[LeaseKey] = Field(description="Leases of an earlier run that are this run's from now on")
+    ended: list[LeaseKey] = Field(description="Leases of this worker's earlier runs that ended")
+
+
+class PointEnqueued(_Data):
+    params: Params
+
+
+class TrialProposed(_Data):
+    params: Params
+    space_rev: Count
+    sampler: Literal["grid", "random", "sobol", "bayes", "enqueued"]
+    drawn: Annotated[int, Field(ge=0)]
+    as_of: Annotated[int, Field(ge=0)] = Field(description="The seq of the state that it was made from")
+    stream: str | None = Field(None, description="Key of the random stream: seed, trial number, purpose")
+    pending: list[Count] | None = Field(None, description="Trials without an outcome that it took into account")
+    ahead: list[Params] | None = Field(None, description="Candidates that lay before it, by value")
+    fit: Annotated[int, Field(ge=0)] | None = Field(None, description="Seq of the model.fitted that it used; 0: none")
+    age_s: Number | None = None
+    acquisition: Number | None = None
+    gap: Number | None = None
+    mean: Number | None = None
+    sd: Number | None = None
+    fallback: str | None = Field(None, description="Why a plainer sampler answered")
+
+
+class TrialLeased(_Data):
+    fence: Count
+    worker: Name
+    run: Run
+    ask: Id
+    lease_s: Annotated[float, Field(gt=0)]
+    at: str
+    elapsed_s: Number
+
+
+class LeaseExpired(_Data):
+    fence: Count
+    reason: Literal["expired", "cancelled", "closed", "superseded"] = "expired"
+    elapsed_s: Number | None = None
+
+
+class LeaseHeld(_Data):
+    fence: Count
+    run: Run
+    at: str
+
+
+class LeaseReleased(_Data):
+    fence: Count
+    message: Digest
+    elapsed_s: Number | None = None
+
+
+class TrialReported(_Data):
+    fence: Count
+    step: Annotated[int, Field(ge=0)]
+    values: Values
+
+
+class _Outcome(_Data):
+    fence: Count
+    message: Digest | None = None
+    values: Values | None = None
+    se: Number | None = Field(None, description="Standard error of the first value, from folds")
+    folds: list[Number | None] | None = None
+    seconds: Number | None = None
+    cost: Number | None = None
+    error: str | None = None
+    failure: Annotated[str | None, Field(alias="class")] = None
+    promoted: Count | None = Field(None, description="The seq of the late outcome that became the result")
+    ended: Literal["cancelled"] | None = None
+    elapsed_s: Number | None = None
+
+
+class TrialCompleted(_Outcome):
+    values: Values
+
+
+class TrialFailed(_Outcome):
+    failure: Annotated[
+        Literal["crash", "timeout", "oom", "nonfinite", "other", "lost", "cancelled"], Field(alias="class")]
+    retry: bool = Field(False, description="The attempt failed; the trial is offered again")
+
+
+class TrialPruned(_Outcome):
+    pass
+
+
+class OutcomeLate(_Outcome):
+    state: Literal["complete", "fail", "pruned"]
+
+
+class OutcomeVoided(_Data):
+    reason: str
+
+
+class ModelFitted(_Data):
+    model: str
+    n: Annotated[int, Field(ge=0)]
+    theta: list[Number]
+    as_of: Annotated[int, Field(ge=0)]
+
+
+class WorkerRevoked(_Data):
+    worker: Name
+    reason: str
+
+
+EVENTS: dict[str, type[_Data]] = {
+    "log.opened": LogOpened, "daemon.started": DaemonStarted, "daemon.stopped": DaemonStopped,
+    "engine.fingerprint": EngineFingerprint, "clock.jumped": ClockJumped,
+    "study.created": StudyCreated, "study.amended": StudyAmended, "study.paused": StudyPaused,
+    "study.resumed": StudyResumed, "study.ticked": StudyTicked, "study.closed": StudyClosed,
+    "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
+    "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
+    "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.completed": TrialCompleted,
+    "trial.failed": TrialFailed, "trial.pruned": TrialPruned, "outcome.late": OutcomeLate,
+    "outcome.voided": OutcomeVoided, "model.fitted": ModelFitted, "worker.revoked": WorkerRevoked,
+}
+"""Event type -> the model of its data."""
+
+Actor = Annotated[str, Field(pattern=r"^(daemon|(worker|operator)/[a-z0-9][a-z0-9._-]{0,63})$")]
+
+
+class Envelope(BaseModel):
+    """What every event has, around its data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    v: Literal[1]
+    tv: Annotated[int, Field(ge=1, description="Version of this type's data")]
+    seq: Count
+    log: Annotated[str, Field(min_length=1, max_length=64)]
+    epoch: Count
+    type: str
+    crit: bool = Field(description="A reader that does not know the type must stop")
+    time: Annotated[str, Field(description="UTC, for people; it never drives state")]
+    actor: Actor
+    study: Name | None = None
+    trial: Count | None = None
+    cmd: Id | None = Field(None, description="The sender's id of the message that caused it")
+    data: dict[str, Any]
+    prev: Annotated[Hex64, Field(description="Hash of the event before it; zeros at the first")]
+
+
+_adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(model) for name, model in EVENTS.items()}
+EventData: TypeAlias = BaseModel
+
+
+def validate(envelope: dict[str, Any]) -> Envelope:
+    """Hold an event against its model. Raises pydantic.ValidationError, or KeyError for an unknown type."""
+    checked = Envelope.model_validate(envelope)
+    _adapters[checked.type].validate_python(checked.data)
+    return checked
