@@ -265,7 +265,7 @@ class Desk:
         ahead = tuple(candidate.proposal.params for candidate in drawer.candidates)
         last = drawer.candidates[-1].proposal.drawn if drawer.candidates else study.drawn
         return Problem(
-            space=study.spec.space, directions=tuple(goal.direction for goal in study.spec.goals),
+            space=study.spec.space, directions=tuple(goal.direction for goal in study.goals),
             method=study.spec.method, seed=study.spec.seed, repeats=study.repeats,
             number=len(study.trials) + 1 + len(ahead), drawn=last, history=tuple(study.history),
             pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,

@@ -47,7 +47,7 @@ def on_ask(desk: Desk, worker: str, ask: Ask) -> None:
     if key in desk.withdrawn:
         _answer(desk, worker, ask, "closed", "withdrawn")
         return
-    leases = known.asks.get(ask.run, {}).get(ask.id, ())
+    leases = known.leases(ask.run, ask.id)
     open_ = [lease for lease in leases if lease.is_open]
     for lease in open_:
         _grant(desk, lease)
@@ -115,7 +115,7 @@ def serve(desk: Desk, study: Study) -> None:
             continue
         ask = standing.ask
         known = desk.state.worker(standing.worker)
-        rest = _rest(known.asks.get(ask.run, {}).get(ask.id, ()), ask.n)
+        rest = _rest(known.leases(ask.run, ask.id), ask.n)
         while rest > 0:
             trial = _next_trial(desk, study, standing.worker)
             if trial is None:
@@ -285,7 +285,7 @@ def supply(desk: Desk, order: Order, suggestion: Suggestion) -> None:
                                      "as_of": order.as_of}, study=study)
     if order.version != study.version or order.generation != drawer.generation or study.status == "closed":
         return
-    ahead = [candidate.proposal.params for candidate in drawer.candidates]
+    ahead = [candidate.proposal.params for candidate in drawer.candidates if candidate.proposal.sampler == "bayes"]
     for proposal in suggestion.proposals:
         drawer.candidates.append(Candidate(proposal, order.as_of, order.pending, tuple(ahead),
                                            len(order.problem.history), desk.now, study.fit_seq))
@@ -422,7 +422,7 @@ def on_report(desk: Desk, worker: str, report: Report) -> None:
     if lease is None:
         return
     trial = lease.trial
-    values = report.values if report.values is not None else {trial.study.spec.goals[0].name: report.value}
+    values = report.values if report.values is not None else {trial.study.goals[0].name: report.value}
     if lease.fence != trial.fence or trial.status in FINAL:
         _receipt(desk, worker, report.id, "late", stop=_stop_of(lease))
         return
@@ -493,8 +493,9 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
         return
     trial, study = lease.trial, lease.trial.study
     message = digest_of(tell)
-    if lease.told is not None:
-        _answer_again(desk, worker, tell.id, lease.told, message)
+    told = lease.told
+    if told is not None:
+        _answer_again(desk, worker, tell.id, told, message)
         return
     try:
         type, data = _outcome(study, tell)
@@ -546,7 +547,7 @@ def _outcome(study: Study, tell: Tell) -> tuple[str, Data]:
         value = getattr(tell, name)
         if value is not None:
             data[name] = value
-    goals = study.spec.goals
+    goals = study.goals
     values: dict[str, float | None] | None = None
     if tell.folds is not None:
         if len(goals) > 1:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Lease, Outcome, State, Study, Told, Trial, Worker
+from bayesd.study.state import Lease, Outcome, State, Study, Trial, Worker
 from bayesd_schemas.study import StudySpec
 
 CODEC = "bayesd-json-1"
@@ -74,8 +74,8 @@ def _trial(trial: Trial) -> dict[str, Any]:
             [late.state, late.fence, late.values, late.se, late.seconds, late.failure, late.seq]
             for late in trial.late],
         "leases": [[lease.worker, lease.run, lease.ask, lease.lease_s, lease.at, lease.ended,
-                    None if lease.told is None else [lease.told.message.hex(), lease.told.seq, lease.told.hash.hex(),
-                                                     lease.told.status]] for lease in trial.leases]}
+                    None if lease.proof is None else [lease.proof.hex(), lease.told_seq, lease.told_late]]
+                   for lease in trial.leases]}
 
 
 def _key(lease: Lease) -> list[Any]:
@@ -85,7 +85,7 @@ def _key(lease: Lease) -> list[Any]:
 def _worker(worker: Worker) -> dict[str, Any]:
     return {"name": worker.name, "run": worker.run, "replaced": sorted(worker.replaced), "revoked": worker.revoked,
             "open": [_key(lease) for lease in worker.open],
-            "asks": {run: {ask: [_key(lease) for lease in leases] for ask, leases in asks.items()}
+            "asks": {run: {ask: [_key(lease) for lease in worker.leases(run, ask)] for ask in asks}
                      for run, asks in worker.asks.items()}}
 
 
@@ -105,7 +105,8 @@ def _load_state(data: dict[str, Any]) -> State:
     for each in data["workers"]:
         worker = Worker(each["name"], each["run"], set(each["replaced"]), revoked=each["revoked"])
         for run, asks in each["asks"].items():
-            worker.asks[run] = {ask: [_find(state, key) for key in keys] for ask, keys in asks.items()}
+            found = {ask: [_find(state, key) for key in keys] for ask, keys in asks.items()}
+            worker.asks[run] = {ask: leases if len(leases) > 1 else leases[0] for ask, leases in found.items()}
         worker.open = {_find(state, key): None for key in each["open"]}
         state.workers[worker.name] = worker
     return state
@@ -120,7 +121,8 @@ def _find(state: State, key: list[Any]) -> Lease:
 
 def _load_study(data: dict[str, Any]) -> Study:
     spec = StudySpec.model_validate(data["spec"])
-    study = Study(spec.name, spec, data["created_seq"], data["space_rev"], data["status"], data["closed_by"])
+    study = Study(spec.name, spec, data["created_seq"], spec.goals, data["space_rev"], data["status"],
+                  data["closed_by"])
     for number, each in enumerate(data["trials"], start=1):
         study.trials.append(_load_trial(study, number, each))
     study.running = {number: study.trials[number - 1] for number in data["running"]}
@@ -150,7 +152,7 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
     for fence, (worker, run, ask, lease_s, at, ended, told) in enumerate(data["leases"], start=1):
         lease = Lease(trial, fence, worker, run, ask, lease_s, at, ended)
         if told is not None:
-            message, seq, hash, status = told
-            lease.told = Told(bytes.fromhex(message), seq, bytes.fromhex(hash), status)
+            proof, lease.told_seq, lease.told_late = told
+            lease.proof = bytes.fromhex(proof)
         trial.leases.append(lease)
     return trial

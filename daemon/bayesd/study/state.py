@@ -27,14 +27,14 @@ tell the result, however late; an older fence is history.
      [complete | fail | pruned]  [waiting] --+      outcome.voided: any -> [voided]
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, TypeAlias
 
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
-from bayesd_schemas.study import StudySpec
+from bayesd_schemas.study import Objective, StudySpec
 
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voided"]
@@ -68,7 +68,24 @@ class Lease:
     at: str
     ended: str | None = None
     """None while open; expired, superseded (by a new run), released, told, closed, cancelled, voided."""
-    told: "Told | None" = None
+    proof: bytes | None = None
+    """Digest of the message that told it (16 bytes) and hash of its event (32): kept for every trial, so packed."""
+    told_seq: int = 0
+    told_late: bool = False
+
+    @property
+    def told(self) -> "Told | None":
+        """The first tell of this (trial, fence), or None."""
+        if self.proof is None:
+            return None
+        return Told(self.proof[:16], self.told_seq, self.proof[16:], "late" if self.told_late else "recorded")
+
+    @told.setter
+    def told(self, told: "Told | None") -> None:
+        if told is None:
+            self.proof = None
+        else:
+            self.proof, self.told_seq, self.told_late = told.message + told.hash, told.seq, told.status == "late"
 
     @property
     def is_open(self) -> bool:
@@ -77,12 +94,12 @@ class Lease:
     @property
     def holds_place(self) -> bool:
         """It counts against its ask's `n`: open, or told with an outcome."""
-        return self.ended is None or (self.told is not None and self.ended != "released")
+        return self.ended is None or (self.proof is not None and self.ended != "released")
 
     @property
     def may_hold_again(self) -> bool:
         """Its worker was silent or replaced, not overtaken: the same fence may go on."""
-        return (self.told is None and self.ended in ("expired", "superseded")
+        return (self.proof is None and self.ended in ("expired", "superseded")
                 and self.trial.leases[-1] is self
                 and (self.trial.status == "waiting" or self.trial.is_provisional))
 
@@ -157,6 +174,8 @@ class Study:
     name: str
     spec: StudySpec
     created_seq: int
+    goals: tuple[Objective, ...]
+    """The objectives of the spec, in order."""
     space_rev: int = 1
     status: Literal["open", "paused", "closed"] = "open"
     closed_by: str | None = None
@@ -202,10 +221,15 @@ class Worker:
     """The run that began last."""
     replaced: set[str] = field(default_factory=set)
     """Runs that never become new again."""
-    asks: dict[str, dict[str, list[Lease]]] = field(default_factory=dict)
-    """Run -> ask id -> its leases, for runs that are not replaced."""
+    asks: dict[str, dict[str, Lease | list[Lease]]] = field(default_factory=dict)
+    """Run -> ask id -> its lease, or leases, for runs that are not replaced."""
     open: dict[Lease, None] = field(default_factory=dict)
     revoked: str | None = None
+
+    def leases(self, run: str, ask: str) -> Sequence[Lease]:
+        """Every lease that an ask was given."""
+        found = self.asks.get(run, {}).get(ask, ())
+        return (found,) if isinstance(found, Lease) else found
 
 
 @dataclass(slots=True, eq=False)
@@ -297,12 +321,13 @@ def _study(state: State, event: Event) -> Study:
 def _study_created(state: State, event: Event) -> None:
     spec = StudySpec.model_validate(event.data["spec"])
     name = intern(spec.name)
-    state.studies[name] = Study(name, spec, event.seq, queue=list(spec.first_points))
+    state.studies[name] = Study(name, spec, event.seq, spec.goals, queue=list(spec.first_points))
 
 
 def _study_amended(state: State, event: Event) -> None:
     study = _study(state, event)
     study.spec = StudySpec.model_validate(event.data["spec"])
+    study.goals = study.spec.goals
     study.version += 1
     if event.data["space_rev"] != study.space_rev:
         study.space_rev = event.data["space_rev"]
@@ -399,6 +424,8 @@ def _typed(study: Study, params: dict[str, Any]) -> Params:
     for name, value in params.items():
         if type(value) is int and space[name].type == "float":
             params[name] = float(value)
+        elif type(value) is str:
+            params[name] = intern(value)      # a choice, said once for all trials
     return params
 
 
@@ -409,14 +436,34 @@ def _trial_leased(state: State, event: Event) -> None:
     worker = state.workers.get(name)
     if worker is None:
         worker = state.workers[name] = Worker(name)
-    lease = Lease(trial, data["fence"], name, run, data["ask"], float(data["lease_s"]), data["at"])
-    trial.leases.append(lease)
+    lease = Lease(trial, data["fence"], name, run, data["ask"], _lease_s(trial.study, data["lease_s"]), data["at"])
+    if trial.leases:
+        trial.leases.append(lease)
+    else:
+        trial.leases = [lease]      # exactly as long as it must be, in nearly every trial
     assert lease.fence == trial.fence, "fences have no holes"
     trial.reports = None
     if trial.status != "running":
         _move(trial, "running")
     worker.open[lease] = None
-    worker.asks.setdefault(run, {}).setdefault(lease.ask, []).append(lease)
+    _remember(worker.asks.setdefault(run, {}), lease)
+
+
+def _lease_s(study: Study, lease_s: float) -> float:
+    """The same object for the usual length: a float for every lease would add up."""
+    default_s = study.spec.lease.default_s
+    return default_s if lease_s == default_s else float(lease_s)
+
+
+def _remember(asks: dict[str, Lease | list[Lease]], lease: Lease) -> None:
+    """Most asks get one lease, so only those that get more pay for a list."""
+    known = asks.get(lease.ask)
+    if known is None:
+        asks[lease.ask] = lease
+    elif isinstance(known, Lease):
+        asks[lease.ask] = [known, lease]
+    else:
+        known.append(lease)
 
 
 def _count_failure(trial: Trial, failure: str, by: int = 1) -> None:
@@ -508,7 +555,7 @@ def _values(study: Study, data: Data) -> tuple[float, ...] | None:
     values = data.get("values")
     if values is None:
         return None
-    found = tuple(values.get(goal.name) for goal in study.spec.goals)
+    found = tuple(values.get(goal.name) for goal in study.goals)
     return None if None in found else tuple(map(float, found))
 
 
@@ -522,7 +569,7 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
         _forget(trial, keep_late=True)
     if not promoted:
         lease.told = _told(event, "recorded")
-        if lease.told is not None:
+        if lease.proof is not None:
             _count(study, data)
             _end(state, lease, "told")
         elif lease.ended is None:
@@ -565,7 +612,7 @@ def _better(study: Study, a: Trial, b: Trial | None) -> bool:
         return True
     assert a.values is not None
     assert b.values is not None
-    if study.spec.goals[0].direction == "minimize":
+    if study.goals[0].direction == "minimize":
         return a.values[0] < b.values[0]
     return a.values[0] > b.values[0]
 

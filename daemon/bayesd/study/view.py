@@ -7,7 +7,7 @@ from bayesd.study.state import State, Study, Trial, Worker
 
 def study_row(study: Study) -> dict[str, Any]:
     """A study in one line."""
-    goal = study.spec.goals[0]
+    goal = study.goals[0]
     return {"study": study.name, "state": study.status, "closed_by": study.closed_by, "method": study.spec.method,
             "trials": study.used, "budget": study.spec.budget.trials, "running": study.counts["running"],
             "complete": study.counts["complete"], "fail": study.counts["fail"],
@@ -20,7 +20,7 @@ def study_state(state: State, study: Study, elapsed_s: float) -> dict[str, Any]:
     spec = study.spec
     return {
         "study": study.name, "state": study.status, "closed_by": study.closed_by,
-        "objectives": [goal.model_dump(exclude_none=True) for goal in spec.goals],
+        "objectives": [goal.model_dump(exclude_none=True) for goal in study.goals],
         "space": spec.space.model_dump(mode="json", exclude_unset=True), "space_rev": study.space_rev,
         "trials": {**study.counts, "total": study.used},
         "budget": {"trials": spec.budget.trials, "wall": spec.budget.wall, "cost": spec.budget.cost,
@@ -39,7 +39,7 @@ def best(study: Study) -> dict[str, Any] | None:
 
 
 def named(study: Study, values: tuple[float, ...] | None) -> dict[str, float] | None:
-    return None if values is None else {goal.name: value for goal, value in zip(study.spec.goals, values, strict=True)}
+    return None if values is None else {goal.name: value for goal, value in zip(study.goals, values, strict=True)}
 
 
 def eta_s(study: Study, elapsed_s: float) -> float | None:
