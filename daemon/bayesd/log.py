@@ -22,7 +22,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -32,7 +32,9 @@ from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 import aiosqlite
 import orjson
 
-from bayesd.study.canonical import ZERO, canonical, leaf_hash
+from bayesd.study.canonical import ZERO, leaf_hash
+from bayesd.study.row import Fields
+from bayesd.study.row import Row as Row
 
 APPLICATION_ID = 0x62617964     # "bayd", for file(1)
 FORMAT = 1                      # user_version: raised when an older bayesd must not touch the file
@@ -90,7 +92,6 @@ WAL_MAX_BYTES = 16 * 2**20      # beyond this `checkpoint` cuts the WAL file dow
 SNAPSHOTS_KEPT = 2
 
 AnyPath: TypeAlias = str | os.PathLike[str]
-Fields: TypeAlias = tuple[int, bytes, bytes, str, str | None, int | None, str, str | None]
 Progress: TypeAlias = Callable[[int], None]
 T = TypeVar("T")
 
@@ -152,31 +153,6 @@ class LogBug(LogError, AssertionError):
 
 
 # --- What a log holds --------------------------------------------------------------------------
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One event as it is stored. `Row.of(envelope)` makes it; the order of fields is the table's."""
-
-    seq: int
-    body: bytes
-    hash: bytes
-    type: str
-    study: str | None
-    trial: int | None
-    actor: str
-    cmd: str | None
-
-    @classmethod
-    def of(cls, envelope: Mapping[str, Any]) -> "Row":
-        """The row of an envelope, whose `seq` and `prev` are already set."""
-        body = canonical(envelope)
-        return cls(envelope["seq"], body, leaf_hash(body), envelope["type"], envelope.get("study"),
-                   envelope.get("trial"), envelope["actor"], envelope.get("cmd"))
-
-    @property
-    def fields(self) -> Fields:
-        return self.seq, self.body, self.hash, self.type, self.study, self.trial, self.actor, self.cmd
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

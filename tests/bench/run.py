@@ -188,9 +188,9 @@ def make_log(path: Path, trials: int) -> int:
                 rules.on_tell(desk, worker, Tell(id=f"t.{number}", study="d", trial=number, fence=1,
                                                  value=number / 7, seconds=12.5))
                 if number % 500 == 0:
-                    await log.append(desk.take_rows())  # type: ignore[arg-type]
+                    await log.append(desk.take_rows())
                     desk.committed(desk.state.seq)
-            await log.append(desk.take_rows())  # type: ignore[arg-type]
+            await log.append(desk.take_rows())
             return desk.state.seq
         finally:
             await log.close()

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -204,15 +203,15 @@ BAD_BATCHES: dict[str, Callable[[tuple[int, bytes]], list[Row]]] = {
     "an old event again": lambda head: [Row.of(event(1, ZERO))],
     "another prev": lambda head: [Row.of(event(head[0] + 1, "ab" * 32))],
     "no prev": lambda head: [Row.of({k: v for k, v in event(head[0] + 1, "").items() if k != "prev"})],
-    "a wrong hash": lambda head: [replace(following(head, 1)[0], hash=bytes(32))],
-    "another seq in the body": lambda head: [replace(Row.of(event(9, head[1].hex())), seq=head[0] + 1)],
-    "another type beside the body": lambda head: [replace(following(head, 1)[0], type="trial.failed")],
-    "another study beside the body": lambda head: [replace(following(head, 1)[0], study=None)],
-    "another trial beside the body": lambda head: [replace(following(head, 1)[0], trial=77)],
-    "another actor beside the body": lambda head: [replace(following(head, 1)[0], actor="daemon")],
-    "another command beside the body": lambda head: [replace(following(head, 1)[0], cmd=None)],
-    "no JSON": lambda head: [replace(following(head, 1)[0], body=b"{", hash=leaf_hash(b"{"))],
-    "no object": lambda head: [replace(following(head, 1)[0], body=b"7", hash=leaf_hash(b"7"))],
+    "a wrong hash": lambda head: [following(head, 1)[0]._replace(hash=bytes(32))],
+    "another seq in the body": lambda head: [Row.of(event(9, head[1].hex()))._replace(seq=head[0] + 1)],
+    "another type beside the body": lambda head: [following(head, 1)[0]._replace(type="trial.failed")],
+    "another study beside the body": lambda head: [following(head, 1)[0]._replace(study=None)],
+    "another trial beside the body": lambda head: [following(head, 1)[0]._replace(trial=77)],
+    "another actor beside the body": lambda head: [following(head, 1)[0]._replace(actor="daemon")],
+    "another command beside the body": lambda head: [following(head, 1)[0]._replace(cmd=None)],
+    "no JSON": lambda head: [following(head, 1)[0]._replace(body=b"{", hash=leaf_hash(b"{"))],
+    "no object": lambda head: [following(head, 1)[0]._replace(body=b"7", hash=leaf_hash(b"7"))],
 }
 
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.problem import Fit, Problem, Proposal
+from bayesd.study.row import Row
 from bayesd.study.state import Data, Event, Lease, State, Study, apply
 from bayesd_schemas.messages import Ask
 
@@ -26,23 +26,6 @@ PATIENCE_S = 90.0     # an unserved ask lapses this long after its last copy or 
 ANSWER_S = 1.5        # every ask is answered within 2 s; this leaves half a second for the way
 
 NOT_CRITICAL = frozenset(("daemon.stopped", "clock.jumped", "study.winner"))
-
-
-class Row(NamedTuple):
-    """One event as the log stores it."""
-
-    seq: int
-    body: bytes
-    hash: bytes
-    type: str
-    study: str | None
-    trial: int | None
-    actor: str
-    cmd: str | None
-
-    @property
-    def fields(self) -> tuple[int, bytes, bytes, str, str | None, int | None, str, str | None]:
-        return self
 
 
 class Letter(NamedTuple):
@@ -176,9 +159,9 @@ class Desk:
             envelope["trial"] = trial
         if cmd is not None:
             envelope["cmd"] = cmd
-        body = canonical(envelope)
-        event = Event(seq, leaf_hash(body), type, name, trial, actor, cmd, data)
-        self._rows.append(Row(seq, body, event.hash, type, name, trial, actor, cmd))
+        row = Row.of(envelope)
+        event = Event(seq, row.hash, type, name, trial, actor, cmd, data)
+        self._rows.append(row)
         apply(state, event)
         if name is not None:
             self.touched.add(name)

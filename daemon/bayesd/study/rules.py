@@ -520,6 +520,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
     event = desk.record(type, data, actor=f"worker/{worker}", study=study, trial=trial.number,
                         cmd=tell.id, elapsed=study.status == "open")
     _receipt(desk, worker, tell.id, "late" if type == "outcome.late" else "recorded", event.seq, event.hash)
+    if type == "lease.released":
+        _lost(desk, trial)             # given back after a close: nobody will have it any more
     _moved(desk, study)
 
 

@@ -1,0 +1,32 @@
+"""One event as bytes: what the desk hands over and what a log stores."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from bayesd.study.canonical import canonical, leaf_hash
+
+Fields: TypeAlias = tuple[int, bytes, bytes, str, str | None, int | None, str, str | None]
+
+
+class Row(NamedTuple):
+    """One event as it is stored. `body` is the truth; the rest are copies out of it, in the table's order."""
+
+    seq: int
+    body: bytes
+    hash: bytes
+    type: str
+    study: str | None
+    trial: int | None
+    actor: str
+    cmd: str | None
+
+    @classmethod
+    def of(cls, envelope: Mapping[str, Any]) -> "Row":
+        """The row of an envelope, whose `seq` and `prev` are already set."""
+        body = canonical(envelope)
+        return cls(envelope["seq"], body, leaf_hash(body), envelope["type"], envelope.get("study"),
+                   envelope.get("trial"), envelope["actor"], envelope.get("cmd"))
+
+    @property
+    def fields(self) -> Fields:
+        return tuple(self)
