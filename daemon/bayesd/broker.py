@@ -17,7 +17,6 @@ import errno
 import importlib.util
 import logging
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -284,12 +283,13 @@ def _mosquitto_binary() -> str | None:
 
 def _mosquitto_config(port: int) -> str:
     # mosquitto started by root would change its user, and the kernel then forgets to end it with its parent.
+    user = "user root\n" if os.geteuid() == 0 else ""
     return f"""\
 listener {port} 127.0.0.1
 allow_anonymous true
 set_tcp_nodelay true
 persistence false
-user {pwd.getpwuid(os.geteuid()).pw_name}
+{user}\
 max_queued_messages 100000
 max_inflight_messages 1000
 max_packet_size {PACKET_MAX_BYTES}
@@ -386,6 +386,7 @@ def _child(way: str, parent_pid: int, command: list[str]) -> NoReturn:
 
 
 def _ask_kernel_to_end_us(parent_pid: int) -> None:
+    # The kernel watches the thread that started us: the one of the event loop, which lives as long as the daemon.
     import ctypes
 
     pr_set_pdeathsig = 1

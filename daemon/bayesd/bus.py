@@ -49,7 +49,7 @@ MESSAGE_MAX_BYTES = 120_000            # brokers hang up on larger packets, and 
 TRIES_MAX = 3                          # so often is a QoS 1 message sent over connections that die unanswered
 UNACKED_MAX = 1000                     # QoS 1 messages on their way to the broker; more wait in the queue
 WRITE_HIGH_BYTES = 1024 * 1024         # a broker that reads slower than this much behind makes messages wait
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024                 # about 200 messages, after which others have their turn
 PACKET_MAX_BYTES = 1024 * 1024         # a larger packet is skipped, acknowledged and counted, never held
 FIRST_PUBLISH_ID = 1024                # packet ids below are left to paho, which numbers subscriptions from 1
 
@@ -79,7 +79,7 @@ class Bus(Protocol):
 
     @property
     def last_error(self) -> str | None:
-        """The sentence that explains the present outage, or None."""
+        """The sentence that explains the present outage, or the last one until a connection has stood a while."""
         ...
 
     async def run(self, on_message: Callable[[str, bytes, Ack], None], on_connect: Callable[[], None]) -> None:
@@ -292,6 +292,7 @@ class _Link:
         self._client: aiomqtt.Client | None = None
         self._sock: socket.socket | None = None
         self._paho_socket = _PahoSocket(self)
+        self._tls_sock: ssl.SSLSocket | None = None
         self._partial = bytearray()      # the beginning of a packet whose end has not come; see PACKET_MAX_BYTES
         self._partial_need = 0           # with fewer bytes than this there is nothing to parse
         self._skip_bytes = 0             # what is left of a packet that was too large
@@ -324,6 +325,8 @@ class _Link:
         # Files are read at each connect, so that a new certificate or password needs no restart.
         password, context = await asyncio.to_thread(
             lambda: (self._address.password(), self._address.tls_context()))
+        if context is not None:
+            self._remember_tls_socket(context)
         will = self._will
         client = self._client = aiomqtt.Client(
             self._address.host,
@@ -355,14 +358,27 @@ class _Link:
                 entering.result()
             except aiomqtt.MqttError as error:
                 raise BusError(_sentence(error, self._address)) from error
-            except ssl.CertificateError as error:
-                raise BusError(_sentence(error, self._address)) from error
+            except UnicodeError as error:
+                raise BusError(
+                    f"The host name {self._address.host!r} of the broker cannot be one: check its spelling.") from error
             self._take_over(paho)
         except BaseException:
             entering.cancel()
             await asyncio.wait((entering,))
             self._abandon(paho)
+            if self._tls_sock is not None:
+                self._tls_sock.close()
             raise
+
+    def _remember_tls_socket(self, context: ssl.SSLContext) -> None:
+        """paho loses its socket when the handshake fails, without closing it."""
+        wrap = context.wrap_socket
+
+        def remember(*args: Any, **kwargs: Any) -> ssl.SSLSocket:
+            self._tls_sock = wrap(*args, **kwargs)
+            return self._tls_sock
+
+        context.wrap_socket = remember   # type: ignore[method-assign]
 
     def _watch_for_early_end(self, paho: PahoClient) -> asyncio.Future[None]:
         """aiomqtt overlooks a connection that ends before its CONNACK, and would wait the whole timeout."""
@@ -395,8 +411,9 @@ class _Link:
         paho.on_socket_register_write = self._on_paho_writes
         paho.on_socket_unregister_write = None
         paho._sock = self._paho_socket
-        self._loop.add_reader(sock.fileno(), self._on_readable)
-        self._loop.call_soon(self._on_readable)   # TLS may hold decrypted bytes that no selector will announce
+        read = self._on_readable_tls if isinstance(sock, ssl.SSLSocket) else self._on_readable
+        self._loop.add_reader(sock.fileno(), read)
+        self._loop.call_soon(read)   # TLS may hold decrypted bytes that no selector will announce
 
     def _abandon(self, paho: PahoClient) -> None:
         """Leaves nothing of a failed try in the event loop, not even what a thread that still dials may open."""
@@ -493,9 +510,13 @@ class _Link:
         if self._freed:
             self._freed = False
             self._on_room()
-        if isinstance(sock, ssl.SSLSocket) and self._sock is not None:
+
+    def _on_readable_tls(self) -> None:
+        self._on_readable()
+        sock = self._sock
+        if isinstance(sock, ssl.SSLSocket):
             if sock.pending():
-                self._loop.call_soon(self._on_readable)
+                self._loop.call_soon(self._on_readable_tls)
             if self._out:
                 self._flush()   # TLS may have waited for these bytes before it could write
 
@@ -601,6 +622,7 @@ class _Link:
         name = topic.encode()
         size = 2 + len(name) + len(payload)
         if qos:
+            assert qos == 1, "QoS 2 is never used"
             packet_id = self._next_id
             while packet_id in self.unacked:
                 packet_id = packet_id + 1 if packet_id < 0xFFFF else FIRST_PUBLISH_ID
@@ -624,24 +646,24 @@ class _Link:
         if sock is None:
             return
         was_full = len(self._out) >= WRITE_HIGH_BYTES
+        wants_to_read = False
         try:
             sent = sock.send(self._out) if self._out else 0
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
             sent = 0
+        except ssl.SSLWantReadError:
+            sent, wants_to_read = 0, True   # waiting to write would spin; _on_readable_tls calls us
         except OSError as error:
             self.abort(_os_reason(error))
             return
         del self._out[:sent]
-        if self._out:
-            self._flush_due = True   # the selector calls, no further turn is needed
-            if not self._writer_set:
-                self._writer_set = True
-                self._loop.add_writer(sock.fileno(), self._flush)
-        else:
-            self._flush_due = False
-            if self._writer_set:
-                self._writer_set = False
-                self._loop.remove_writer(sock.fileno())
+        self._flush_due = bool(self._out)   # what is left is sent when the selector calls, not in the next turn
+        wants_to_write = self._flush_due and not wants_to_read
+        if wants_to_write and not self._writer_set:
+            self._loop.add_writer(sock.fileno(), self._flush)
+        elif self._writer_set and not wants_to_write:
+            self._loop.remove_writer(sock.fileno())
+        self._writer_set = wants_to_write
         if (was_full and len(self._out) < WRITE_HIGH_BYTES) or not self._out:
             self._on_room()
 
@@ -847,7 +869,10 @@ class MqttBus:
             self._opening = asyncio.create_task(link.open(self._filters, self._qos), name="mqtt opening")
             try:
                 await self._opening
-                await self._serve(link, on_connect)
+                if self._closing:   # close() came between the two
+                    await link.leave(1.0)
+                else:
+                    await self._serve(link, on_connect)
             except BusError as error:
                 self._explain(str(error))
             except asyncio.CancelledError:

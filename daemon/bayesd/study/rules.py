@@ -673,6 +673,7 @@ def end_lease(desk: Desk, trial: Trial, reason: StopReason) -> None:
     desk.record("lease.expired", {"fence": lease.fence, "reason": reason}, study=trial.study, trial=trial.number)
     desk.deadlines.pop(lease, None)
     desk.missed.pop(lease, None)
+    _lost(desk, trial)
     desk.send(lease.worker, "stop", _stop(trial.study.name, trial.number, lease.fence, reason))
 
 

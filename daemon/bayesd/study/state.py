@@ -320,6 +320,8 @@ def _study(state: State, event: Event) -> Study:
 
 def _study_created(state: State, event: Event) -> None:
     spec = StudySpec.model_validate(event.data["spec"])
+    if spec.enqueue:      # typed by the space: canonical JSON writes 1.0 as 1
+        spec = spec.model_copy(update={"enqueue": spec.first_points})
     name = intern(spec.name)
     state.studies[name] = Study(name, spec, event.seq, spec.goals, queue=list(spec.first_points))
 
@@ -579,7 +581,7 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     trial.seconds = _float(data.get("seconds"))
     trial.failure = data.get("class")
     trial.outcome_seq = event.seq
-    if trial.reports is not None and status != "pruned":
+    if trial.reports is not None and status != "pruned" and trial.failure != "lost":    # that may be held again
         trial.reports = {step: values for step, (values, *_) in trial.reports.items()}
     _move(trial, status)
     return trial

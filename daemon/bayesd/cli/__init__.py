@@ -1,0 +1,108 @@
+"""The command line: nouns, then verbs; the answer on stdout, talk on stderr.
+
+`main` is the one place where an exception becomes words and an exit code. The modules beside this
+one hold a noun each and import the daemon's parts only when a verb needs them, so the client verbs
+work on a light install.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from bayesd import __version__
+from bayesd.bus import BusError
+from bayesd.call import Refusal
+from bayesd.cli import hand, help, logs, server, studies, trials, watch, workers
+from bayesd.cli.common import CONFIG, DAMAGED, NO, UNREACHABLE, USAGE, Trouble
+from bayesd.config import ConfigError
+from bayesd.files import BadFile
+
+INTERRUPTED = 130      # what a shell makes of Ctrl-C
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="bayesd")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+def bayesd(debug: bool) -> None:
+    """An asynchronous tuning daemon: an append-only log, suggestions over MQTT, a posterior rebuilt by replay.
+
+    \b
+    First steps:
+      bayesd demo                                   see it work
+      bayesd serve                                  start the daemon
+      bayesd study create study.toml                declare what is searched
+      bayesd worker run --study S -- ./train {lr}   make any program a worker
+      bayesd watch S                                look on
+    """
+
+
+for _module in (server, studies, trials, workers, hand, watch, logs, help):
+    _module.register(bayesd)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and end the process with the exit code of the contract."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; what it raises becomes words and an exit code."""
+    try:
+        code = bayesd.main(list(arguments), prog_name="bayesd", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as head, has enough; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        code, text = explain(error)
+        click.echo(f"error: {text}", err=True)
+        return code
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """(exit code, words) of what went wrong."""
+    if isinstance(error, BaseExceptionGroup):
+        # A task group wraps what its tasks raise; the first that we can explain is the reason.
+        found = [explain(each) for each in error.exceptions]
+        return next((each for each in found if each[0] != _BUG), found[0])
+    if isinstance(error, Refusal):
+        return (USAGE if error.code in ("bad-field", "too-large", "bad-json") else NO), str(error)
+    if isinstance(error, BusError):
+        return UNREACHABLE, str(error)
+    if isinstance(error, BadFile):
+        return USAGE, str(error)
+    if isinstance(error, (Trouble, ConfigError)) or _is_ours(error, "bayesd.log", "LogError"):
+        return getattr(error, "exit_code", NO), str(error)
+    if _is_ours(error, "bayesd.broker", "BrokerError"):
+        return UNREACHABLE, str(error)
+    if _is_ours(error, "bayesd.study.state", "UnknownEvent"):
+        return CONFIG, str(error)
+    return _BUG, f"{type(error).__name__}: {error}. This is a bug: please report it with the output of --debug"
+
+
+_BUG = 70      # EX_SOFTWARE: nobody but us can mend it
+
+
+def _is_ours(error: BaseException, module: str, name: str) -> bool:
+    """Whether it is one of the daemon's errors, whose modules a light install cannot import."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(error, kind)
+
+
+__all__ = ["DAMAGED", "bayesd", "main", "run"]

@@ -1,0 +1,217 @@
+"""`bayesd ask` and `bayesd tell`: a person as a worker, one trial at a time."""
+
+import asyncio
+import contextlib
+import json
+import math
+import secrets
+import shlex
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import click
+
+from bayesd import show
+from bayesd.bus import Caller
+from bayesd.call import NoDaemon, Reach, clean, hand_name, read
+from bayesd.cli.common import NO, USAGE, Reaching, Trouble, Verb, reaching
+from bayesd.cli.studies import as_value
+from bayesd_schemas.names import is_name
+from bayesd_schemas.study import seconds
+
+AGAIN_S = 2.0
+
+
+def register(top: click.Group) -> None:
+    top.add_command(ask)
+    top.add_command(tell)
+
+
+def _lease(text: str) -> float:
+    try:
+        return float(seconds(text)) if not _is_number(text) else float(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _is_number(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
+def _name(given: str | None, reach: Reach) -> str:
+    """Whose hand it is: with broker users, theirs, because the access list knows no other."""
+    name = given or (clean(reach.address.username) if reach.address.username else hand_name())
+    if not is_name(name):
+        raise Trouble(f"{name!r} is not a worker's name: up to 64 of a-z, 0-9, dot, dash and underscore", USAGE)
+    return name
+
+
+# --- Ask -------------------------------------------------------------------------------------------
+
+
+@click.command("ask", cls=Verb, example="bayesd ask digits-svm\nbayesd ask digits-svm --lease 2h | jq .params")
+@click.argument("study")
+@click.option("--name", help="Work under this worker's name; default hand-USER-HOST.")
+@click.option("--lease", type=_lease, default=3600.0, metavar="TIME",
+              help="How long the trial is ours; afterwards others may get it. Default 1h.")
+@reaching
+def ask(study: str, name: str | None, lease: float, reach: Reaching) -> None:
+    """Get one trial of STUDY: the grant as JSON, and the command that tells its result.
+
+    Ends with 1 when there is nothing to try, or not now.
+    """
+    where = reach()
+    hand = _name(name, where)
+    answer = asyncio.run(_ask(where, hand, study, lease))
+    click.echo(json.dumps(answer, ensure_ascii=False))
+    if "params" not in answer:
+        words = {"closed": f"{study} is closed", "waiting": "there is nothing to try now"}
+        reason = answer.get("detail") or answer.get("reason") or ""
+        raise Trouble(f"{words.get(answer['status'], answer['status'])}" + (f" ({reason})" if reason else ""))
+    show.talk(f"try    {show.params(answer['params'])}")
+    show.talk(f"tell   {tell_command(answer, hand, where, name)}")
+
+
+def tell_command(grant: dict[str, Any], hand: str, reach: Reach, name: str | None) -> str:
+    """What to type when the result is known; it works from another terminal, too."""
+    words = ["bayesd", "tell", grant["study"], str(grant["trial"]), "VALUE", "--fence", str(grant["fence"])]
+    if name is not None:
+        words += ["--name", hand]
+    if reach.root:
+        words += ["--root", reach.root]
+    words += ["--broker", reach.address.url]
+    if reach.address.username is not None:
+        words += ["--username", reach.address.username]
+    return shlex.join(words)
+
+
+async def _ask(reach: Reach, hand: str, study: str, lease_s: float) -> dict[str, Any]:
+    topics, id = reach.topics, f"ask.{secrets.token_hex(6)}"
+    message: dict[str, Any] = {"id": id, "run": f"hand.{secrets.token_hex(4)}", "study": study, "lease_s": lease_s}
+    async with reach.caller(topics.to(hand, "grant"), topics.to(hand, "receipt"), name=hand) as caller:
+        async for said in _answers(caller, topics.sent(hand, "ask"), message, reach):
+            if said.get("ask") == id and "params" in said:
+                return said
+            if said.get("id") == id:
+                return said if said["status"] != "waiting" else await _withdraw(caller, reach, hand, message, said)
+    raise NoDaemon(_silence(reach))
+
+
+async def _withdraw(caller: Caller, reach: Reach, hand: str, message: dict[str, Any],
+                    waiting: dict[str, Any]) -> dict[str, Any]:
+    """Nobody will wait here, so the ask may not stand: a trial that is granted to it would be lost for its lease."""
+    taken_back = {**message, "n": 0}
+    async for said in _answers(caller, reach.topics.sent(hand, "ask"), taken_back, reach):
+        if said.get("ask") == message["id"] and "params" in said:
+            return said
+        if said.get("id") == message["id"] and said["status"] != "waiting":
+            break
+    return waiting
+
+
+async def _answers(caller: Caller, topic: str, message: dict[str, Any], reach: Reach) -> AsyncIterator[dict[str, Any]]:
+    """Send a message again and again until the time is up; yield whatever comes."""
+    payload = json.dumps(message, ensure_ascii=False).encode()
+    until = time.monotonic() + reach.timeout_s
+    while (left_s := until - time.monotonic()) > 0:
+        await caller.publish(topic, payload)
+        async for heard in caller.messages(min(AGAIN_S, left_s)):
+            said = read(heard)
+            if said is not None:
+                yield said
+
+
+def _silence(reach: Reach) -> str:
+    return (f"The broker at {reach.address.url} answers, but no daemon replied within {reach.timeout_s:g} s: start one"
+            f" with `bayesd serve --broker {reach.address.url}`, or check --broker and --root.")
+
+
+# --- Tell ------------------------------------------------------------------------------------------
+
+
+@click.command("tell", cls=Verb, context_settings={"ignore_unknown_options": True},
+               example="bayesd tell digits-svm 7 0.94 --fence 1\n"
+                       "bayesd tell digits-svm 7 accuracy=0.94 size=12 --fence 1\n"
+                       "bayesd tell digits-svm 7 --state fail --error \"out of memory\" --class oom")
+@click.argument("study")
+@click.argument("trial", type=click.IntRange(min=1))
+@click.argument("values", nargs=-1, metavar="[VALUE | METRIC=VALUE ...]")
+@click.option("--fence", type=click.IntRange(min=1), default=1, show_default=True,
+              help="The number of the lease; `bayesd ask` printed it.")
+@click.option("--state", type=click.Choice(["complete", "fail", "pruned", "released"]), default="complete",
+              show_default=True, help="released gives the trial back.")
+@click.option("--folds", is_flag=True, help="The values are the folds of a cross-validation.")
+@click.option("--class", "class_", type=click.Choice(["crash", "timeout", "oom", "nonfinite", "other"]),
+              help="What kind of failure.")
+@click.option("--error", help="What went wrong.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="How long the training took.")
+@click.option("--cost", type=click.FloatRange(min=0), help="What it cost.")
+@click.option("--name", help="The worker's name that asked; default hand-USER-HOST.")
+@reaching
+def tell(study: str, trial: int, values: tuple[str, ...], fence: int, state: str, folds: bool, class_: str | None,
+         error: str | None, seconds: float | None, cost: float | None, name: str | None, reach: Reaching) -> None:
+    """Tell the result of a trial, and wait until it is on the daemon's disk.
+
+    The same result may be told again: it is recorded once. Ends with 1 when it is rejected.
+    """
+    where = reach()
+    hand = _name(name, where)
+    message = {"id": f"t.{study}.{trial}.{fence}", "study": study, "trial": trial, "fence": fence, "state": state,
+               **_outcome(values, state, folds),
+               **{key: value for key, value in (("class", class_), ("error", error), ("seconds", seconds),
+                                                ("cost", cost)) if value is not None}}
+    receipt = asyncio.run(_tell(where, hand, message))
+    click.echo(json.dumps(receipt, ensure_ascii=False))
+    status = receipt["status"]
+    if status == "rejected":
+        raise Trouble(f"rejected: {receipt.get('detail') or receipt.get('reason')}", NO)
+    show.talk({"recorded": f"recorded as event {receipt.get('seq')}",
+               "duplicate": f"recorded already, as event {receipt.get('seq')}",
+               "late": "late: another result of this trial counts; yours is kept as an observation",
+               }.get(status, status))
+
+
+def _outcome(values: tuple[str, ...], state: str, folds: bool) -> dict[str, Any]:
+    """The outcome in one of its three ways: value, values or folds."""
+    if not values:
+        if state == "complete":
+            raise Trouble("a value is missing, for example: bayesd tell digits-svm 7 0.94", USAGE)
+        return {}
+    if any("=" in word for word in values):
+        pairs = [word.partition("=") for word in values]
+        return {"values": {key: _number(text) for key, _, text in pairs}}
+    if folds:
+        return {"folds": [_number(text) for text in values]}
+    if len(values) > 1:
+        raise Trouble("several values need names (accuracy=0.94 size=12), or --folds", USAGE)
+    return {"value": _number(values[0])}
+
+
+def _number(text: str) -> Any:
+    """A measurement. JSON has no word for nan and infinity, so they go as text."""
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise Trouble(f"{text!r} is not a number, for example 0.94", USAGE) from error
+    return as_value(text) if math.isfinite(number) and not isinstance(as_value(text), str) else \
+        number if math.isfinite(number) else text
+
+
+async def _tell(reach: Reach, hand: str, message: dict[str, Any]) -> dict[str, Any]:
+    topics = reach.topics
+    async with reach.caller(topics.to(hand, "receipt"), name=hand) as caller:
+        last: dict[str, Any] | None = None
+        async for said in _answers(caller, topics.sent(hand, "tell"), message, reach):
+            if said.get("id") == message["id"]:
+                last = said
+                if "retry_after_s" not in said:      # with it the result is not on disk yet: it is sent again
+                    return said
+    if last is not None:
+        return last
+    raise NoDaemon(_silence(reach))
+
+

@@ -1,0 +1,70 @@
+"""`bayesd doctor`, `bayesd demo` and `bayesd completion`: for the first minute, and for bad ones."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from bayesd import show
+from bayesd.cli.common import NO, USAGE, Reaching, Trouble, Verb, format_option, need, reaching
+
+_RC = {"bash": ("~/.bashrc", 'eval "$(bayesd completion bash)"'),
+       "zsh": ("~/.zshrc", 'eval "$(bayesd completion zsh)"'),
+       "fish": ("~/.config/fish/config.fish", "bayesd completion fish | source")}
+
+
+def register(top: click.Group) -> None:
+    top.add_command(doctor)
+    top.add_command(demo)
+    top.add_command(completion)
+
+
+@click.command("completion", cls=Verb, example="eval \"$(bayesd completion bash)\"")
+@click.argument("shell", type=click.Choice(list(_RC)))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what makes the shell complete bayesd's words."""
+    found = get_completion_class(shell)
+    if found is None:
+        raise Trouble(f"this click knows no completion for {shell}", USAGE)
+    file, line = _RC[shell]
+    click.echo(found(context.find_root().command, {}, "bayesd", "_BAYESD_COMPLETE").source())
+    show.talk(f"to have it always, put this line into {file}:\n  {line}")
+
+
+@click.command("doctor", cls=Verb, example="bayesd doctor\nbayesd doctor --broker mqtts://broker.example -f json")
+@click.option("--log", type=click.Path(path_type=Path), help="The log file to look at; default where serve puts it.")
+@reaching
+@format_option
+def doctor(log: Path | None, reach: Reaching, format: str) -> None:
+    """What is wrong, and what to do: broker, way to the daemon, clock, disk, versions. Ends with 1 if something is."""
+    from bayesd.doctor import examine
+    findings = asyncio.run(examine(reach(), log))
+    marks = {"ok": "ok", "warn": "look", "bad": "BAD"}
+    rows = [{"check": each.check, "state": each.state, "finding": each.finding, "advice": each.advice}
+            for each in findings]
+    shown: list[dict[str, Any]] = [{**row, "mark": marks[str(row["state"])], "words": row["finding"]
+                                    + (f"; {row['advice']}" if row["advice"] else "")} for row in rows]
+    show.rows(format, rows if format in ("json", "yaml") else shown,
+              [show.Column("mark", ""), show.Column("check", "CHECK"), show.Column("words", "FINDING")])
+    bad = sum(row["state"] == "bad" for row in rows)
+    if bad:
+        raise Trouble(f"{bad} of {len(rows)} checks are bad", NO)
+
+
+@click.command("demo", cls=Verb, example="bayesd demo\nbayesd demo --dir /tmp/first-minute --trials 12")
+@click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path("bayesd-demo"), show_default=True,
+              help="Where its files go; an older demo there is moved aside.")
+@click.option("--trials", type=click.IntRange(8, 500), default=24, show_default=True)
+@click.option("--port", type=click.IntRange(1024, 65535), default=None, help="Port of the broker; default a free one.")
+def demo(folder: Path, trials: int, port: int | None) -> None:
+    """See it work: a real model is tuned by three workers; one of them and the daemon are killed on the way.
+
+    Ends with 0 only if nothing was lost, nothing counted twice, and the log proves it.
+    """
+    need("bayesd.daemon")
+    need("sklearn")
+    from bayesd import demo as show_it
+    raise click.exceptions.Exit(show_it.run(folder, trials=trials, port=port))

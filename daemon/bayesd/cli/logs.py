@@ -1,0 +1,264 @@
+"""`bayesd log`: prove a log, replay it to any moment, read it, carry it away."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bayesd import show
+from bayesd.call import Client
+from bayesd.cli import offline, phrases
+from bayesd.cli.common import Reaching, format_option, need, reaching, verb
+from bayesd.show import Column
+
+POLL_S = 0.5
+
+
+def register(top: click.Group) -> None:
+    top.add_command(log)
+
+
+@click.group()
+def log() -> None:
+    """Prove a log, replay it to any moment, read it, carry it away."""
+
+
+_file = click.argument("file", type=click.Path(path_type=Path))
+
+
+# --- Verify ------------------------------------------------------------------------------------------
+
+
+@verb(log, "verify", "bayesd log verify tuning.db")
+@_file
+@format_option
+def verify(file: Path, format: str) -> None:
+    """Check bytes, chain and state of FILE, offline. Ends with 65 and names the event when it is damaged."""
+    verify_file(file, format)
+
+
+def verify_file(file: Path, format: str) -> None:
+    """Show what of a log verifies, then raise its damage, if there is any."""
+    logs = need("bayesd.log")
+    with show.progress("verifying", offline.count(file)) as advance:
+        report = logs.verify(file, on_progress=advance)
+    saved = {each.seq: each for each in _snapshots(file)} if report.damage is None else {}
+    damage = report.damage
+    codec, digest = need("bayesd.study.snapshot").CODEC, need("bayesd.study.snapshot").digest
+
+    def check(state: Any, event: Any) -> None:
+        # A daemon starts from a snapshot, so one that the events do not bear out is damage, too.
+        nonlocal damage
+        snapshot = saved.get(event.seq)
+        if snapshot is not None and snapshot.codec == codec and snapshot.digest.hex() != digest(state) and not damage:
+            damage = logs.Damaged(event.seq, "its snapshot, a cache, is not the state that the events make")
+    folded = offline.fold(file, str(report.seq) if damage is not None else None, on_event=check, what="folding")
+    damage = damage or folded.damage
+    answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
+              "epoch": report.epoch, "chain": "intact" if report.damage is None else "broken",
+              "state": digest(folded.state), "snapshots": len(saved), "studies": len(folded.state.studies),
+              "first": folded.first_time, "last": folded.time, "damage": None if damage is None else damage.why,
+              "damaged_seq": None if damage is None else damage.seq}
+    show.record(format, answer, [(key, value) for key, value in answer.items() if value is not None],
+                ["damaged" if damage else "verified", folded.events, answer["head"]])
+    if damage is not None:
+        raise damage
+
+
+def _snapshots(file: Path) -> list[Any]:
+    """The snapshots in a file: they are a cache, and only `verify` looks at them without a daemon."""
+    logs = need("bayesd.log")
+    with logs._reading(file.resolve()) as db:
+        return [logs.Snapshot(*row) for row in db.execute("SELECT seq, codec, digest, blob FROM snapshot ORDER BY seq")]
+
+
+# --- Replay ------------------------------------------------------------------------------------------
+
+
+@verb(log, "replay", "bayesd log replay tuning.db\nbayesd log replay tuning.db --at 120\n"
+                     "bayesd log replay tuning.db --at 2026-11-23T09:00:00Z -f json")
+@_file
+@click.option("--at", metavar="SEQ|TIME", help="That moment; default the end. A time without a zone is UTC.")
+@format_option
+def replay(file: Path, at: str | None, format: str) -> None:
+    """The state of every study at any past moment, its posterior rebuilt from the log."""
+    folded = offline.fold(file, at)
+    digest = need("bayesd.study.snapshot").digest(folded.state)
+    studies = [_moment(folded, study) for study in folded.state.studies.values()]
+    state = {"seq": folded.state.seq, "time": folded.time, "log": folded.state.log, "epoch": folded.state.epoch,
+             "digest": digest, "workers": len(folded.state.workers), "studies": studies}
+    lines: list[tuple[str, Any]] = [(key, state[key]) for key in ("seq", "time", "log", "epoch", "digest")]
+    for study in studies:
+        lines += _lines(study)
+    show.record(format, state, lines, [state["seq"], digest])
+    folded.must_be_whole()
+
+
+def _moment(folded: offline.Folded, study: Any) -> dict[str, Any]:
+    view = need("bayesd.study.view")
+    return {"study": study.name, "state": study.status, "closed_by": study.closed_by,
+            "trials": {**study.counts, "total": study.used}, "best": view.best(study),
+            "elapsed_s": study.elapsed_s, "fit": _fit(study), "posterior": _posterior(folded, study)}
+
+
+def _fit(study: Any) -> dict[str, Any] | None:
+    fit = study.fit
+    return None if fit is None else {"model": fit.model, "n": fit.n, "theta": list(fit.theta), "seq": study.fit_seq}
+
+
+def _posterior(folded: offline.Folded, study: Any) -> dict[str, Any] | None:
+    """What the model believes at the data, by one factorisation with the recorded fit: nothing is fitted again."""
+    if study.fit is None or not study.history:
+        return None
+    problem = offline.problem(folded, study)
+    means, sds = need("bayesd.optimize").posterior_at_data(problem)
+    sign = 1.0 if problem.directions[0] == "minimize" else -1.0
+    measured = [i for i, seen in enumerate(problem.history) if seen.values is not None]
+    if not measured:
+        return None
+    top = min(measured, key=lambda i: (sign * means[i], problem.history[i].trial))
+    return {"observations": len(problem.history), "best_trial": problem.history[top].trial, "mean": means[top],
+            "sd": sds[top]}
+
+
+def _lines(study: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "", ""
+    yield "study", study["study"]
+    yield "state", f"{study['state']} by {study['closed_by']}" if study["closed_by"] else study["state"]
+    yield "trials", {state: n for state, n in study["trials"].items() if n}
+    best, fit, posterior = study["best"], study["fit"], study["posterior"]
+    if best is not None:
+        yield "best", f"{show.cell(best['value'])}  trial {best['trial']}  {show.params(best['params'])}"
+    if fit is not None:
+        yield "fit", f"{fit['model']} of {fit['n']} observations, event {fit['seq']}"
+        yield "theta", " ".join(f"{each:.4g}" for each in fit["theta"])
+    if posterior is not None:
+        yield "posterior", (f"at {posterior['observations']} observations; highest belief in trial "
+                            f"{posterior['best_trial']}: {show.cell(posterior['mean'])} ± {posterior['sd']:.2g}")
+
+
+# --- Read ----------------------------------------------------------------------------------------------
+
+_EVENTS = (Column("seq", "SEQ", True), Column("time", "TIME"), Column("type", "TYPE"), Column("where", "WHERE"),
+           Column("phrase", "WHAT"))
+
+
+def _choosing(command: Any) -> Any:
+    for option in (
+            click.option("--study", help="Only events of this study."),
+            click.option("--trial", type=int, help="Only events of this trial."),
+            click.option("--type", "type_", metavar="TYPE", help="Only types that begin so: trial, study.closed.")):
+        command = option(command)
+    return command
+
+
+def _wanted(body: dict[str, Any], study: str | None, trial: int | None, type_: str | None) -> bool:
+    return ((study is None or body.get("study") == study) and (trial is None or body.get("trial") == trial)
+            and (type_ is None or str(body["type"]).startswith(type_)))
+
+
+def _row(body: dict[str, Any]) -> dict[str, Any]:
+    where = body.get("study") or ""
+    return {"seq": body["seq"], "time": str(body["time"])[:23].replace("T", " "), "type": body["type"],
+            "where": f"{where} #{body['trial']}" if body.get("trial") else where, "phrase": phrases.of(body)}
+
+
+@verb(log, "show", "bayesd log show tuning.db\nbayesd log show tuning.db --study digits-svm --trial 7")
+@_file
+@_choosing
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Begin behind this seq.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many events.")
+@format_option
+def show_(file: Path, study: str | None, trial: int | None, type_: str | None, after: int, limit: int | None,
+          format: str) -> None:
+    """Events of FILE in words, oldest first."""
+    logs, loads = need("bayesd.log"), need("orjson").loads
+    found: list[dict[str, Any]] = []
+    damage = None
+    try:
+        for _, body, _ in logs.read_events(file, after):
+            envelope = loads(body)
+            if _wanted(envelope, study, trial, type_):
+                found.append(envelope if format in ("json", "yaml") else _row(envelope))
+                if limit is not None and len(found) >= limit:
+                    break
+    except logs.Damaged as error:
+        damage = error
+    show.rows(format, found, _EVENTS, "no such events")
+    if damage is not None:
+        raise damage
+
+
+@verb(log, "export", "bayesd log export tuning.db > events.jsonl")
+@_file
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here; default standard output.")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Begin behind this seq.")
+def export(file: Path, output: Path | None, after: int) -> None:
+    """Events of FILE as JSON, one a line, byte for byte as they were hashed."""
+    logs = need("bayesd.log")
+    events = logs.read_events(file, after)
+    with show.progress("exporting", offline.count(file)) as advance:
+        target = output.open("wb") if output is not None else sys.stdout.buffer
+        try:
+            for seq, body, _ in events:
+                target.write(body + b"\n")
+                if seq % 1000 == 0:
+                    advance(seq)
+            target.flush()
+        finally:
+            if output is not None:
+                target.close()
+
+
+@verb(log, "tail", "bayesd log tail\nbayesd log tail --study digits-svm -f json | jq .type")
+@_choosing
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True,
+              help="Begin with so many events that are there already.")
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Go on as events come.")
+@click.option("-f", "--format", "format", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@reaching
+def tail(reach: Reaching, study: str | None, trial: int | None, type_: str | None, lines: int, follow: bool,
+         format: str) -> None:
+    """Events of a running daemon as they are committed; Ctrl-C ends it. JSON is one event a line."""
+    asyncio.run(_tail(reach, study, trial, type_, lines, follow, format))
+
+
+async def _tail(reach: Reaching, study: str | None, trial: int | None, type_: str | None, lines: int, follow: bool,
+                format: str) -> None:
+    args = {"study": study} if study else {}
+    async with Client(reach()) as client:
+        recent: list[dict[str, Any]] = []
+        after, old = 0, True
+        while True:
+            page = await client.request("events", {**args, "after": after})
+            for body in page["events"]:
+                after = max(after, body["seq"])
+                if _wanted(body, study, trial, type_):
+                    recent.append(body)
+            after = max(after, page.get("next") or 0)
+            more = page.get("next") is not None
+            if old and more:
+                del recent[:-lines or len(recent)]       # the beginning of a long log is not kept
+                continue
+            for body in recent[-lines if lines else len(recent):] if old else recent:
+                _print(body, format)
+            recent.clear()
+            old = False
+            if not more:
+                if not follow:
+                    return
+                await asyncio.sleep(POLL_S)
+
+
+def _print(body: dict[str, Any], format: str) -> None:
+    if format == "json":
+        click.echo(json.dumps(body, ensure_ascii=False))
+    else:
+        row = _row(body)
+        click.echo(f"{row['seq']:>6}  {row['time']}  {row['type']:<16}  {row['where']}  {row['phrase']}".rstrip())
+
+

@@ -1,0 +1,341 @@
+"""`bayesd study`: declare, look at, and steer studies."""
+
+import asyncio
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bayesd import show
+from bayesd.call import Client, Refusal, once
+from bayesd.cli import offline
+from bayesd.cli.common import NO, USAGE, Reaching, Trouble, format_option, log_option, reaching, verb
+from bayesd.files import read_changes, read_study
+from bayesd.show import Column
+
+RULES = ("best", "mean", "one-se")
+BEST_TIMEOUT_S = 60.0      # the rule `mean` rebuilds a posterior
+
+
+def register(top: click.Group) -> None:
+    top.add_command(study)
+
+
+@click.group()
+def study() -> None:
+    """Declare, look at, and steer studies."""
+
+
+# --- Create ----------------------------------------------------------------------------------------
+
+
+@verb(study, "create", "bayesd study create digits.toml\nbayesd study create - < digits.toml")
+@click.argument("file")
+@reaching
+@format_option
+def create(file: str, reach: Reaching, format: str) -> None:
+    """Create a study from FILE (TOML, JSON or YAML). The same file again changes nothing."""
+    given = read_study(file)
+
+    async def go() -> dict[str, Any]:
+        async with Client(reach()) as client:
+            return await client.answer("study.create", {"spec": given.data})
+    try:
+        answer = asyncio.run(go())
+    except Refusal as refused:
+        raise Trouble(f"{given.name}: {refused}", USAGE if refused.code == "bad-field" else NO) from refused
+    row = answer["result"]
+    name = given.spec.name
+    if answer["status"] == "exists":
+        show.talk(f"study {name} exists already, from the same file")
+    else:
+        show.talk(f"study {name} is open; next: bayesd worker run --study {name} -- PROGRAM, or bayesd watch {name}")
+    _show_row(format, row)
+
+
+# --- Look ------------------------------------------------------------------------------------------
+
+_STUDIES = (Column("study", "STUDY"), Column("state", "STATE"), Column("method", "METHOD"),
+            Column("trials", "TRIALS", True), Column("budget", "BUDGET", True), Column("running", "RUNNING", True),
+            Column("complete", "COMPLETE", True), Column("fail", "FAIL", True), Column("metric", "METRIC"),
+            Column("best", "BEST", True))
+
+
+def _show_row(format: str, row: dict[str, Any]) -> None:
+    keys = {**row, "state": f"{row['state']} by {row['closed_by']}"} if row.get("closed_by") else row
+    show.record(format, row, [(column.title.lower(), keys.get(column.key)) for column in _STUDIES],
+                [row["study"], row["state"]])
+
+
+@verb(study, "list", "bayesd study list\nbayesd study list --log tuning.db -f json")
+@reaching
+@format_option
+@log_option
+def list_(reach: Reaching, format: str, log: Path | None) -> None:
+    """All studies of the log."""
+    if log is None:
+        show.rows(format, asyncio.run(_all(reach, "study.list", "studies")), _STUDIES, "no studies yet")
+    else:
+        folded = offline.fold(log)
+        show.rows(format, offline.study_rows(folded), _STUDIES, "no studies in this log")
+        folded.must_be_whole()
+
+
+async def _all(reach: Reaching, verb: str, name: str, args: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    async with Client(reach()) as client:
+        return await client.all(verb, name, args)
+
+
+@verb(study, "show", "bayesd study show digits-svm\nbayesd study show digits-svm --log tuning.db")
+@click.argument("name", metavar="STUDY")
+@reaching
+@format_option
+@log_option
+def show_(name: str, reach: Reaching, format: str, log: Path | None) -> None:
+    """Everything about a study."""
+    if log is None:
+        _show_study(format, asyncio.run(once(reach(), "study.show", {"study": name})))
+    else:
+        folded = offline.fold(log)
+        _show_study(format, offline.study_page(folded, name))
+        folded.must_be_whole()
+
+
+def _show_study(format: str, page: dict[str, Any]) -> None:
+    best, budget, spec = page["best"], page["budget"], page["spec"]
+    counts = {state: n for state, n in page["trials"].items() if state != "total" and n}
+    state = f"{page['state']} by {page['closed_by']}" if page["closed_by"] else page["state"]
+    limits: list[tuple[str, Any, Any, Callable[[Any], str]]] = [
+        ("trials", budget["trials"], budget["used_trials"], str),
+        ("wall", budget["wall"], budget["used_wall"], show.duration),
+        ("cost", budget["cost"], budget["used_cost"], show.cell)]
+    lines = [("study", page["study"]), ("state", state), ("method", f"{spec.get('method', 'bayes')}, "
+                                                                    f"seed {spec.get('seed', 0)}"),
+             ("objective", ", ".join(f"{goal['direction']} {goal['name']}" for goal in page["objectives"])),
+             ("trials", show.params(counts) if counts else "none yet"),
+             *((f"budget {name}", f"{text(used)} of {text(limit)}") for name, limit, used, text in limits
+               if limit is not None),
+             ("eta", show.duration(page["eta_s"])),
+             ("best", "-" if best is None else f"{show.cell(best['value'])}  trial {best['trial']}  "
+                                               f"{show.params(best['params'])}"),
+             ("queued", page["queued"] or None),
+             *((f"space {name}", _parameter(parameter)) for name, parameter in page["space"].items()),
+             ("log", f"{page['log']}  epoch {page['epoch']}  seq {page['seq']}")]
+    show.record(format, page, [(label, text) for label, text in lines if text is not None],
+                [page["state"], best["value"] if best else None])
+
+
+def _parameter(declared: dict[str, Any]) -> str:
+    words = str(declared["type"])
+    if "choices" in declared:
+        words += f" {show.cell(declared['choices'])}"
+    else:
+        words += f" {declared['low']:g} to {declared['high']:g}"
+        if declared.get("scale", "linear") != "linear":
+            words += f", {declared['scale']}"
+    return words + (f"  when {show.params(declared['when'])}" if declared.get("when") else "")
+
+
+# --- Steer -----------------------------------------------------------------------------------------
+
+
+def _steer(reach: Reaching, verb: str, args: dict[str, Any], format: str, done: str) -> None:
+    async def go() -> dict[str, Any]:
+        async with Client(reach()) as client:
+            return await client.answer(verb, args)
+    answer = asyncio.run(go())
+    row = answer["result"]
+    if "again" in row:       # a copy of our request was answered from the log: what it made is not repeated
+        row = asyncio.run(once(reach(), "study.show", {"study": args["study"]}))
+        show.talk(done)
+        _show_study(format, row)
+        return
+    show.talk(f"nothing changed: {args['study']} is {row['state']} already" if answer["status"] == "exists" else done)
+    _show_row(format, row)
+
+
+@verb(study, "pause", "bayesd study pause digits-svm")
+@click.argument("name", metavar="STUDY")
+@reaching
+@format_option
+def pause(name: str, reach: Reaching, format: str) -> None:
+    """Hand out no new trials; running ones go on, and the wall budget stands still."""
+    _steer(reach, "study.pause", {"study": name}, format, f"{name} is paused; bayesd study resume {name} goes on")
+
+
+@verb(study, "resume", "bayesd study resume digits-svm")
+@click.argument("name", metavar="STUDY")
+@reaching
+@format_option
+def resume(name: str, reach: Reaching, format: str) -> None:
+    """Hand out trials again."""
+    _steer(reach, "study.resume", {"study": name}, format, f"{name} is open again")
+
+
+@verb(study, "close", "bayesd study close digits-svm --running stop")
+@click.argument("name", metavar="STUDY")
+@click.option("--running", type=click.Choice(["finish", "stop"]), default="finish", show_default=True,
+              help="What becomes of running trials.")
+@reaching
+@format_option
+def close(name: str, running: str, reach: Reaching, format: str) -> None:
+    """End a study for good. Results of running trials are still recorded."""
+    _steer(reach, "study.close", {"study": name, "running": running}, format,
+           f"{name} is closed; next: bayesd study best {name}")
+
+
+@verb(study, "amend", "bayesd study amend digits-svm budget.trials=100\nbayesd study amend digits-svm changes.toml")
+@click.argument("name", metavar="STUDY")
+@click.argument("changes", nargs=-1, required=True, metavar="(FILE | KEY=VALUE ...)")
+@reaching
+@format_option
+def amend(name: str, changes: tuple[str, ...], reach: Reaching, format: str) -> None:
+    """Change parts of an open study from now on: budget, lease, retry, late, noise, tags, method, space.
+
+    Old trials stay as they are. FILE holds the changed parts only. VALUE is JSON, or else text; a
+    parameter of the space that is set to null leaves it.
+    """
+    if len(changes) == 1 and "=" not in changes[0]:
+        given = read_changes(changes[0])
+    else:
+        given = {}
+        for path, value in _pairs(changes):
+            _put(given, path.split("."), value)
+    _steer(reach, "study.amend", {"study": name, "changes": given}, format, f"{name} is amended")
+
+
+@verb(study, "enqueue", "bayesd study enqueue digits-svm C=1.0 kernel=rbf")
+@click.argument("name", metavar="STUDY")
+@click.argument("params", nargs=-1, required=True, metavar="KEY=VALUE ...")
+@reaching
+@format_option
+def enqueue(name: str, params: tuple[str, ...], reach: Reaching, format: str) -> None:
+    """Try this point next, before any drawn one. VALUE is JSON, or else text."""
+    result = asyncio.run(once(reach(), "study.enqueue", {"study": name, "params": dict(_pairs(params))}))
+    show.record(format, result, [(key, value) for key, value in result.items()], [result.get("queued")])
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, Any]]:
+    out = []
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign or not key:
+            raise Trouble(f"{word!r} is not KEY=VALUE, for example C=1.0", USAGE)
+        out.append((key, as_value(text)))
+    return out
+
+
+def as_value(text: str) -> Any:
+    """JSON if it is JSON, else the text itself: kernel=rbf needs no quotes."""
+    with suppress(ValueError):
+        return json.loads(text)
+    return text
+
+
+def _put(into: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
+        into = into.setdefault(part, {})
+        if not isinstance(into, dict):
+            raise Trouble(f"{part} is given as a value and as a table", USAGE)
+    into[path[-1]] = value
+
+
+# --- The winner ------------------------------------------------------------------------------------
+
+
+@verb(study, "best", "bayesd study best digits-svm\nbayesd study best digits-svm --rule one-se -f json")
+@click.argument("name", metavar="STUDY")
+@click.option("--rule", type=click.Choice(RULES), default="best", show_default=True,
+              help="best: the best observed value; mean: the best by the model; one-se: the cheapest within one "
+                   "standard error of the best.")
+@reaching
+@format_option
+@log_option
+def best(name: str, rule: str, reach: Reaching, format: str, log: Path | None) -> None:
+    """The winner, and why it is the winner. Ends with 1 when there is none yet."""
+    if log is None:
+        async def go() -> dict[str, Any]:
+            async with Client(reach()) as client:
+                result: dict[str, Any] = await client.request(
+                    "study.best", {"study": name, "rule": rule}, timeout_s=max(client.reach.timeout_s, BEST_TIMEOUT_S))
+                return result
+        _show_best(format, asyncio.run(go()))
+    else:
+        folded = offline.fold(log)
+        _show_best(format, offline.winner(folded, name, rule))
+        folded.must_be_whole()
+
+
+def _show_best(format: str, chosen: dict[str, Any]) -> None:
+    if chosen["trial"] is None:
+        if format in ("json", "yaml"):
+            show.record(format, chosen, (), ())
+        raise Trouble(f"{chosen['study']}: {chosen['reason']}")
+    error = f" ± {show.cell(chosen['se'])}" if chosen.get("se") is not None else ""
+    show.record(format, chosen, [
+        ("study", chosen["study"]), ("trial", chosen["trial"]), ("value", f"{show.cell(chosen['value'])}{error}"),
+        *((name, value) for name, value in chosen["params"].items()),
+        ("why", f"{chosen['reason']} (rule {chosen['rule']})")], [chosen["value"]])
+
+
+# --- Export ----------------------------------------------------------------------------------------
+
+
+@verb(study, "export", "bayesd study export digits-svm -o trials.csv\n"
+                       "bayesd study export digits-svm --format jsonl --log tuning.db | jq .values")
+@click.argument("name", metavar="STUDY")
+@click.option("-f", "--format", "format", type=click.Choice(["csv", "jsonl"]),
+              help="Default: what the name of the output ends in, else csv.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here; default standard output.")
+@reaching
+@log_option
+def export(name: str, format: str | None, output: Path | None, reach: Reaching, log: Path | None) -> None:
+    """All trials of a study: parameters, values, state, worker, one trial a line."""
+    folded = None
+    if log is None:
+        trials = asyncio.run(_all(reach, "trial.list", "trials", {"study": name}))
+    else:
+        folded = offline.fold(log)
+        trials = offline.trial_rows(folded, name)
+    format = format or (output.suffix[1:] if output is not None and output.suffix in (".csv", ".jsonl") else "csv")
+    text = _csv(trials) if format == "csv" else "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in trials)
+    _write(output, text)
+    if output is not None:
+        show.talk(f"{len(trials)} trials in {output}")
+    if folded is not None:
+        folded.must_be_whole()
+
+
+def _csv(trials: Sequence[dict[str, Any]]) -> str:
+    """One column for each parameter and each metric; what is not there is empty."""
+    def names(part: str) -> list[str]:
+        return list(dict.fromkeys(name for row in trials for name in row[part] or ()))
+    params, values = names("params"), names("values")
+    plain = ["trial", "state", "se", "seconds", "class", "sampler", "fence", "worker"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*plain[:2], *(f"params.{name}" for name in params), *(f"values.{name}" for name in values),
+                     *plain[2:]])
+    for row in trials:
+        writer.writerow([*(row[key] for key in plain[:2]), *(row["params"].get(name) for name in params),
+                         *((row["values"] or {}).get(name) for name in values), *(row[key] for key in plain[2:])])
+    return out.getvalue()
+
+
+def _write(output: Path | None, text: str) -> None:
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        with closing(output.open("w", encoding="utf-8", newline="")) as file:
+            file.write(text)
+    except OSError as error:
+        raise Trouble(f"{output} cannot be written ({error.strerror})", 74) from error
+
+

@@ -1,0 +1,106 @@
+"""`bayesd trial`: look at single trials, end them, or take them back."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from bayesd import show
+from bayesd.call import Client, once
+from bayesd.cli.common import Reaching, format_option, reaching, verb
+from bayesd.show import Column
+
+
+def register(top: click.Group) -> None:
+    top.add_command(trial)
+
+
+@click.group()
+def trial() -> None:
+    """Look at single trials, end them, or take them back."""
+
+
+def _values(values: dict[str, float]) -> str:
+    """One metric as its number; several by name."""
+    return show.cell(next(iter(values.values()))) if len(values) == 1 else show.params(values)
+
+
+_TRIALS = (Column("trial", "TRIAL", True), Column("state", "STATE"), Column("values", "VALUE", True, _values),
+           Column("se", "SE", True), Column("seconds", "SECONDS", True), Column("worker", "WORKER"),
+           Column("sampler", "SAMPLER"), Column("params", "PARAMS"))
+
+
+@verb(trial, "list", "bayesd trial list digits-svm\nbayesd trial list digits-svm --state fail -f json")
+@click.argument("study")
+@click.option("--state", type=click.Choice(["running", "waiting", "complete", "fail", "pruned", "voided"]),
+              help="Only trials in this state.")
+@reaching
+@format_option
+def list_(study: str, state: str | None, reach: Reaching, format: str) -> None:
+    """The trials of a study, in their order."""
+    async def go() -> list[dict[str, Any]]:
+        async with Client(reach()) as client:
+            return await client.all("trial.list", "trials", {"study": study})
+    found = [row for row in asyncio.run(go()) if state in (None, row["state"])]
+    show.rows(format, found, _TRIALS, "no trials" + (f" in state {state}" if state else " yet"))
+
+
+@verb(trial, "show", "bayesd trial show digits-svm 7")
+@click.argument("study")
+@click.argument("number", type=click.IntRange(min=1), metavar="TRIAL")
+@reaching
+@format_option
+def show_(study: str, number: int, reach: Reaching, format: str) -> None:
+    """Everything about a trial: its leases, reports and late outcomes."""
+    page = asyncio.run(once(reach(), "trial.show", {"study": study, "trial": number}))
+    _show(format, page)
+
+
+def _show(format: str, page: dict[str, Any]) -> None:
+    lines: list[tuple[str, Any]] = [("trial", page["trial"]), ("state", page["state"])]
+    if page.get("class"):
+        lines.append(("class", page["class"]))
+    lines += [("params", page["params"]), ("value", _values(page["values"]) if page["values"] else None),
+              ("se", page["se"]), ("seconds", page["seconds"]), ("sampler", page["sampler"])]
+    for lease in page.get("leases", ()):
+        lines.append((f"lease {lease['fence']}", f"{lease['worker']}  run {lease['run']}  {lease['lease_s']:g} s  "
+                                                 f"{lease['ended'] or 'open'}"))
+    lines += [(f"step {step}", values) for step, values in page.get("reports", ())]
+    lines += [("late", f"{late['state']}  {show.cell(late['values'])}") for late in page.get("late", ())]
+    show.record(format, page, lines, [page["state"], _values(page["values"]) if page["values"] else None])
+
+
+@verb(trial, "cancel", "bayesd trial cancel digits-svm 7 --reason \"diverges\"")
+@click.argument("study")
+@click.argument("number", type=click.IntRange(min=1), metavar="TRIAL")
+@click.option("--reason", help="Why; it is kept in the log.")
+@reaching
+@format_option
+def cancel(study: str, number: int, reason: str | None, reach: Reaching, format: str) -> None:
+    """End a trial for good: its worker is stopped, and the optimiser learns of a failure."""
+    args = {"study": study, "trial": number, **({"reason": reason} if reason else {})}
+    _change(reach, "trial.cancel", args, format, "cancelled")
+
+
+@verb(trial, "void", "bayesd trial void digits-svm 7 --reason \"the sensor was unplugged\"")
+@click.argument("study")
+@click.argument("number", type=click.IntRange(min=1), metavar="TRIAL")
+@click.option("--reason", required=True, help="Why; it is kept in the log.")
+@reaching
+@format_option
+def void(study: str, number: int, reason: str, reach: Reaching, format: str) -> None:
+    """Take a trial out of what the optimiser knows. Its old events stay in the log."""
+    _change(reach, "trial.void", {"study": study, "trial": number, "reason": reason}, format, "void")
+
+
+def _change(reach: Reaching, verb: str, args: dict[str, Any], format: str, done: str) -> None:
+    async def go() -> tuple[str, dict[str, Any]]:
+        async with Client(reach()) as client:
+            answer = await client.answer(verb, args)
+            # A copy of our request is answered without the trial, so that is asked for in any case.
+            page: dict[str, Any] = await client.request("trial.show", {"study": args["study"], "trial": args["trial"]})
+            return answer["status"], page
+    status, page = asyncio.run(go())
+    show.talk(f"nothing changed: trial {args['trial']} is {page['state']} already" if status == "exists"
+              else f"trial {args['trial']} of {args['study']} is {done}")
+    _show(format, page)

@@ -1,0 +1,70 @@
+"""`bayesd worker`: make a program a worker, and look after the workers there are."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from bayesd import show
+from bayesd.call import Client, once
+from bayesd.cli.common import Reaching, Verb, format_option, reaching, verb
+from bayesd.show import Column
+
+
+class _WithRun(click.Group):
+    """`worker run` is the client's own command; it is imported when it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), "run"})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return _run() if name == "run" else super().get_command(ctx, name)
+
+
+def _run() -> click.Command:
+    from bayesd_client.cli import worker_run
+    return Verb(
+        worker_run.name, params=worker_run.params, callback=worker_run.callback, help=worker_run.help,
+        context_settings=worker_run.context_settings,
+        example="bayesd worker run --study digits-svm -- python train.py --lr {lr} --depth {depth}\n"
+                "bayesd worker run --study digits-svm --slots 4 -- ./train    (parameters as JSON in BAYESD_PARAMS)")
+
+
+@click.group(cls=_WithRun)
+def worker() -> None:
+    """Make a program a worker, and look after the workers there are."""
+
+
+def register(top: click.Group) -> None:
+    top.add_command(worker)
+
+
+def _leases(leases: list[list[Any]]) -> str:
+    return ", ".join(f"{study} #{trial}" for study, trial, _ in leases) or "-"
+
+
+_WORKERS = (Column("worker", "WORKER"), Column("run", "RUN"), Column("runs", "RUNS", True),
+            Column("leases", "HOLDS", text=_leases), Column("revoked", "REVOKED"))
+
+
+@verb(worker, "list", "bayesd worker list")
+@reaching
+@format_option
+def list_(reach: Reaching, format: str) -> None:
+    """Workers that the log knows, and what they hold."""
+    async def go() -> list[dict[str, Any]]:
+        async with Client(reach()) as client:
+            return await client.all("worker.list", "workers")
+    show.rows(format, asyncio.run(go()), _WORKERS, "no workers yet")
+
+
+@verb(worker, "revoke", "bayesd worker revoke gpu-7 --reason \"its results are wrong\"")
+@click.argument("name", metavar="WORKER")
+@click.option("--reason", help="Why; it is kept in the log.")
+@reaching
+@format_option
+def revoke(name: str, reason: str | None, reach: Reaching, format: str) -> None:
+    """Give a worker nothing more and take nothing more from it; its trials are offered again."""
+    row = asyncio.run(once(reach(), "worker.revoke", {"worker": name, **({"reason": reason} if reason else {})}))
+    show.talk(f"{name} is revoked")
+    show.record(format, row, list(row.items()), [row.get("worker", name)])

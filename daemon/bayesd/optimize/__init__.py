@@ -1,0 +1,44 @@
+"""Where to look next: a pure function of everything a study knows.
+
+`suggest` never raises and keeps nothing between calls; see `bayesd.study.problem` for what goes
+in and what comes out.
+"""
+
+from dataclasses import replace
+
+from bayesd.optimize import bayes, samplers
+from bayesd.optimize.threads import one_blas_thread
+from bayesd.study.problem import Problem, Suggestion
+
+__all__ = ["posterior_at_data", "suggest"]
+
+
+def suggest(problem: Problem, count: int = 1) -> Suggestion:
+    """Propose the next `count` points; each later one treats the earlier ones as pending.
+
+    Whatever goes wrong in the numbers, a plainer sampler answers and says so in `fallback`.
+    """
+    if count < 1:
+        return Suggestion(())
+    try:
+        if problem.method == "random":
+            return samplers.random(problem, count)
+        if problem.method == "sobol":
+            return samplers.sobol_points(problem, count)
+        if problem.method == "grid":
+            return samplers.grid(problem, count)
+        with one_blas_thread():
+            return bayes.suggest(problem, count)
+    except Exception as error:      # a study must go on; the log says why it did so on random points
+        return samplers.random(replace(problem, repeats=problem.repeats and problem.method != "grid"), count,
+                               fallback=f"{problem.method}: {type(error).__name__}: {error}"[:200])
+
+
+def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What the model believes at each observation of the history: (means, sds), metric units.
+
+    With several objectives: of the first. Where no model can be made, what was observed, and a
+    standard deviation of 0. A failed trial has the mean that the model gives to failures.
+    """
+    with one_blas_thread():
+        return bayes.posterior_at_data(problem)

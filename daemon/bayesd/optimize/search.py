@@ -1,0 +1,247 @@
+"""Where the acquisition function is highest: a sweep, a climb, and moves of one coordinate.
+
+Notation
+    U (n, p)    candidates in the unit cube, a number for every parameter, active or not
+
+The sweep looks everywhere and around the best data points, the climb refines the few best
+candidates along their real axes, and the moves change one discrete axis at a time, which no
+gradient can. Points that are known are left out before the sweep, not after it: in a small space
+every top candidate would be one of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from bayesd.optimize import sobol
+from bayesd.optimize.acquisition import log_ei, log_ei_gradient
+from bayesd.optimize.encode import Bools, Cube, Ints
+from bayesd.optimize.posterior import Design, Posterior
+from bayesd.optimize.streams import Floats, Stream, Words
+
+EVERYWHERE = 768        # shifted Sobol points of the sweep
+AROUND = 512            # perturbations of the best data points
+STARTS = 8
+CLIMBS = 12             # steps of the climb
+ROUNDS = 3              # rounds of one-coordinate moves
+SWEEP_BITS = 20         # grid of the candidates
+CLIMB_BITS = 18         # grid of climbed points: coarser, because a climb gathers rounding errors
+FEW = 12                # an axis of at most this many cells is tried in full
+CURVED_MAX = 100        # more numeric axes than this climb along the gradient alone
+MOVES_MAX = 2000        # in one round; with more discrete axes than that allows, each round draws some
+RELAXED = 20            # an ordered axis of more cells than this also takes part in the climb
+
+_STEPS = np.array([1.0, 0.25, 0.0625])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Candidates in falling order of acquisition, none of them known."""
+
+    U: Floats
+    acquisition: Floats
+
+
+def maximise(posterior: Posterior, best: float, stream: Stream, centres: Floats, known: Floats) -> Found:
+    """Search for the highest log EI.
+
+    `centres` are the best data points; rows of `known` (both unit coordinates) are left out.
+    """
+    design = posterior.kernel.design
+    of = design.of
+    taken = np.sort(_fingerprints(of, of.snap(known, SWEEP_BITS)))
+
+    def free(U: Floats) -> Bools:
+        prints = _fingerprints(of, U)
+        at = np.minimum(np.searchsorted(taken, prints), max(len(taken) - 1, 0))
+        return taken[at] != prints if len(taken) else np.ones(len(U), dtype=np.bool_)
+
+    def value(U: Floats) -> Floats:
+        mean, variance = posterior.predict(design.features(U))
+        return log_ei(mean, variance, best)
+
+    U = np.vstack([_everywhere(stream, of.p), _around(stream, of, centres)])
+    U = of.snap(U, SWEEP_BITS)
+    U = U[free(U)]
+    if not len(U):
+        return Found(np.empty((0, of.p)), np.empty(0))
+    scores = value(U)
+    chosen = _diverse(posterior, design, U, scores)
+    V, reached = U[chosen], scores[chosen]
+    climbed = of.snap(_climb(posterior, best, V), CLIMB_BITS)
+    V, reached = _better(V, reached, climbed, value, free)
+    for _ in range(ROUNDS if any(axis.kind != "real" for axis in of.axes) else 0):
+        owner, W = _moves(of, V, stream)
+        ok = free(W)
+        owner, W = owner[ok], W[ok]
+        if not len(W):
+            break
+        gained = value(W)
+        any_better = False
+        for i in range(len(V)):
+            mine = np.flatnonzero(owner == i)
+            if len(mine) and gained[k := mine[int(np.argmax(gained[mine]))]] > reached[i]:
+                V[i], reached[i], any_better = W[k], gained[k], True
+        if not any_better:
+            break
+    # The sweep's best stay in the list: should all climbed points turn out known, they are next.
+    spare = np.argsort(-scores, kind="stable")[:64]
+    V, reached = np.vstack([V, U[spare]]), np.concatenate([reached, scores[spare]])
+    _, first = np.unique(_fingerprints(of, of.snap(V, SWEEP_BITS)), return_index=True)
+    first = np.sort(first)
+    # Rounded, so that of two climbs to one top the same comes first on every machine.
+    order = first[np.argsort(-np.round(reached[first], 6), kind="stable")]
+    return Found(V[order], reached[order])
+
+
+def _everywhere(stream: Stream, p: int) -> Floats:
+    shifted = sobol.net(p, 1 << (EVERYWHERE - 1).bit_length())[:EVERYWHERE] + stream.uniform(p)
+    return np.asarray(shifted - np.floor(shifted))
+
+
+def _around(stream: Stream, of: Cube, centres: Floats) -> Floats:
+    """Perturbed data points: steps of every size, half of them along few axes."""
+    p = of.p
+    base = centres[np.arange(AROUND) % len(centres)]
+    size = 2.0 ** (-1 - 8 * stream.uniform(AROUND, 1))
+    step = size * ndtri(np.clip(stream.uniform(AROUND, p), 1e-12, 1 - 1e-12))
+    sparse = np.arange(AROUND)[:, None] % 2 == 0
+    few = stream.uniform(AROUND, p) < min(1.0, 2.0 / p)
+    few[np.arange(AROUND), (stream.uniform(AROUND) * p).astype(np.int64)] = True
+    move = np.where(sparse, few, True)
+    out = np.clip(base + np.where(move, step, 0.0), 0.0, 1.0)
+    # A step has no direction among categories: one that moves is drawn anew, now and then.
+    fresh, drawn = stream.uniform(AROUND, p), stream.uniform(AROUND, p)
+    redrawn = move & (drawn < np.where(sparse, 0.5, 1 / 3))
+    for j, axis in enumerate(of.axes):
+        if axis.kind == "choice":
+            out[:, j] = np.where(redrawn[:, j], fresh[:, j], base[:, j])
+    return out
+
+
+def _diverse(posterior: Posterior, design: Design, U: Floats, scores: Floats) -> Ints:
+    """The best candidate and good ones at some distance, in length scales, from those before."""
+    order = np.argsort(-scores, kind="stable")[:256]
+    S = posterior.kernel.scaled(design.features(U[order]))
+    nearest = np.full(len(order), np.inf)
+    picked: list[int] = []
+    for _ in range(min(STARTS, len(order))):
+        far = np.flatnonzero(nearest > 0.1)
+        i = int(far[0]) if len(far) else next(k for k in range(len(order)) if k not in picked)
+        picked.append(i)
+        nearest = np.minimum(nearest, np.einsum("ij,ij->i", S - S[i], S - S[i]))
+        nearest[i] = 0.0
+    return np.asarray(order[picked], dtype=np.int64)
+
+
+def _climb(posterior: Posterior, best: float, V: Floats) -> Floats:
+    """Projected BFGS from all rows of V at once; three step lengths are tried in one batch.
+
+    Nocedal and Wright, Numerical Optimization, equation 6.17, preconditioned by length scales.
+    """
+    design = posterior.kernel.design
+    of, m = design.of, design.m
+    numeric = [of.axes[j] for j in design.numeric]
+    free_axes = np.array([axis.kind == "real" or axis.cells > RELAXED for axis in numeric], dtype=np.bool_)
+    if not free_axes.any():
+        return V
+    X = design.features(V)
+    movable = free_axes & of.active(V)[:, design.numeric]                  # (b, m)
+    rows = np.arange(len(V))
+    x = X[:, :m].copy()
+    rest = X[:, m:]
+
+    def evaluate(x: Floats, rest: Floats) -> tuple[Floats, Floats]:
+        mean, variance, d_mean, d_variance = posterior.predict_gradient(np.hstack([x, rest]))
+        return log_ei_gradient(mean, variance, d_mean, d_variance, best)
+
+    f, g = evaluate(x, rest)
+    g = np.where(movable, g, 0.0)
+    length = np.minimum(posterior.kernel.lengths[:m], 1.0)
+    start = np.zeros((len(V), m, m)) if m <= CURVED_MAX else np.zeros((1, 1, 1))
+    if m <= CURVED_MAX:
+        start[:, np.arange(m), np.arange(m)] = (0.3 * length) ** 2
+    H = start.copy()
+    for _ in range(CLIMBS):
+        inward = movable & ~((x <= 0) & (g < 0)) & ~((x >= 1) & (g > 0))
+        d = np.where(inward, g, 0.0)
+        d = np.einsum("bij,bj->bi", H, d) if m <= CURVED_MAX else (0.3 * length) ** 2 * d
+        d = np.where(inward, d, 0.0)
+        # A step of more than half a length scale leaves the part of the model that made it.
+        d /= np.maximum(1.0, np.max(np.abs(d) / (0.5 * length), axis=1))[:, None]
+        tried = np.clip(x[:, None, :] + _STEPS[:, None] * d[:, None, :], 0.0, 1.0)
+        ft, gt = evaluate(tried.reshape(-1, m), np.repeat(rest, len(_STEPS), axis=0))
+        ft = ft.reshape(len(V), -1)
+        gt = np.where(movable[:, None, :], gt.reshape(len(V), len(_STEPS), m), 0.0)
+        k = np.argmax(ft, axis=1)
+        up = ft[rows, k] > f
+        if m <= CURVED_MAX:
+            s, y = tried[rows, k] - x, g - gt[rows, k]
+            # A failed step: begin again with a shorter one.
+            H = np.where(up[:, None, None], _updated(H, s, y), start / 16)
+        x = np.where(up[:, None], tried[rows, k], x)
+        g = np.where(up[:, None], gt[rows, k], g)
+        f = np.where(up, ft[rows, k], f)
+    out = V.copy()
+    for column, j in enumerate(design.numeric):
+        out[:, j] = np.where(movable[:, column], x[:, column], V[:, j])
+    return out
+
+
+def _updated(H: Floats, s: Floats, y: Floats) -> Floats:
+    """The BFGS update of inverse Hessians (b, m, m), without cubic products; flat steps change nothing."""
+    sy = np.einsum("bi,bi->b", s, y)
+    curved = sy > 1e-12
+    rho = np.where(curved, 1 / np.where(curved, sy, 1.0), 0.0)
+    Hy = np.einsum("bij,bj->bi", H, y)
+    cross = rho[:, None, None] * s[:, :, None] * Hy[:, None, :]
+    gain = rho + rho * rho * np.einsum("bi,bi->b", y, Hy)
+    return np.asarray(H - cross - cross.transpose(0, 2, 1) + gain[:, None, None] * s[:, :, None] * s[:, None, :])
+
+
+def _better(V: Floats, reached: Floats, W: Floats, value: Callable[[Floats], Floats],
+            free: Callable[[Floats], Bools]) -> tuple[Floats, Floats]:
+    """Row by row the higher of V and W, if W is free."""
+    gained = np.where(free(W), value(W), -np.inf)
+    up = gained > reached
+    return np.where(up[:, None], W, V), np.where(up, gained, reached)
+
+
+def _moves(of: Cube, V: Floats, stream: Stream) -> tuple[Ints, Floats]:
+    """Every row of V with one discrete axis changed: (row it came from, candidate)."""
+    owners, moved = [], []
+    active = of.active(V)
+    discrete = [j for j, axis in enumerate(of.axes) if axis.kind != "real" and axis.cells > 1]
+    most = max(1, MOVES_MAX // (len(V) * FEW))
+    if len(discrete) > most:
+        drawn = np.argsort(stream.uniform(len(discrete)), kind="stable")[:most]
+        discrete = [discrete[i] for i in np.sort(drawn).tolist()]
+    for j in discrete:
+        axis = of.axes[j]
+        cell = axis.cell(V[:, j])
+        if axis.cells <= FEW:
+            targets = np.broadcast_to(np.arange(axis.cells), (len(V), axis.cells))
+        elif axis.kind == "choice":
+            targets = np.floor(stream.uniform(len(V), FEW) * axis.cells).astype(np.int64)
+        else:
+            hops = np.array([1, 2, 3, 5, 9])
+            targets = np.clip(cell[:, None] + np.concatenate([-hops, hops]), 0, axis.cells - 1)
+        row, column = np.nonzero((targets != cell[:, None]) & active[:, j][:, None])
+        U = V[row]
+        U[:, j] = axis.centre(targets[row, column])
+        owners.append(row)
+        moved.append(U)
+    if not moved:
+        return np.empty(0, dtype=np.int64), np.empty((0, of.p))
+    return np.concatenate(owners), np.vstack(moved)
+
+
+_MIX = np.random.Philox(key=[0, 0], counter=(0, 0, 0, 0)).random_raw(2048) | np.uint64(1)
+
+
+def _fingerprints(of: Cube, U: Floats) -> Words:
+    """A 64-bit number for each configuration; inactive coordinates do not count."""
+    quantised = np.floor(of.pin(U) * 2.0**SWEEP_BITS + 0.5).astype(np.uint64)
+    return np.asarray((quantised * _MIX[: of.p]).sum(axis=1, dtype=np.uint64))

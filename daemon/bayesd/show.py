@@ -1,0 +1,157 @@
+"""What people and programs are shown: tables, JSON, YAML or bare values on stdout, talk on stderr.
+
+A table is for people and may change; the other three are for programs and hold every field.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import click
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+FORMATS = ("table", "json", "yaml", "value")
+PATIENCE_S = 1.0      # a bar that would be gone before anybody reads it is not shown
+
+
+def talk(text: str = "") -> None:
+    """Words for the person at the terminal; never mixed with the answer."""
+    click.echo(text, err=True)
+
+
+def console(stream: IO[str]) -> Console:
+    """A console that never folds or cuts a line which a program reads."""
+    wide = None if stream.isatty() else 100_000
+    return Console(file=stream, width=wide, highlight=False, soft_wrap=not stream.isatty())
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: which key, under which title; numbers stand to the right."""
+
+    key: str
+    title: str
+    right: bool = False
+    text: Callable[[Any], str] | None = None
+
+    def of(self, row: Mapping[str, Any]) -> str:
+        value = row.get(self.key)
+        return self.text(value) if self.text is not None and value is not None else cell(value)
+
+
+def cell(value: Any) -> str:
+    """A value in a table or a bare line."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return params(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(cell(each) for each in value)
+    return str(value)
+
+
+def params(values: Mapping[str, Any]) -> str:
+    """A configuration in one line: C=3.1 kernel=poly."""
+    return "  ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={cell(value)}"
+                     for name, value in values.items())
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 1:02:03 or 02:03."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that fits."""
+    value, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.3g} {units[0]}"
+
+
+def rows(format: str, items: Sequence[Mapping[str, Any]], columns: Sequence[Column], empty: str = "") -> None:
+    """A list of like things."""
+    if format in ("json", "yaml"):
+        _dump(format, list(items))
+    elif format == "value":
+        for item in items:
+            click.echo("\t".join(column.of(item) for column in columns))
+    elif not items and empty:
+        talk(empty)
+    else:
+        click.echo(table([[column.of(item) for column in columns] for item in items], columns))
+
+
+def record(format: str, item: Mapping[str, Any], lines: Sequence[tuple[str, Any]], value: Sequence[Any]) -> None:
+    """One thing: all of it for programs, `lines` of (label, text) for people, `value` for a shell variable."""
+    if format in ("json", "yaml"):
+        _dump(format, item)
+    elif format == "value":
+        click.echo("\t".join(cell(each) for each in value))
+    else:
+        width = max((len(label) for label, _ in lines), default=0)
+        for label, text in lines:
+            click.echo(f"{label:{width}}  {cell(text)}".rstrip())
+
+
+def table(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> str:
+    """Aligned text; with colour when somebody looks."""
+    terminal = sys.stdout.isatty()
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if terminal else "",
+                 show_edge=False)
+    for column in columns:
+        grid.add_column(column.title, justify="right" if column.right else "left", no_wrap=True,
+                        overflow="ellipsis")      # "ignore" would ignore the justification, too
+    for row in cells:
+        grid.add_row(*row)
+    out = console(sys.stdout)
+    with out.capture() as capture:
+        out.print(grid, markup=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _dump(format: str, value: Any) -> None:
+    if format == "json":
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal for work that lasts: call the result with how much is done in all."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TimeRemainingColumn(), console=console(sys.stderr), transient=True)
+    task = bar.add_task(what, total=total, start=True)
+    began, started = time.monotonic(), False
+
+    def advance(done: int) -> None:
+        nonlocal started
+        if not started and time.monotonic() - began > PATIENCE_S:
+            started = True
+            bar.start()
+        bar.update(task, completed=done)
+
+    try:
+        yield advance
+    finally:
+        if started:
+            bar.stop()
