@@ -42,7 +42,7 @@ _SQRT5 = math.sqrt(5)
 # (mean, sd, lowest, highest) of the logarithm
 _PRIOR_LENGTH = (math.log(0.5), 0.8, math.log(0.01), math.log(100))
 _PRIOR_S2 = (0.0, 1.0, -6.0, 6.0)
-_PRIOR_NOISE = (-4.0, 1.0, math.log(1e-6), 2.0)
+_PRIOR_NOISE = (-6.0, 2.0, math.log(1e-6), 2.0)     # wide: LN(-4, 1) was a little worse
 _PRIOR_TREND = (math.log(0.1), 1.5, -10.0, 4.0)
 _PRIOR_WARP = (0.0, 0.3, -1.5, 1.5)
 
