@@ -109,6 +109,7 @@ class FakeBroker:
         self.packets: asyncio.Queue[bytes] = asyncio.Queue()
         self.connects: asyncio.Queue[bytes] = asyncio.Queue()
         self.writers: list[asyncio.StreamWriter] = []
+        self._handlers: set[asyncio.Task[None]] = set()
         self.port = 0
 
     @property
@@ -125,6 +126,8 @@ class FakeBroker:
     ) -> None:
         self._server.close()
         self.hang_up()
+        if self._handlers:
+            await asyncio.wait(self._handlers)   # or a later test is blamed for their open sockets
         await self._server.wait_closed()
 
     def hang_up(self) -> None:
@@ -142,6 +145,10 @@ class FakeBroker:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while True:
                 packet = await self._read(reader)
