@@ -17,6 +17,7 @@ import pytest
 from tests.edges.mosquitto import FakeBroker, id_of, kinds, payload_of, publish_packet, topic_of
 
 from bayesd import bus as module
+from bayesd import link as connection
 from bayesd.bus import Ack, BrokerAddress, Bus, BusError, Caller, Message, MqttBus, Outgoing, Will
 
 PUBLISH, DISCONNECT = 0x30, 0xE0
@@ -218,7 +219,7 @@ def read_in_pieces(stream: bytes, cuts: list[int]) -> tuple[list[tuple[str, byte
             got.append((topic, payload, retained))
             ack()
 
-        link = module._Link(BrokerAddress(), "x", will=None, keepalive_s=30, deliver=deliver, on_room=lambda: None)
+        link = connection.Link(BrokerAddress(), "x", will=None, keepalive_s=30, deliver=deliver, on_room=lambda: None)
         edges = [0, *sorted(cuts), len(stream)]
         pieces = [stream[a:b] for a, b in itertools.pairwise(edges) if a < b]
         sock = Pieces(pieces)
@@ -355,10 +356,10 @@ def test_more_than_the_window_waits_for_pubacks_and_keeps_its_order() -> None:
     async def story() -> None:
         async with FakeBroker() as broker, running(broker.url) as daemon:
             await daemon.connected()
-            count = module.UNACKED_MAX + 200
+            count = connection.UNACKED_MAX + 200
             for each in range(count):
                 assert daemon.bus.publish("to/w1/receipt", str(each).encode())
-            packets = [await broker.packet() for _ in range(module.UNACKED_MAX)]
+            packets = [await broker.packet() for _ in range(connection.UNACKED_MAX)]
             assert broker.packets.empty()
             assert daemon.bus.queued_bytes > 0
             for packet in packets:
@@ -371,7 +372,7 @@ def test_more_than_the_window_waits_for_pubacks_and_keeps_its_order() -> None:
 
 
 def test_packet_ids_are_never_those_of_messages_still_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_PUBLISH_ID", 65_530)
+    monkeypatch.setattr(connection, "FIRST_PUBLISH_ID", 65_530)
 
     async def story() -> None:
         async with FakeBroker() as broker, running(broker.url) as daemon:
@@ -465,7 +466,7 @@ def test_close_sends_what_is_queued_then_says_goodbye_and_ends_run() -> None:
     async def story() -> None:
         async with FakeBroker(puback=True) as broker, running(broker.url) as daemon:
             await daemon.connected()
-            count = module.UNACKED_MAX + 500
+            count = connection.UNACKED_MAX + 500
             for each in range(count):
                 daemon.bus.publish("to/w1/receipt", str(each).encode())
             await daemon.bus.close()
@@ -515,13 +516,13 @@ def test_close_just_before_the_connection_is_used_still_says_goodbye(monkeypatch
     async def story() -> None:
         async with FakeBroker() as broker:
             bus = MqttBus(BrokerAddress.parse(broker.url), client_id="daemon", filters=["x"])
-            real = module._Link.open
+            real = connection.Link.open
 
-            async def open_then_close(link: module._Link, filters: Sequence[str], qos: int) -> None:
+            async def open_then_close(link: connection.Link, filters: Sequence[str], qos: int) -> None:
                 await real(link, filters, qos)
                 bus._closing = True   # what close() does when it comes at this moment
 
-            monkeypatch.setattr(module._Link, "open", open_then_close)
+            monkeypatch.setattr(connection.Link, "open", open_then_close)
             async with asyncio.timeout(5):
                 await bus.run(lambda *_: None, lambda: pytest.fail("it is too late for that"))
             assert kinds([await broker.packet()]) == [DISCONNECT]
