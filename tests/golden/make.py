@@ -1,0 +1,140 @@
+"""Write a golden log: one story at the desk that has every event type a daemon writes.
+
+    python tests/golden/make.py tests/golden/log-1.jsonl
+
+Golden logs must replay for ever. Write a new one when a new event or field comes; change an old one
+never. The last line is not an event: the digest of the state that the log folds to.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bayesd.optimize import suggest
+from bayesd.study import admin, rules, snapshot
+from bayesd.study.desk import Desk, Letter
+from bayesd_schemas.messages import Request, validate
+
+SPACE = {"x": {"type": "float", "low": 1e-3, "high": 1e3, "scale": "log"}, "u": {"type": "float", "low": 0, "high": 1},
+         "n": {"type": "int", "low": 1, "high": 5}, "k": {"type": "categorical", "choices": ["a", "b"]},
+         "size": {"type": "ordinal", "choices": ["small", "large"], "when": {"k": "b"}}}
+
+
+class Story:
+    """A desk, a clock turned by hand, and the letters so far."""
+
+    def __init__(self) -> None:
+        self.desk = Desk()
+        self.bodies: list[bytes] = []
+        self.letters: list[Letter] = []
+        self.now = 0.0
+        self.requests = 0
+        self.pass_time(0.0)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        minutes, rest = divmod(self.now, 60)
+        self.desk.at(self.now, f"2026-01-01T{int(minutes) // 60:02}:{int(minutes) % 60:02}:{rest:09.6f}Z")
+
+    def settle(self) -> None:
+        for order in rules.orders(self.desk):
+            rules.supply(self.desk, order, suggest(order.problem, order.wanted))
+        self.bodies += [row.body for row in self.desk.take_rows()]
+        self.letters += self.desk.committed(self.desk.state.seq)
+
+    def admin(self, verb: str, **args: Any) -> None:
+        self.requests += 1
+        admin.on_request(self.desk, "alice", Request(id=f"q{self.requests}", verb=verb, args=args))
+        self.settle()
+        assert self.letters[-1].body["status"] == "ok", self.letters[-1]
+
+    def say(self, worker: str, kind: str, **fields: Any) -> None:
+        act = {"ask": rules.on_ask, "beat": rules.on_beat, "tell": rules.on_tell, "report": rules.on_report}[kind]
+        act(self.desk, worker, validate(kind, fields))  # type: ignore[operator]  # each takes its own message
+        self.pass_time(0.5)
+        self.settle()
+
+    def tick(self, seconds: float) -> None:
+        self.pass_time(seconds)
+        rules.on_tick(self.desk)
+        self.settle()
+
+
+def story() -> Story:
+    world = Story()
+    desk = world.desk
+    desk.record("log.opened", {"log": "golden", "format": 1, "version": "0.1.0"})
+    desk.record("daemon.started", {"epoch": 1, "version": "0.1.0"})
+    desk.record("engine.fingerprint", {"fingerprint": "0" * 64, "engine": {"numpy": "2.0"}})
+    world.admin("study.create", spec={
+        "name": "s", "metric": "acc", "direction": "maximize", "seed": 3, "space": SPACE, "lease": {"default_s": 60},
+        "retry": {"lost": 1, "crash": 1}, "budget": {"trials": 30},
+        "enqueue": [{"x": 1, "u": 0.5, "n": 2, "k": "a"}]})
+    world.say("w1", "beat", run="r1")
+    for i in range(14):
+        world.say("w1", "ask", id=f"a{i}", run="r1", study="s")
+        number = len(desk.state.studies["s"].trials)
+        if i % 5 == 3:
+            world.say("w1", "report", id=f"r{i}", study="s", trial=number, fence=1, step=0, value=0.5)
+        if i % 7 == 4:
+            world.say("w1", "tell", id=f"t{i}", study="s", trial=number, fence=1, state="fail", error="no luck")
+            world.say("w2", "ask", id=f"b{i}", run="r2", study="s")
+            world.say("w2", "tell", id=f"u{i}", study="s", trial=number, fence=2, state="fail", **{"class": "oom"})
+        elif i % 7 == 5:
+            world.say("w1", "tell", id=f"t{i}", study="s", trial=number, fence=1, state="pruned", value=0.4)
+        else:
+            world.say("w1", "tell", id=f"t{i}", study="s", trial=number, fence=1, cost=1.5, seconds=2,
+                      folds=[0.5 + 0.01 * i, 0.6 + 0.01 * i, 0.55])
+    world.say("w1", "tell", id="nan", study="s", trial=1, fence=1, value="nan")     # another result: not logged
+    world.say("w1", "ask", id="c1", run="r1", study="s")                           # lost, then late, then promoted
+    lost = len(desk.state.studies["s"].trials)
+    world.tick(61)
+    world.say("w2", "ask", id="c2", run="r2", study="s")
+    world.say("w1", "tell", id="late", study="s", trial=lost, fence=1, value=0.7)
+    world.tick(61)
+    world.say("w1", "ask", id="d1", run="r1", study="s")                                 # expired, then held again
+    held = len(desk.state.studies["s"].trials)
+    world.tick(61)
+    world.say("w1", "beat", run="r1", leases=[["s", held, 1]])
+    world.say("w1", "beat", run="r3", leases=[])                                         # a new run ends it
+    world.say("w2", "ask", id="d2", run="r2", study="s")
+    world.say("w2", "tell", id="rel", study="s", trial=held, fence=2, state="released")
+    world.say("w2", "ask", id="d3", run="r2", study="s")
+    world.say("w2", "tell", id="done", study="s", trial=held, fence=3, value="inf")
+    world.admin("study.pause", study="s")
+    world.admin("study.resume", study="s")
+    world.admin("study.enqueue", study="s", params={"x": 2.5, "u": 1, "n": 3, "k": "b", "size": "large"})
+    world.admin("study.amend", study="s", changes={"space": {"n": {"type": "int", "low": 1, "high": 9}}, "tags": []})
+    world.say("w2", "ask", id="e1", run="r2", study="s")
+    world.admin("trial.cancel", study="s", trial=len(desk.state.studies["s"].trials), reason="enough")
+    world.admin("trial.void", study="s", trial=2, reason="the sensor was unplugged")
+    world.say("w2", "ask", id="e2", run="r2", study="s")
+    for _ in range(3):
+        world.tick(25)
+        world.say("w2", "beat", run="r2", leases=[["s", len(desk.state.studies["s"].trials), 1]])
+    world.admin("worker.revoke", worker="w2", reason="it lies")
+    world.admin("study.close", study="s", running="stop")
+    for method in ("grid", "sobol", "random"):
+        world.admin("study.create", spec={"name": method, "method": method, "noise": "none", "space": {
+            "n": {"type": "int", "low": 1, "high": 3}, "k": {"type": "categorical", "choices": [True, 2, None]}}})
+        for i in range(10):
+            world.say("w3", "ask", id=f"{method}{i}", run="r9", study=method)
+            if i < 9:
+                world.say("w3", "tell", id=f"{method}t{i}", study=method, trial=i + 1, fence=1, value=i)
+        assert desk.state.studies[method].closed_by == "exhausted"
+    desk.record("clock.jumped", {"by_s": 3600.0})
+    desk.record("daemon.stopped", {"reason": "stop"})
+    world.settle()
+    return world
+
+
+def main() -> None:
+    world = story()
+    lines = [body.decode() for body in world.bodies]
+    Path(sys.argv[1]).write_text("\n".join([*lines, json.dumps({"digest": snapshot.digest(world.desk.state)})]) + "\n",
+                                 encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
