@@ -27,6 +27,7 @@ from bayesd_schemas.topics import Topics
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
 TIMEOUT_S = 10.0
 AGAIN_S = 1.5               # how long to wait for a reply before the same request is sent again
+BUSY_S = 1.0                # how long a daemon that has too much to do is left alone
 PAUSE_S = 0.3               # between two connections to a broker that hung up
 
 
@@ -123,15 +124,15 @@ class Client:
         if caller is not None:
             await caller.__aexit__(None, None, None)
 
-    async def request(self, verb: str, args: Mapping[str, Any] | None = None, *,
-                      timeout_s: float | None = None) -> Any:
+    async def request(self, verb: str, args: Mapping[str, Any] | None = None, *, timeout_s: float | None = None,
+                      again_s: float = AGAIN_S) -> Any:
         """The result of a verb. Raises Refusal, NoDaemon, or BusError."""
-        return (await self.answer(verb, args, timeout_s=timeout_s))["result"]
+        return (await self.answer(verb, args, timeout_s=timeout_s, again_s=again_s))["result"]
 
-    async def answer(self, verb: str, args: Mapping[str, Any] | None = None, *,
-                     timeout_s: float | None = None) -> dict[str, Any]:
+    async def answer(self, verb: str, args: Mapping[str, Any] | None = None, *, timeout_s: float | None = None,
+                     again_s: float = AGAIN_S) -> dict[str, Any]:
         """The whole reply, whose status is ok or exists."""
-        id = f"{secrets.token_hex(8)}"
+        id = secrets.token_hex(8)
         payload = json.dumps({"id": id, "verb": verb, "args": dict(args or {})}, ensure_ascii=False,
                              separators=(",", ":")).encode()
         limit_s = self.reach.timeout_s if timeout_s is None else timeout_s
@@ -143,7 +144,7 @@ class Client:
                     await self._connect()
                 assert self._caller is not None
                 await self._caller.publish(self._topics.request(self.reach.client), payload)
-                reply = await self._reply(self._caller, id, min(AGAIN_S, left_s))
+                reply = await self._reply(self._caller, id, min(again_s, left_s))
             except BusError as error:
                 # A broker that was there a moment ago is likely to come back: it may have been restarted.
                 trouble = error
@@ -152,9 +153,12 @@ class Client:
                 continue
             trouble = None
             if reply is not None:
-                if reply.get("status") == "error":
-                    raise Refusal(reply.get("error") or {})
-                return reply
+                if reply.get("status") != "error":
+                    return reply
+                refusal = Refusal(reply.get("error") or {})
+                if refusal.code != "rate" or until - time.monotonic() < BUSY_S:
+                    raise refusal
+                await asyncio.sleep(BUSY_S)
         raise trouble or NoDaemon(self._silence(limit_s))
 
     async def _reply(self, caller: Caller, id: str, timeout_s: float) -> dict[str, Any] | None:

@@ -134,7 +134,8 @@ def write_runtime(broker: str, log: Path, root: str) -> Path | None:
         if path.parent.stat().st_uid != os.getuid():
             return None
         draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({"broker": broker, "pid": os.getpid(), "log": str(log), "root": root}))
+        draft.write_text(json.dumps({"broker": broker, "pid": os.getpid(), "log": str(log.absolute()),
+                                     "root": root}))
         draft.replace(path)
     except OSError:
         return None

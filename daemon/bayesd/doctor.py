@@ -30,7 +30,7 @@ from bayesd.config import read_runtime, state_directory
 
 State = Literal["ok", "warn", "bad"]
 
-WAIT_S = 3.0
+WAIT_S = 2.5                 # a daemon answers within 2 s
 SLOW_S = 0.025               # a turn of the broker on this machine; Nagle's algorithm makes it 40 ms and more
 SPACE_BAD, SPACE_WARN = 100 * 2**20, 2**30
 VERIFY_MAX_BYTES = 64 * 2**20

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from bayesd_schemas.space import CategoricalParameter, FloatParameter, IntParameter, OrdinalParameter
 from bayesd_schemas.study import Budget, Lease, Objective, Retry, StudySpec
 
-Path_ = tuple[str | int, ...]
+Way = tuple[str | int, ...]
 """A way into the file: ("space", "C", "low")."""
 
 SIZE_MAX = 60 * 1024     # what one request can carry
@@ -48,6 +48,9 @@ def read_study(path: str) -> StudyFile:
         spec = StudySpec.model_validate(data)
     except ValidationError as error:
         raise BadFile(_explain(where, error, data, line_of)) from error
+    if (size := len(json.dumps(data, default=str).encode())) > SIZE_MAX:
+        raise BadFile(f"{where}: {size} bytes are too many for one message, at most {SIZE_MAX} are carried; "
+                      "enqueue points with `bayesd study enqueue`, or give ranges in place of long lists of choices")
     return StudyFile(where, data, spec)
 
 
@@ -76,7 +79,7 @@ def _text(path: str) -> tuple[str, str, str]:
 
 # --- The three notations ------------------------------------------------------------------------
 
-LineOf = Callable[[Path_], int | None]
+LineOf = Callable[[Way], int | None]
 
 
 def _parse_toml(where: str, text: str) -> tuple[dict[str, Any], LineOf]:
@@ -152,7 +155,7 @@ def _node_lines(where: str, text: str) -> LineOf:
         return lambda path: None      # JSON that YAML cannot read: the key must do
     _refuse_twice(where, root)
 
-    def line_of(path: Path_) -> int | None:
+    def line_of(path: Way) -> int | None:
         node, line = root, 1
         for part in path:
             found = _child(node, part)
@@ -193,10 +196,10 @@ _header = re.compile(rf"\s*\[(\[?)\s*({_DOTTED})\s*\]").match
 _assigned = re.compile(rf"\s*({_DOTTED})\s*=").match
 
 
-def _toml_line(lines: Sequence[str], path: Path_) -> int | None:
+def _toml_line(lines: Sequence[str], path: Way) -> int | None:
     """The line on which the key at `path` stands, or the nearest table that holds it."""
-    table: Path_ = ()
-    arrays: dict[Path_, int] = {}
+    table: Way = ()
+    arrays: dict[Way, int] = {}
     best: tuple[int, int] | None = None      # (parts that fit, line)
     for number, line in enumerate(lines, start=1):
         if header := _header(line):
@@ -219,7 +222,7 @@ def _toml_line(lines: Sequence[str], path: Path_) -> int | None:
     return best[1] if best is not None else None
 
 
-def _parts(dotted: str) -> Path_:
+def _parts(dotted: str) -> Way:
     return tuple(part.strip("\"'") for part in re.findall(_KEY, dotted))
 
 
@@ -250,6 +253,8 @@ def _explain(where: str, error: ValidationError, data: Mapping[str, Any], line_o
     path = _in_file(first["loc"])
     words = first["msg"].removeprefix("Value error, ")
     path, words = _sharpen(path, words, data)
+    if first["type"].startswith("union_tag"):
+        path = (*path, "type")
     key = str(path[-1]) if path else ""
     expected = _expected(first["type"], words, path, data)
     line = _nearest_line(path, line_of)
@@ -263,7 +268,7 @@ def _explain(where: str, error: ValidationError, data: Mapping[str, Any], line_o
     return f"{place}: {dotted or 'the file'}: {expected}" + (f". For example: {example}" if example else "")
 
 
-def _in_file(loc: tuple[str | int, ...]) -> Path_:
+def _in_file(loc: tuple[str | int, ...]) -> Way:
     """pydantic's way to a fault as a way into the file: without the names of alternatives."""
     out: list[str | int] = []
     for depth, part in enumerate(loc):
@@ -277,7 +282,7 @@ def _in_file(loc: tuple[str | int, ...]) -> Path_:
     return tuple(out)
 
 
-def _sharpen(path: Path_, words: str, data: Mapping[str, Any]) -> tuple[Path_, str]:
+def _sharpen(path: Way, words: str, data: Mapping[str, Any]) -> tuple[Way, str]:
     """A fault of a whole part is shown at the key that its words begin with."""
     if path == ("space",) and (found := re.match(r"([A-Za-z_][\w.-]*): when ", words)):
         return ("space", found[1], "when"), words[len(found[1]) + 2:]
@@ -285,7 +290,7 @@ def _sharpen(path: Path_, words: str, data: Mapping[str, Any]) -> tuple[Path_, s
         return (found[1],), words
     if path and path[0] == "space" and len(path) == 2 and (found := re.match(r"(?:give )?(\w+)\b", words)):
         here = data.get("space", {}).get(path[1], {})
-        word = "scale" if words.startswith("scale") else found[1]
+        word = {"choice": "choices"}.get(found[1], found[1])
         if isinstance(here, Mapping) and word in here:
             return (*path, word), words
     if path and (found := re.match(rf"{path[0]}\.(\w+) ", words)):
@@ -293,7 +298,7 @@ def _sharpen(path: Path_, words: str, data: Mapping[str, Any]) -> tuple[Path_, s
     return path, words
 
 
-def _expected(type: str, words: str, path: Path_, data: Mapping[str, Any]) -> str:
+def _expected(type: str, words: str, path: Way, data: Mapping[str, Any]) -> str:
     if type == "extra_forbidden":
         guess = _near(path, data)
         known = ", ".join(_known(path, data))
@@ -313,7 +318,7 @@ def _expected(type: str, words: str, path: Path_, data: Mapping[str, Any]) -> st
     return words + ("" if type == "value_error" else said)
 
 
-def _value(path: Path_, data: Any) -> Any:
+def _value(path: Way, data: Any) -> Any:
     for part in path:
         try:
             data = data[part]
@@ -322,7 +327,7 @@ def _value(path: Path_, data: Any) -> Any:
     return data
 
 
-def _known(path: Path_, data: Mapping[str, Any]) -> list[str]:
+def _known(path: Way, data: Mapping[str, Any]) -> list[str]:
     """The keys that may stand where `path` stands."""
     model: type[BaseModel] = StudySpec
     if len(path) >= 2 and path[0] in _TABLES:
@@ -333,7 +338,7 @@ def _known(path: Path_, data: Mapping[str, Any]) -> list[str]:
     return list(model.model_fields)
 
 
-def _near(path: Path_, data: Mapping[str, Any], among_given: bool = False) -> str | None:
+def _near(path: Way, data: Mapping[str, Any], among_given: bool = False) -> str | None:
     """The known key that an unknown one was meant to be, or the given key that a missing one may be."""
     if not path:
         return None
@@ -345,7 +350,7 @@ def _near(path: Path_, data: Mapping[str, Any], among_given: bool = False) -> st
     return found[0] if found else None
 
 
-def _nearest_line(path: Path_, line_of: LineOf) -> int | None:
+def _nearest_line(path: Way, line_of: LineOf) -> int | None:
     """The line of the key, else of the part that should hold it."""
     for length in range(len(path), 0, -1):
         line = line_of(path[:length])

@@ -22,6 +22,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Protocol
 
 import orjson
@@ -35,13 +36,17 @@ from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.desk import Desk, Letter, Order, restart
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
-from bayesd_schemas.messages import BadMessage, Request, Tell, decode, validate
+from bayesd_schemas.messages import BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
 
 logger = logging.getLogger("bayesd")
 
 Suggest = Callable[[Problem, int], Awaitable[Suggestion]]
+
+BUCKETS_MAX = 10_000       # senders whose rate is remembered
+JUMP_S = 5.0               # the wall clock moved by so much against the other one between two ticks
+SLOW_MAX = 16              # reads under way that take time; more are refused
 
 
 class Clock(Protocol):
@@ -133,12 +138,14 @@ class Service:
         self._stopping = asyncio.Event()
         self._stopped = False
         self._announced = False
+        self._introduced = False
         self._announce_at: float | None = None
         self._published: dict[str, float] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._checkpointed = 0.0
         self._ticked = clock.now()
         self._committing: float | None = None
+        self._drift: float | None = None
         self._conflict: LogError | None = None
         self._slow: set[asyncio.Task[None]] = set()
 
@@ -243,7 +250,7 @@ class Service:
             self._announce()
 
     def _announce(self) -> None:
-        self._announced = True
+        self._announced = self._introduced = True
         self._announce_at = None
         self.bus.publish(self.topics.daemon, self.presence("online"), retain=True)
         self._publish_states(all=True)
@@ -263,17 +270,23 @@ class Service:
             ack()
             return
         self.counters.received += 1
+        if not self._introduced:           # perhaps another daemon's: its workers would believe what we answer
+            ack()
+            return
         if not is_name(origin.who):
             self._count("bad-name")        # there is no inbox to answer to
             ack()
             return
         self._touch_clock()
-        before = self.desk.state.seq
-        if self._admit(origin.who):
+        before, letters = self.desk.state.seq, self.desk.letters
+        if self._admit(origin.who, len(payload)):
             try:
                 self._handle(origin.who, origin.kind, decode(origin.kind, payload))
             except BadMessage as error:
                 self._refuse(origin.who, origin.kind, error)
+                self._ask_inside(origin.who, error.ask)
+            # Who makes us write many answers pays for them, be it later.
+            self._buckets[origin.who].tokens -= max(0, self.desk.letters - letters - 1)
         elif origin.kind != "request":
             self._shed(origin.who, origin.kind, payload)
         if self.desk.state.seq == before:
@@ -296,13 +309,13 @@ class Service:
             return
         if who in desk.clients:
             raise BadMessage("bad-name", f"{who} is an operator; a worker needs a name of its own",
-                             message.run if kind == "beat" else message.id)
+                             message.run if kind == "beat" else message.id, run=getattr(message, "run", None))
         if kind == "tell":
             if desk.disk_full:
                 rules.reject(desk, who, message.id, "disk-full", "the log's disk is full; the result is not recorded")
             else:
                 rules.on_tell(desk, who, message)
-            self._ask_inside(who, message)
+            self._ask_inside(who, message.ask)
         elif kind == "ask":
             rules.on_ask(desk, who, message)
         elif kind == "beat":
@@ -313,13 +326,16 @@ class Service:
         else:
             rules.on_report(desk, who, message)
 
-    def _ask_inside(self, who: str, tell: Tell) -> None:
+    def _ask_inside(self, who: str, ask: Any) -> None:
         """An ask inside a tell is judged on its own, whatever became of the tell [9]."""
-        if tell.ask is None:
+        if ask is None or who in self.desk.clients:
             return
-        if not isinstance(tell.ask, dict):
-            raise BadMessage("bad-field", "ask: an ask is an object", tell.id)
-        rules.on_ask(self.desk, who, validate("ask", tell.ask))
+        try:
+            if not isinstance(ask, dict):
+                raise BadMessage("bad-field", "ask: an ask is an object")
+            rules.on_ask(self.desk, who, validate("ask", ask))
+        except BadMessage as error:
+            self._refuse(who, "ask", error)
 
     def _refuse(self, who: str, kind: str, error: BadMessage) -> None:
         self._count(error.reason)
@@ -328,25 +344,24 @@ class Service:
         if kind == "request":
             admin.fail(self.desk, who, error.id, admin.Refused(error.reason, error.detail))
         else:
-            rules.reject(self.desk, who, error.id, error.reason, error.detail, error.id if kind == "beat" else None)
+            rules.reject(self.desk, who, error.id, error.reason, error.detail, error.run)
 
     def _count(self, reason: str) -> None:
         self.counters.rejected[reason] = self.counters.rejected.get(reason, 0) + 1
 
-    def _admit(self, who: str) -> bool:
-        """Take a token of the sender's bucket."""
-        now, settings = self.desk.now, self.settings
+    def _admit(self, who: str, size: int) -> bool:
+        """Take tokens of the sender's bucket: one, and one more for each half KiB, since long messages cost time."""
+        now, settings, cost = self.desk.now, self.settings, 1.0 + size // 512
         bucket = self._buckets.get(who)
         if bucket is None:
-            if len(self._buckets) >= 10_000:       # forget those whose bucket is full again
-                self._buckets = {name: one for name, one in self._buckets.items()
-                                 if now - one.at < settings.rate_burst / settings.rate_per_s}
+            if len(self._buckets) >= BUCKETS_MAX:      # forget the oldest, most of them full again
+                self._buckets = dict(sorted(self._buckets.items(), key=lambda one: one[1].at)[BUCKETS_MAX // 2:])
             bucket = self._buckets[who] = _Bucket(settings.rate_burst, now)
         bucket.tokens = min(settings.rate_burst, bucket.tokens + (now - bucket.at) * settings.rate_per_s)
         bucket.at = now
-        if bucket.tokens < 1.0:
+        if bucket.tokens < cost:
             return False
-        bucket.tokens -= 1.0
+        bucket.tokens -= cost
         return True
 
     def _shed(self, who: str, kind: str, payload: bytes) -> None:
@@ -372,20 +387,27 @@ class Service:
         except orjson.JSONDecodeError:
             said = None
         log = said.get("log") if isinstance(said, dict) else None
-        if log == self.desk.state.log:
-            study = self.topics.study_of(topic)
-            if study is not None and study not in self.desk.state.studies:
-                self.bus.publish(topic, b"", retain=True)
-            return
         if topic == self.topics.daemon:
-            if isinstance(said, dict) and said.get("state") == "online" and not self._announced:
+            online = isinstance(said, dict) and said.get("state") == "online"
+            if self._announced and not online:
+                # A last will came after our word: of our connection before this one, or of a daemon that was refused.
+                self.bus.publish(topic, self.presence("online"), retain=True)
+            elif not self._announced and online and log != self.desk.state.log:
                 self._conflict = Twin(
                     f"another daemon (log {log}) serves {self.topics.prefix} on this broker. Stop it, or give one of "
                     "the two another --root")
+                self._stopped = True       # at once: what follows is meant for the other
                 self.stop()
             return
-        if self.topics.study_of(topic) is not None or topic == self.topics.head:
+        study = self.topics.study_of(topic)
+        if log == self.desk.state.log:
+            if study is not None and study not in self.desk.state.studies:
+                self.bus.publish(topic, b"", retain=True)
+            return
+        if study is not None or topic == self.topics.head:
             self.bus.publish(topic, b"", retain=True)
+        if study is not None and study in self.desk.state.studies:
+            self.desk.touched[study] = None
 
     # ------------------------------------------------------------ commit, then out
 
@@ -428,9 +450,9 @@ class Service:
     async def _retry_disk(self) -> None:
         """Try to write again; the first success ends the stand-still."""
         desk = self.desk
-        desk.disk_full = False
-        await self._start_writing()
-        if not self.desk.disk_full:
+        await self._start_writing()    # nothing is decided meanwhile: a second failure would cut it out of the middle
+        if desk is self.desk:          # not folded again
+            desk.disk_full = False
             logger.warning("there is space again: the log goes on at event %d", self.desk.state.seq)
             self._think.set()
 
@@ -487,6 +509,7 @@ class Service:
                     await self._retry_disk()
                 continue
             full_since = None
+            self._note_jump(now)
             rules.on_tick(self.desk)
             self._answer_overdue()
             if self._announce_at is not None and now >= self._announce_at and self.bus.connected:
@@ -499,10 +522,17 @@ class Service:
             self._work.set()
             self._think.set()
 
+    def _note_jump(self, now: float) -> None:
+        """Note when the wall clock moved against the other one. Nothing else follows from it."""
+        drift = datetime.fromisoformat(self.clock.time()).timestamp() - now
+        if self._drift is not None and abs(drift - self._drift) >= JUMP_S:
+            self.desk.record("clock.jumped", {"by_s": round(drift - self._drift, 3)})
+        self._drift = drift
+
     def _publish_states(self, *, all: bool = False) -> None:
         """Publish studies that changed, each at most once a second. Only what is on disk is shown."""
         desk = self.desk
-        if self._committed < desk.state.seq and not desk.disk_full:
+        if self._committed < desk.state.seq:
             self._work.set()           # show it at the next tick, behind its commit
             return
         now = self.clock.now()
@@ -510,7 +540,7 @@ class Service:
             study = desk.state.studies[name]
             if all or now - self._published.get(name, -1e9) >= self.settings.state_s:
                 self._published[name] = now
-                desk.touched.discard(name)
+                desk.touched.pop(name, None)
                 self.bus.publish(self.topics.study(name), orjson.dumps(
                     view.study_state(desk.state, study, desk.elapsed(study)),
                     option=orjson.OPT_NON_STR_KEYS), retain=True)
@@ -518,13 +548,17 @@ class Service:
     # ------------------------------------------------------------ reads that take time
 
     def _later(self, client: str, request: Request) -> None:
+        if len(self._slow) >= SLOW_MAX:
+            admin.fail(self.desk, client, request.id, admin.Refused(
+                "rate", f"{SLOW_MAX} requests that take time are under way; ask again in a second"))
+            return
         task = asyncio.create_task(self._answer_later(client, request), name=f"{request.verb} for {client}")
         self._slow.add(task)
         task.add_done_callback(self._slow.discard)
 
     async def _answer_later(self, client: str, request: Request) -> None:
         desk = self.desk
-        desk.clients.add(client)
+        desk.heard(client)
         try:
             result = await _SLOW[request.verb](self, request)
         except admin.Refused as refused:

@@ -5,6 +5,7 @@ A table is for people and may change; the other three are for programs and hold 
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -130,6 +131,23 @@ def _dump(format: str, value: Any) -> None:
         click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
+
+
+@contextmanager
+def patience(what: str) -> Iterator[None]:
+    """A spinner on the terminal while something of unknown length lasts."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    spinner = console(sys.stderr).status(what)
+    timer = threading.Timer(PATIENCE_S, spinner.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        spinner.stop()
 
 
 @contextmanager

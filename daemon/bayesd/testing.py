@@ -21,6 +21,7 @@ chance is drawn from one seed, so the same story goes the same way each time.
 """
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -70,7 +71,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         """Nobody sleeps, so nobody is woken."""
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:    # type: ignore[override]  # the same for every caller; typeshed's needs TypeVarTuple
         """What would go to a thread is done on the spot: a thread's end has no place in virtual time."""
         future = self.create_future()
         try:
@@ -194,8 +195,9 @@ class MemoryBroker:
         loop = asyncio.get_running_loop()
         for _ in range(copies):
             at = loop.time() + (weather.delay_s * draw() if weather.delay_s else 0.0)
-            if not weather.overtake:
-                at = client.latest = max(at, client.latest)
+            if not (weather.overtake and weather.delay_s):
+                # A loop takes timers of the very same moment in any order, so each gets its own.
+                at = client.latest = max(at, math.nextafter(client.latest, math.inf))
             loop.call_at(at, client._receive, client.connection, topic, payload)
 
 
@@ -416,7 +418,7 @@ class Daemon:
             assert self._task is not None
             task = self._task
             self.service.stop()
-            await task
+            await asyncio.wait([task])      # it may be killed on the way
 
 
 __all__ = ["Daemon", "HandClock", "MemoryBroker", "MemoryBus", "MemoryClient", "Stuck", "VirtualLoop",

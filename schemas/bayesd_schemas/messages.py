@@ -43,11 +43,15 @@ StopReason = Literal["pruned", "cancelled", "closed", "superseded"]
 class BadMessage(ValueError):
     """A message that breaks the contract: the sender's fault, answered with `rejected`, never logged."""
 
-    def __init__(self, reason: Reason, detail: str, id: str | None = None) -> None:
+    def __init__(self, reason: Reason, detail: str, id: str | None = None, *, run: str | None = None,
+                 ask: Any = None) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.id = id
+        self.run = run
+        self.ask = ask
+        """The ask inside a tell, which is judged on its own."""
 
 
 def measured(value: Any) -> Any:
@@ -106,6 +110,13 @@ class Report(_Incoming):
     step: Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)]
     value: Measured = None
     values: Annotated[dict[MetricName, Measured], Field(max_length=METRICS_MAX)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way(cls, data: Any) -> Any:
+        if isinstance(data, dict) and ("value" in data) == ("values" in data):
+            raise ValueError("give either value or values")
+        return data
 
 
 class Tell(_Incoming):
@@ -262,6 +273,7 @@ OUTGOING: dict[str, type[BaseModel]] = {
     "grant": Grant, "receipt": Receipt, "stop": Stop, "reply": Reply,
     "daemon": DaemonState, "study": StudyState, "worker": Presence}
 
+_ID_OF = {kind: "run" if kind == "beat" else "id" for kind in MODELS}
 _VALIDATE = {kind: TypeAdapter(model).validator.validate_python for kind, model in MODELS.items()}
 
 
@@ -322,7 +334,21 @@ def parse(payload: bytes, size_max: int = SIZE_MAX) -> dict[str, Any]:
         raise BadMessage("bad-json", f"not JSON: {cut(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise BadMessage("bad-json", "a message is a JSON object")
+    if b"\\u" in payload:
+        _refuse_half_pairs(value)
     return value
+
+
+def _refuse_half_pairs(value: dict[str, Any]) -> None:
+    """Half a surrogate pair is not text and cannot be written again. An error text comes out of other
+    programs, so it is mended: a result is worth more than its words."""
+    error = value.get("error")
+    if isinstance(error, str):
+        value["error"] = cut(error, SIZE_MAX)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as fault:
+        raise BadMessage("bad-json", "half a surrogate pair is not text") from fault
 
 
 def salvage_id(data: dict[str, Any], key: str = "id") -> str | None:
@@ -331,15 +357,15 @@ def salvage_id(data: dict[str, Any], key: str = "id") -> str | None:
     return value if isinstance(value, str) and is_id(value) else None
 
 
-_find_id = re.compile(rb'"id"\s*:\s*"([A-Za-z0-9._:-]{1,128})"').search
+_find = {key: re.compile(rb'"%b"\s*:\s*"([A-Za-z0-9._:-]{1,128})"' % key.encode()).search for key in ("id", "run")}
 
 
-def salvage_raw_id(payload: bytes) -> str | None:
+def salvage_raw_id(payload: bytes, key: str = "id") -> str | None:
     """The first thing that looks like an id in bytes that are not JSON, or too many.
 
     Without an answer the sender would send it again for ever.
     """
-    found = _find_id(payload)
+    found = _find[key](payload)
     return found[1].decode("ascii") if found else None
 
 
@@ -352,8 +378,9 @@ def validate(kind: str, data: dict[str, Any]) -> Any:
         where = ".".join(str(part) for part in first["loc"])
         said = first["msg"].removeprefix("Value error, ")
         reason: Reason = "bad-name" if where.split(".")[0] in ("study", "id", "run") else "bad-field"
-        raise BadMessage(reason, cut(f"{where}: {said}" if where else said, 400),
-                         salvage_id(data, "run" if kind == "beat" else "id")) from error
+        raise BadMessage(reason, cut(f"{where}: {said}" if where else said, 400), salvage_id(data, _ID_OF[kind]),
+                         run=salvage_id(data, "run") if kind in ("ask", "beat") else None,
+                         ask=data.get("ask") if kind == "tell" else None) from error
 
 
 def decode(kind: str, payload: bytes) -> Any:
@@ -361,5 +388,6 @@ def decode(kind: str, payload: bytes) -> Any:
     try:
         data = parse(payload)
     except BadMessage as error:
-        raise BadMessage(error.reason, error.detail, salvage_raw_id(payload)) from error
+        id = salvage_raw_id(payload, _ID_OF[kind])
+        raise BadMessage(error.reason, error.detail, id, run=id if kind == "beat" else None) from error
     return validate(kind, data)

@@ -25,6 +25,8 @@ Scale = Literal["linear", "log", "power"]
 When = dict[str, Choice | list[Choice]]
 
 FLOAT_LEVELS = 10     # grid points of a float that does not say how many
+STEPS_MAX = 2**53     # steps of a float that can be counted
+NESTED_MAX = 100      # parents above a conditional parameter
 
 
 class _Parameter(BaseModel):
@@ -75,6 +77,8 @@ class FloatParameter(_Range):
         self._check_range(self.low, self.high, self.step)
         if self.step is not None and self.step > self.high - self.low:
             raise ValueError("step is larger than the range")
+        if self.step is not None and (self.high - self.low) / self.step > STEPS_MAX:
+            raise ValueError("step is so small that floats cannot tell the steps apart")
         return self
 
     def contains(self, value: object) -> bool:
@@ -90,7 +94,7 @@ class IntParameter(_Range):
     type: Literal["int"]
     low: Integer
     high: Integer
-    step: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+    step: Annotated[int, Field(ge=1, le=2**53 - 1, strict=True)] | None = Field(
         None, description="Only low, low + step, low + 2 step, ... are proposed.")
 
     @model_validator(mode="after")
@@ -99,7 +103,9 @@ class IntParameter(_Range):
         return self
 
     def contains(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        if isinstance(value, float) and not value.is_integer():      # nor are NaN and infinity
             return False
         return self.low <= value <= self.high and (int(value) - self.low) % (self.step or 1) == 0
 
@@ -189,6 +195,8 @@ class Space(RootModel[Annotated[dict[ParameterName, Parameter], Field(min_length
         def visit(name: str, path: tuple[str, ...]) -> None:
             if name in path:
                 raise ValueError("when makes a circle: " + " -> ".join((*path, name)))
+            if len(path) > NESTED_MAX:
+                raise ValueError(f"{path[0]}: when is nested deeper than {NESTED_MAX} parameters")
             if name not in done:
                 for parent, _ in self.root[name].conditions():
                     visit(parent, (*path, name))

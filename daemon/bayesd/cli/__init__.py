@@ -17,7 +17,7 @@ from bayesd import __version__
 from bayesd.bus import BusError
 from bayesd.call import Refusal
 from bayesd.cli import hand, help, logs, server, studies, trials, watch, workers
-from bayesd.cli.common import CONFIG, DAMAGED, NO, UNREACHABLE, USAGE, Trouble
+from bayesd.cli.common import CONFIG, NO, UNREACHABLE, USAGE, Trouble
 from bayesd.config import ConfigError
 from bayesd.files import BadFile
 
@@ -37,6 +37,11 @@ def bayesd(debug: bool) -> None:
       bayesd study create study.toml                declare what is searched
       bayesd worker run --study S -- ./train {lr}   make any program a worker
       bayesd watch S                                look on
+
+    \b
+    Exit codes:
+      0 done  1 the answer is no  2 usage  3 broker or daemon not reachable
+      65 damaged log  74 I/O error  75 another writer  76 fenced by a newer daemon  78 bad configuration
     """
 
 
@@ -52,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command; what it raises becomes words and an exit code."""
+    stdout = sys.stdout
     try:
         code = bayesd.main(list(arguments), prog_name="bayesd", standalone_mode=False)
         sys.stdout.flush()
@@ -59,20 +65,39 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _usage(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader, such as head, has enough; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_has_enough()
+    except SystemExit:
+        # click makes a broken pipe an exit with 1, which is our "no"; its mark is that it wraps the streams.
+        if sys.stdout is stdout:
+            raise
+        sys.stdout = stdout
+        return _reader_has_enough()
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
         code, text = explain(error)
         click.echo(f"error: {text}", err=True)
         return code
+
+
+def _usage(error: click.ClickException) -> int:
+    """What was typed wrongly, and where to read on. A noun alone shows its verbs instead."""
+    context = getattr(error, "ctx", None)
+    if context is None or type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        click.echo(f"error: {error.format_message()}\ntry: {context.command_path} --help", err=True)
+    return error.exit_code
+
+
+def _reader_has_enough() -> int:
+    """The reader, such as head, is gone. Python would complain once more when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -82,7 +107,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         found = [explain(each) for each in error.exceptions]
         return next((each for each in found if each[0] != _BUG), found[0])
     if isinstance(error, Refusal):
-        return (USAGE if error.code in ("bad-field", "too-large", "bad-json") else NO), str(error)
+        return (USAGE if error.code in ("bad-field", "bad-json") else NO), str(error)
     if isinstance(error, BusError):
         return UNREACHABLE, str(error)
     if isinstance(error, BadFile):
@@ -105,4 +130,4 @@ def _is_ours(error: BaseException, module: str, name: str) -> bool:
     return kind is not None and isinstance(error, kind)
 
 
-__all__ = ["DAMAGED", "bayesd", "main", "run"]
+__all__ = ["bayesd", "explain", "main", "run"]

@@ -4,6 +4,7 @@ A verb ends with 0 when it is done, and otherwise by raising: `main` turns what 
 or two lines on stderr and the exit code of the contract.
 """
 
+import asyncio
 import functools
 import importlib
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from bayesd import call
 from bayesd.bus import BusError
 from bayesd.show import FORMATS
 
-NO, USAGE, UNREACHABLE, DAMAGED, CONFIG = 1, 2, 3, 65, 78
+NO, USAGE, UNREACHABLE, CONFIG = 1, 2, 3, 78      # 65, 74, 75 and 76 are said by errors of the log
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -43,6 +44,21 @@ class Verb(click.Command):
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
+def study_argument(name: str = "study", **more: Any) -> Callable[[Command], Command]:
+    """STUDY, which the shell completes from the running daemon."""
+    return click.argument(name, metavar="STUDY", shell_complete=_study_names, **more)
+
+
+def _study_names(context: click.Context, parameter: click.Parameter, beginning: str) -> list[str]:
+    """Names of studies, if a daemon answers at once: a shell that waits is worse than one that knows nothing."""
+    try:
+        reach = call.find(broker=context.params.get("broker"), timeout_s=1.0)
+        result = asyncio.run(call.once(reach, "study.list"))
+    except (BusError, ValueError, call.Refusal):
+        return []
+    return [row["study"] for row in result["studies"] if row["study"].startswith(beginning)]
+
+
 def verb(group: click.Group, name: str, example: str) -> Callable[[Callable[..., Any]], click.Command]:
     """Declare a verb of a noun."""
     return group.command(name, cls=Verb, example=example)
@@ -55,9 +71,18 @@ def format_option(command: Command) -> Command:
 
 
 def log_option(command: Command) -> Command:
-    """--log on reads that need no daemon."""
-    return click.option("--log", "log", type=click.Path(path_type=Path),
-                        help="Read this log file instead of asking a daemon.")(command)
+    """--log, and with it --at, on reads that need no daemon."""
+    return click.option("--log", "log", type=click.Path(path_type=Path), is_eager=True,
+                        help="Read this log file instead of asking a daemon.")(
+        click.option("--at", metavar="SEQ|TIME", callback=_needs_log,
+                     help="With --log: as it was at that moment.")(command))
+
+
+def _needs_log(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A daemon knows the present only; its file knows every moment."""
+    if value is not None and context.params.get("log") is None:
+        raise click.UsageError("--at needs --log FILE", context)
+    return value
 
 
 _OPTIONS = (

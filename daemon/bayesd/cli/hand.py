@@ -15,8 +15,7 @@ import click
 from bayesd import show
 from bayesd.bus import Caller
 from bayesd.call import NoDaemon, Reach, clean, hand_name, read
-from bayesd.cli.common import NO, USAGE, Reaching, Trouble, Verb, reaching
-from bayesd.cli.studies import as_value
+from bayesd.cli.common import NO, USAGE, Reaching, Trouble, Verb, reaching, study_argument
 from bayesd_schemas.names import is_name
 from bayesd_schemas.study import seconds
 
@@ -29,17 +28,13 @@ def register(top: click.Group) -> None:
 
 
 def _lease(text: str) -> float:
+    """90, 90s, 1h30m."""
+    with contextlib.suppress(ValueError):
+        return float(text)
     try:
-        return float(seconds(text)) if not _is_number(text) else float(text)
+        return float(seconds(text))
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-
-
-def _is_number(text: str) -> bool:
-    with contextlib.suppress(ValueError):
-        float(text)
-        return True
-    return False
 
 
 def _name(given: str | None, reach: Reach) -> str:
@@ -54,15 +49,16 @@ def _name(given: str | None, reach: Reach) -> str:
 
 
 @click.command("ask", cls=Verb, example="bayesd ask digits-svm\nbayesd ask digits-svm --lease 2h | jq .params")
-@click.argument("study")
+@study_argument(required=False)
 @click.option("--name", help="Work under this worker's name; default hand-USER-HOST.")
 @click.option("--lease", type=_lease, default=3600.0, metavar="TIME",
               help="How long the trial is ours; afterwards others may get it. Default 1h.")
 @reaching
-def ask(study: str, name: str | None, lease: float, reach: Reaching) -> None:
-    """Get one trial of STUDY: the grant as JSON, and the command that tells its result.
+def ask(study: str | None, name: str | None, lease: float, reach: Reaching) -> None:
+    """Get one trial by hand.
 
-    Ends with 1 when there is nothing to try, or not now.
+    Prints the grant as JSON, and the command that tells its result. Without STUDY: of any open study. Ends
+    with 1 when there is nothing to try, or not now.
     """
     where = reach()
     hand = _name(name, where)
@@ -89,9 +85,10 @@ def tell_command(grant: dict[str, Any], hand: str, reach: Reach, name: str | Non
     return shlex.join(words)
 
 
-async def _ask(reach: Reach, hand: str, study: str, lease_s: float) -> dict[str, Any]:
+async def _ask(reach: Reach, hand: str, study: str | None, lease_s: float) -> dict[str, Any]:
     topics, id = reach.topics, f"ask.{secrets.token_hex(6)}"
-    message: dict[str, Any] = {"id": id, "run": f"hand.{secrets.token_hex(4)}", "study": study, "lease_s": lease_s}
+    message: dict[str, Any] = {"id": id, "run": f"hand.{secrets.token_hex(4)}", "lease_s": lease_s,
+                               **({"study": study} if study is not None else {})}
     async with reach.caller(topics.to(hand, "grant"), topics.to(hand, "receipt"), name=hand) as caller:
         async for said in _answers(caller, topics.sent(hand, "ask"), message, reach):
             if said.get("ask") == id and "params" in said:
@@ -137,7 +134,7 @@ def _silence(reach: Reach) -> str:
                example="bayesd tell digits-svm 7 0.94 --fence 1\n"
                        "bayesd tell digits-svm 7 accuracy=0.94 size=12 --fence 1\n"
                        "bayesd tell digits-svm 7 --state fail --error \"out of memory\" --class oom")
-@click.argument("study")
+@study_argument()
 @click.argument("trial", type=click.IntRange(min=1))
 @click.argument("values", nargs=-1, metavar="[VALUE | METRIC=VALUE ...]")
 @click.option("--fence", type=click.IntRange(min=1), default=1, show_default=True,
@@ -154,9 +151,10 @@ def _silence(reach: Reach) -> str:
 @reaching
 def tell(study: str, trial: int, values: tuple[str, ...], fence: int, state: str, folds: bool, class_: str | None,
          error: str | None, seconds: float | None, cost: float | None, name: str | None, reach: Reaching) -> None:
-    """Tell the result of a trial, and wait until it is on the daemon's disk.
+    """Tell the result of a trial by hand.
 
-    The same result may be told again: it is recorded once. Ends with 1 when it is rejected.
+    Waits until it is on the daemon's disk. The same result may be told again: it is recorded once. Ends with
+    1 when it is rejected.
     """
     where = reach()
     hand = _name(name, where)
@@ -171,7 +169,7 @@ def tell(study: str, trial: int, values: tuple[str, ...], fence: int, state: str
         raise Trouble(f"rejected: {receipt.get('detail') or receipt.get('reason')}", NO)
     show.talk({"recorded": f"recorded as event {receipt.get('seq')}",
                "duplicate": f"recorded already, as event {receipt.get('seq')}",
-               "late": "late: another result of this trial counts; yours is kept as an observation",
+               "late": f"late: {receipt.get('detail') or 'another result of this trial counts'}",
                }.get(status, status))
 
 
@@ -197,8 +195,7 @@ def _number(text: str) -> Any:
         number = float(text)
     except ValueError as error:
         raise Trouble(f"{text!r} is not a number, for example 0.94", USAGE) from error
-    return as_value(text) if math.isfinite(number) and not isinstance(as_value(text), str) else \
-        number if math.isfinite(number) else text
+    return number if math.isfinite(number) else text
 
 
 async def _tell(reach: Reach, hand: str, message: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def register(top: click.Group) -> None:
 @click.argument("shell", type=click.Choice(list(_RC)))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what makes the shell complete bayesd's words."""
+    """Print what makes the shell complete words."""
     found = get_completion_class(shell)
     if found is None:
         raise Trouble(f"this click knows no completion for {shell}", USAGE)
@@ -39,14 +39,17 @@ def completion(context: click.Context, shell: str) -> None:
 @reaching
 @format_option
 def doctor(log: Path | None, reach: Reaching, format: str) -> None:
-    """What is wrong, and what to do: broker, way to the daemon, clock, disk, versions. Ends with 1 if something is."""
+    """Find out what is wrong, and what to do.
+
+    Looks at the broker, the way to the daemon and back through its access list, clock, disk and
+    versions, and changes nothing. Ends with 1 if something is wrong.
+    """
     from bayesd.doctor import examine
     findings = asyncio.run(examine(reach(), log))
     marks = {"ok": "ok", "warn": "look", "bad": "BAD"}
     rows = [{"check": each.check, "state": each.state, "finding": each.finding, "advice": each.advice}
             for each in findings]
-    shown: list[dict[str, Any]] = [{**row, "mark": marks[str(row["state"])], "words": row["finding"]
-                                    + (f"; {row['advice']}" if row["advice"] else "")} for row in rows]
+    shown: list[dict[str, Any]] = [{**row, "mark": marks[str(row["state"])], "words": _sentence(row)} for row in rows]
     show.rows(format, rows if format in ("json", "yaml") else shown,
               [show.Column("mark", ""), show.Column("check", "CHECK"), show.Column("words", "FINDING")])
     bad = sum(row["state"] == "bad" for row in rows)
@@ -54,17 +57,24 @@ def doctor(log: Path | None, reach: Reaching, format: str) -> None:
         raise Trouble(f"{bad} of {len(rows)} checks are bad", NO)
 
 
+def _sentence(row: dict[str, Any]) -> str:
+    return f"{row['finding'].rstrip('.')}; {row['advice']}" if row["advice"] else str(row["finding"])
+
+
 @click.command("demo", cls=Verb, example="bayesd demo\nbayesd demo --dir /tmp/first-minute --trials 12")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path("bayesd-demo"), show_default=True,
               help="Where its files go; an older demo there is moved aside.")
 @click.option("--trials", type=click.IntRange(8, 500), default=24, show_default=True)
 @click.option("--port", type=click.IntRange(1024, 65535), default=None, help="Port of the broker; default a free one.")
-def demo(folder: Path, trials: int, port: int | None) -> None:
-    """See it work: a real model is tuned by three workers; one of them and the daemon are killed on the way.
+@click.option("--broker-kind", type=click.Choice(["auto", "mosquitto", "iotcore"]), default="auto", show_default=True,
+              help="Which embedded broker.")
+def demo(folder: Path, trials: int, port: int | None, broker_kind: str) -> None:
+    """See it work, in a minute.
 
-    Ends with 0 only if nothing was lost, nothing counted twice, and the log proves it.
+    A real model is tuned by three workers; one of them and the daemon are killed on the way. Ends with 0 only
+    if nothing was lost, nothing counted twice, and the log proves it.
     """
     need("bayesd.daemon")
     need("sklearn")
     from bayesd import demo as show_it
-    raise click.exceptions.Exit(show_it.run(folder, trials=trials, port=port))
+    raise click.exceptions.Exit(show_it.run(folder, trials=trials, port=port, broker_kind=broker_kind))

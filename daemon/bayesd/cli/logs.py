@@ -24,7 +24,7 @@ def register(top: click.Group) -> None:
 
 @click.group()
 def log() -> None:
-    """Prove a log, replay it to any moment, read it, carry it away."""
+    """Prove, replay, read or export a log."""
 
 
 _file = click.argument("file", type=click.Path(path_type=Path))
@@ -37,7 +37,10 @@ _file = click.argument("file", type=click.Path(path_type=Path))
 @_file
 @format_option
 def verify(file: Path, format: str) -> None:
-    """Check bytes, chain and state of FILE, offline. Ends with 65 and names the event when it is damaged."""
+    """Check bytes, chain and state, offline.
+
+    Ends with 65 and names the event when FILE is damaged.
+    """
     verify_file(file, format)
 
 
@@ -56,7 +59,8 @@ def verify_file(file: Path, format: str) -> None:
         snapshot = saved.get(event.seq)
         if snapshot is not None and snapshot.codec == codec and snapshot.digest.hex() != digest(state) and not damage:
             damage = logs.Damaged(event.seq, "its snapshot, a cache, is not the state that the events make")
-    folded = offline.fold(file, str(report.seq) if damage is not None else None, on_event=check, what="folding")
+    # Up to the proven end: a daemon may be writing behind it.
+    folded = offline.fold(file, str(report.seq), on_event=check, what="folding")
     damage = damage or folded.damage
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "epoch": report.epoch, "chain": "intact" if report.damage is None else "broken",
@@ -85,10 +89,14 @@ def _snapshots(file: Path) -> list[Any]:
 @click.option("--at", metavar="SEQ|TIME", help="That moment; default the end. A time without a zone is UTC.")
 @format_option
 def replay(file: Path, at: str | None, format: str) -> None:
-    """The state of every study at any past moment, its posterior rebuilt from the log."""
+    """Show any past moment, posterior rebuilt.
+
+    The state of every study comes from its events alone; a model comes from its recorded fit.
+    """
     folded = offline.fold(file, at)
     digest = need("bayesd.study.snapshot").digest(folded.state)
-    studies = [_moment(folded, study) for study in folded.state.studies.values()]
+    with show.patience("rebuilding posteriors"):
+        studies = [_moment(folded, study) for study in folded.state.studies.values()]
     state = {"seq": folded.state.seq, "time": folded.time, "log": folded.state.log, "epoch": folded.state.epoch,
              "digest": digest, "workers": len(folded.state.workers), "studies": studies}
     lines: list[tuple[str, Any]] = [(key, state[key]) for key in ("seq", "time", "log", "epoch", "digest")]
@@ -145,6 +153,7 @@ def _lines(study: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 _EVENTS = (Column("seq", "SEQ", True), Column("time", "TIME"), Column("type", "TYPE"), Column("where", "WHERE"),
            Column("phrase", "WHAT"))
+_LINE = "{seq:>7}  {time:<23}  {type:<18}  {where:<20}  {phrase}"
 
 
 def _choosing(command: Any) -> Any:
@@ -176,21 +185,38 @@ def _row(body: dict[str, Any]) -> dict[str, Any]:
 def show_(file: Path, study: str | None, trial: int | None, type_: str | None, after: int, limit: int | None,
           format: str) -> None:
     """Events of FILE in words, oldest first."""
-    logs, loads = need("bayesd.log"), need("orjson").loads
-    found: list[dict[str, Any]] = []
-    damage = None
-    try:
-        for _, body, _ in logs.read_events(file, after):
-            envelope = loads(body)
-            if _wanted(envelope, study, trial, type_):
-                found.append(envelope if format in ("json", "yaml") else _row(envelope))
-                if limit is not None and len(found) >= limit:
-                    break
-    except logs.Damaged as error:
-        damage = error
-    show.rows(format, found, _EVENTS, "no such events")
-    if damage is not None:
-        raise damage
+    events = _chosen(file, after, limit, study, trial, type_)
+    if format in ("json", "yaml"):
+        found: list[dict[str, Any]] = []
+        damage = None
+        try:
+            found.extend(events)
+        except need("bayesd.log").Damaged as error:
+            damage = error
+        show.rows(format, found, _EVENTS)
+        if damage is not None:
+            raise damage
+        return
+    # Line by line: a log may be longer than memory, and its reader may have enough soon.
+    if format == "table":
+        click.echo(_LINE.format(seq="SEQ", time="TIME", type="TYPE", where="WHERE", phrase="WHAT"))
+    for body in events:
+        row = _row(body)
+        click.echo(_LINE.format(**row).rstrip() if format == "table"
+                   else "\t".join(column.of(row) for column in _EVENTS))
+
+
+def _chosen(file: Path, after: int, limit: int | None, study: str | None, trial: int | None,
+            type_: str | None) -> Iterator[dict[str, Any]]:
+    loads = need("orjson").loads
+    for _, body, _ in need("bayesd.log").read_events(file, after):
+        envelope: dict[str, Any] = loads(body)
+        if _wanted(envelope, study, trial, type_):
+            yield envelope
+            if limit is not None:
+                limit -= 1
+                if limit == 0:
+                    return
 
 
 @verb(log, "export", "bayesd log export tuning.db > events.jsonl")
@@ -198,7 +224,10 @@ def show_(file: Path, study: str | None, trial: int | None, type_: str | None, a
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here; default standard output.")
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Begin behind this seq.")
 def export(file: Path, output: Path | None, after: int) -> None:
-    """Events of FILE as JSON, one a line, byte for byte as they were hashed."""
+    """Write events as JSON, one a line.
+
+    They are byte for byte what was hashed.
+    """
     logs = need("bayesd.log")
     events = logs.read_events(file, after)
     with show.progress("exporting", offline.count(file)) as advance:
@@ -258,7 +287,6 @@ def _print(body: dict[str, Any], format: str) -> None:
     if format == "json":
         click.echo(json.dumps(body, ensure_ascii=False))
     else:
-        row = _row(body)
-        click.echo(f"{row['seq']:>6}  {row['time']}  {row['type']:<16}  {row['where']}  {row['phrase']}".rstrip())
+        click.echo(_LINE.format(**_row(body)).rstrip())
 
 

@@ -7,7 +7,7 @@ import datetime
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ class Folded:
     """When the last folded event happened."""
     first_time: str | None = None
     damage: "Damaged | None" = None
-    bodies: list[dict[str, Any]] = field(default_factory=list)
 
     def must_be_whole(self) -> None:
         """Raise the damage, after everything that could be shown was shown."""
@@ -63,6 +62,8 @@ def fold(path: Path, at: str | None = None, *, on_event: "Callable[[State, Event
                 last = body
         except log.Damaged as damage:
             folded.damage = damage
+    if until is not None and folded.state.seq < until and folded.damage is None:
+        show.talk(f"the log ends at event {folded.state.seq}")
     if folded.events:
         folded.time = canonical(last).get("time")
     return folded
@@ -133,6 +134,15 @@ def study_page(folded: Folded, name: str) -> dict[str, Any]:
 def trial_rows(folded: Folded, name: str) -> list[dict[str, Any]]:
     view = need("bayesd.study.view")
     return [view.trial_row(trial) for trial in study_of(folded, name).trials]
+
+
+def trial_page(folded: Folded, name: str, number: int) -> dict[str, Any]:
+    trials = study_of(folded, name).trials
+    if number > len(trials):
+        folded.must_be_whole()
+        raise Trouble(f"{name} has {len(trials)} trials, no trial {number}")
+    page: dict[str, Any] = need("bayesd.study.view").trial_page(trials[number - 1])
+    return page
 
 
 def winner(folded: Folded, name: str, rule: str) -> dict[str, Any]:

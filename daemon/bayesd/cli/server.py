@@ -114,7 +114,9 @@ def config_check(file: Path | None) -> None:
     """Whether the settings make sense: files are there, the broker's address can be read."""
     settings, found = load({}, file)
     if settings.broker is not None:
-        address = need("bayesd.daemon")._address(settings, settings.broker)
-        address.check()
+        try:
+            need("bayesd.daemon")._address(settings, settings.broker).check()
+        except BusError as error:
+            raise Trouble(str(error), CONFIG) from error
     show.talk(f"{len(found)} settings given, all of them good"
               f" ({ENVIRONMENT}... in the environment, or the file, or the defaults)")

@@ -15,12 +15,13 @@ import click
 from bayesd import show
 from bayesd.call import Client, Refusal, once
 from bayesd.cli import offline
-from bayesd.cli.common import NO, USAGE, Reaching, Trouble, format_option, log_option, reaching, verb
+from bayesd.cli.common import NO, USAGE, Reaching, Trouble, format_option, log_option, reaching, study_argument, verb
 from bayesd.files import read_changes, read_study
 from bayesd.show import Column
 
 RULES = ("best", "mean", "one-se")
-BEST_TIMEOUT_S = 60.0      # the rule `mean` rebuilds a posterior
+BEST_TIMEOUT_S = 120.0     # the rule `mean` rebuilds a posterior
+BEST_AGAIN_S = 20.0        # each copy of the question makes the daemon think again
 
 
 def register(top: click.Group) -> None:
@@ -77,12 +78,12 @@ def _show_row(format: str, row: dict[str, Any]) -> None:
 @reaching
 @format_option
 @log_option
-def list_(reach: Reaching, format: str, log: Path | None) -> None:
+def list_(reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """All studies of the log."""
     if log is None:
         show.rows(format, asyncio.run(_all(reach, "study.list", "studies")), _STUDIES, "no studies yet")
     else:
-        folded = offline.fold(log)
+        folded = offline.fold(log, at)
         show.rows(format, offline.study_rows(folded), _STUDIES, "no studies in this log")
         folded.must_be_whole()
 
@@ -92,17 +93,18 @@ async def _all(reach: Reaching, verb: str, name: str, args: dict[str, Any] | Non
         return await client.all(verb, name, args)
 
 
-@verb(study, "show", "bayesd study show digits-svm\nbayesd study show digits-svm --log tuning.db")
-@click.argument("name", metavar="STUDY")
+@verb(study, "show", "bayesd study show digits-svm\n"
+                     "bayesd study show digits-svm --log tuning.db --at 2026-11-23T09:00:00Z")
+@study_argument("name")
 @reaching
 @format_option
 @log_option
-def show_(name: str, reach: Reaching, format: str, log: Path | None) -> None:
+def show_(name: str, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """Everything about a study."""
     if log is None:
         _show_study(format, asyncio.run(once(reach(), "study.show", {"study": name})))
     else:
-        folded = offline.fold(log)
+        folded = offline.fold(log, at)
         _show_study(format, offline.study_page(folded, name))
         folded.must_be_whole()
 
@@ -161,16 +163,19 @@ def _steer(reach: Reaching, verb: str, args: dict[str, Any], format: str, done: 
 
 
 @verb(study, "pause", "bayesd study pause digits-svm")
-@click.argument("name", metavar="STUDY")
+@study_argument("name")
 @reaching
 @format_option
 def pause(name: str, reach: Reaching, format: str) -> None:
-    """Hand out no new trials; running ones go on, and the wall budget stands still."""
+    """Hand out no new trials.
+
+    Running ones go on; the wall budget stands still.
+    """
     _steer(reach, "study.pause", {"study": name}, format, f"{name} is paused; bayesd study resume {name} goes on")
 
 
 @verb(study, "resume", "bayesd study resume digits-svm")
-@click.argument("name", metavar="STUDY")
+@study_argument("name")
 @reaching
 @format_option
 def resume(name: str, reach: Reaching, format: str) -> None:
@@ -179,7 +184,7 @@ def resume(name: str, reach: Reaching, format: str) -> None:
 
 
 @verb(study, "close", "bayesd study close digits-svm --running stop")
-@click.argument("name", metavar="STUDY")
+@study_argument("name")
 @click.option("--running", type=click.Choice(["finish", "stop"]), default="finish", show_default=True,
               help="What becomes of running trials.")
 @reaching
@@ -191,14 +196,15 @@ def close(name: str, running: str, reach: Reaching, format: str) -> None:
 
 
 @verb(study, "amend", "bayesd study amend digits-svm budget.trials=100\nbayesd study amend digits-svm changes.toml")
-@click.argument("name", metavar="STUDY")
+@study_argument("name")
 @click.argument("changes", nargs=-1, required=True, metavar="(FILE | KEY=VALUE ...)")
 @reaching
 @format_option
 def amend(name: str, changes: tuple[str, ...], reach: Reaching, format: str) -> None:
-    """Change parts of an open study from now on: budget, lease, retry, late, noise, tags, method, space.
+    """Change parts of an open study from now on.
 
-    Old trials stay as they are. FILE holds the changed parts only. VALUE is JSON, or else text; a
+    These can be changed: budget, lease, retry, late, noise, tags, method, space. Old trials stay as they are.
+    FILE holds the changed parts only. VALUE is JSON, or else text; a
     parameter of the space that is set to null leaves it.
     """
     if len(changes) == 1 and "=" not in changes[0]:
@@ -211,7 +217,7 @@ def amend(name: str, changes: tuple[str, ...], reach: Reaching, format: str) -> 
 
 
 @verb(study, "enqueue", "bayesd study enqueue digits-svm C=1.0 kernel=rbf")
-@click.argument("name", metavar="STUDY")
+@study_argument("name")
 @click.argument("params", nargs=-1, required=True, metavar="KEY=VALUE ...")
 @reaching
 @format_option
@@ -250,29 +256,38 @@ def _put(into: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 @verb(study, "best", "bayesd study best digits-svm\nbayesd study best digits-svm --rule one-se -f json")
-@click.argument("name", metavar="STUDY")
+@study_argument("name")
 @click.option("--rule", type=click.Choice(RULES), default="best", show_default=True,
               help="best: the best observed value; mean: the best by the model; one-se: the cheapest within one "
                    "standard error of the best.")
 @reaching
 @format_option
 @log_option
-def best(name: str, rule: str, reach: Reaching, format: str, log: Path | None) -> None:
+def best(name: str, rule: str, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """The winner, and why it is the winner. Ends with 1 when there is none yet."""
     if log is None:
-        async def go() -> dict[str, Any]:
+        async def go() -> tuple[dict[str, Any], dict[str, Any]]:
             async with Client(reach()) as client:
-                result: dict[str, Any] = await client.request(
-                    "study.best", {"study": name, "rule": rule}, timeout_s=max(client.reach.timeout_s, BEST_TIMEOUT_S))
-                return result
-        _show_best(format, asyncio.run(go()))
+                page = await client.request("study.show", {"study": name})      # who is not there is told at once
+                return page, await client.request(
+                    "study.best", {"study": name, "rule": rule}, timeout_s=max(client.reach.timeout_s, BEST_TIMEOUT_S),
+                    again_s=BEST_AGAIN_S)
+        with show.patience("the daemon weighs the trials"):
+            page, chosen = asyncio.run(go())
+        _show_best(format, page, chosen)
     else:
-        folded = offline.fold(log)
-        _show_best(format, offline.winner(folded, name, rule))
+        folded = offline.fold(log, at)
+        with show.patience("weighing the trials"):
+            page, chosen = offline.study_page(folded, name), offline.winner(folded, name, rule)
+        _show_best(format, page, chosen)
         folded.must_be_whole()
 
 
-def _show_best(format: str, chosen: dict[str, Any]) -> None:
+def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> None:
+    goals = page["objectives"]
+    if len(goals) > 1:
+        show.talk(f"chosen by the first of {len(goals)} objectives, {goals[0]['name']}; "
+                  f"bayesd study export {page['study']} has them all")
     if chosen["trial"] is None:
         if format in ("json", "yaml"):
             show.record(format, chosen, (), ())
@@ -289,19 +304,23 @@ def _show_best(format: str, chosen: dict[str, Any]) -> None:
 
 @verb(study, "export", "bayesd study export digits-svm -o trials.csv\n"
                        "bayesd study export digits-svm --format jsonl --log tuning.db | jq .values")
-@click.argument("name", metavar="STUDY")
+@study_argument("name")
 @click.option("-f", "--format", "format", type=click.Choice(["csv", "jsonl"]),
               help="Default: what the name of the output ends in, else csv.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here; default standard output.")
 @reaching
 @log_option
-def export(name: str, format: str | None, output: Path | None, reach: Reaching, log: Path | None) -> None:
-    """All trials of a study: parameters, values, state, worker, one trial a line."""
+def export(name: str, format: str | None, output: Path | None, reach: Reaching, log: Path | None,
+           at: str | None) -> None:
+    """Write all trials as CSV or JSONL.
+
+    One trial a line: parameters, values, state, worker.
+    """
     folded = None
     if log is None:
         trials = asyncio.run(_all(reach, "trial.list", "trials", {"study": name}))
     else:
-        folded = offline.fold(log)
+        folded = offline.fold(log, at)
         trials = offline.trial_rows(folded, name)
     format = format or (output.suffix[1:] if output is not None and output.suffix in (".csv", ".jsonl") else "csv")
     text = _csv(trials) if format == "csv" else "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in trials)

@@ -1,13 +1,15 @@
 """`bayesd trial`: look at single trials, end them, or take them back."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import click
 
 from bayesd import show
 from bayesd.call import Client, once
-from bayesd.cli.common import Reaching, format_option, reaching, verb
+from bayesd.cli import offline
+from bayesd.cli.common import Reaching, format_option, log_option, reaching, study_argument, verb
 from bayesd.show import Column
 
 
@@ -17,7 +19,7 @@ def register(top: click.Group) -> None:
 
 @click.group()
 def trial() -> None:
-    """Look at single trials, end them, or take them back."""
+    """Look at trials, end or void them."""
 
 
 def _values(values: dict[str, float]) -> str:
@@ -31,29 +33,39 @@ _TRIALS = (Column("trial", "TRIAL", True), Column("state", "STATE"), Column("val
 
 
 @verb(trial, "list", "bayesd trial list digits-svm\nbayesd trial list digits-svm --state fail -f json")
-@click.argument("study")
+@study_argument()
 @click.option("--state", type=click.Choice(["running", "waiting", "complete", "fail", "pruned", "voided"]),
               help="Only trials in this state.")
 @reaching
 @format_option
-def list_(study: str, state: str | None, reach: Reaching, format: str) -> None:
+@log_option
+def list_(study: str, state: str | None, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """The trials of a study, in their order."""
     async def go() -> list[dict[str, Any]]:
         async with Client(reach()) as client:
             return await client.all("trial.list", "trials", {"study": study})
-    found = [row for row in asyncio.run(go()) if state in (None, row["state"])]
+    folded = offline.fold(log, at) if log is not None else None
+    rows = asyncio.run(go()) if folded is None else offline.trial_rows(folded, study)
+    found = [row for row in rows if state in (None, row["state"])]
     show.rows(format, found, _TRIALS, "no trials" + (f" in state {state}" if state else " yet"))
+    if folded is not None:
+        folded.must_be_whole()
 
 
 @verb(trial, "show", "bayesd trial show digits-svm 7")
-@click.argument("study")
+@study_argument()
 @click.argument("number", type=click.IntRange(min=1), metavar="TRIAL")
 @reaching
 @format_option
-def show_(study: str, number: int, reach: Reaching, format: str) -> None:
+@log_option
+def show_(study: str, number: int, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """Everything about a trial: its leases, reports and late outcomes."""
-    page = asyncio.run(once(reach(), "trial.show", {"study": study, "trial": number}))
-    _show(format, page)
+    if log is None:
+        _show(format, asyncio.run(once(reach(), "trial.show", {"study": study, "trial": number})))
+    else:
+        folded = offline.fold(log, at)
+        _show(format, offline.trial_page(folded, study, number))
+        folded.must_be_whole()
 
 
 def _show(format: str, page: dict[str, Any]) -> None:
@@ -71,7 +83,7 @@ def _show(format: str, page: dict[str, Any]) -> None:
 
 
 @verb(trial, "cancel", "bayesd trial cancel digits-svm 7 --reason \"diverges\"")
-@click.argument("study")
+@study_argument()
 @click.argument("number", type=click.IntRange(min=1), metavar="TRIAL")
 @click.option("--reason", help="Why; it is kept in the log.")
 @reaching
@@ -83,7 +95,7 @@ def cancel(study: str, number: int, reason: str | None, reach: Reaching, format:
 
 
 @verb(trial, "void", "bayesd trial void digits-svm 7 --reason \"the sensor was unplugged\"")
-@click.argument("study")
+@study_argument()
 @click.argument("number", type=click.IntRange(min=1), metavar="TRIAL")
 @click.option("--reason", required=True, help="Why; it is kept in the log.")
 @reaching

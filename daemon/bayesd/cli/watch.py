@@ -31,9 +31,10 @@ def register(top: click.Group) -> None:
 @click.argument("study", required=False)
 @reaching
 def watch(study: str | None, reach: Reaching) -> None:
-    """Look on: how far a study is, the best so far, the workers, the time that is left.
+    """Look on, live.
 
-    Without STUDY: all of them. Ends with 0 when what is watched is closed.
+    Shows how far a study is, the best so far, the workers, the time that is left. Without STUDY: all of them.
+    Ends with 0 when what is watched is closed.
     """
     where = reach()
     asyncio.run(_watch(where, study, Screen() if sys.stdout.isatty() else Lines()))
@@ -102,14 +103,19 @@ class Screen:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total, **fields)
             self._bars.update(self._tasks[name], completed=done, total=total, **fields)
-        self._below.plain = "\n".join(
-            f"  {row['worker']:<20} " + (", ".join(f"{study} #{trial}" for study, trial, _ in row["leases"]) or "idle")
-            for row in seen.workers)
+        self._below.plain = "\n".join(f"  {row['worker']:<20} {_holds(row, seen)}" for row in seen.workers)
         if seen.daemon == "offline":
             self._below.plain += "\n  the daemon is away; what the workers measure is kept until it is back"
 
     def say(self, words: str) -> None:
         self._live.console.print(words, markup=False)
+
+
+def _holds(worker: dict[str, Any], seen: Seen) -> str:
+    """What a worker has; the list of workers is older than the states, which may be closed by now."""
+    open_ = [f"{study} #{trial}" for study, trial, _ in worker["leases"]
+             if seen.studies.get(study, {}).get("state") != "closed"]
+    return ", ".join(open_) or "idle"
 
 
 def _done(state: dict[str, Any]) -> int:

@@ -34,15 +34,18 @@ LIMIT_S = 300.0
 MARK = "this-is-a-bayesd-demo"
 
 
-def run(folder: Path, *, trials: int = 24, port: int | None = None) -> int:
+def run(folder: Path, *, trials: int = 24, port: int | None = None, broker_kind: str = "auto") -> int:
     """Play the demo; returns the exit code."""
     began = time.monotonic()
     try:
         with _own(folder) as home:
-            return asyncio.run(_play(Stage(home, port or _free_port()), folder, trials, began))
+            return asyncio.run(_play(Stage(home, port or _free_port(), broker_kind), folder, trials, began))
     except Broken as error:
         show.talk(f"error: {error}")
         return 1
+    except asyncio.CancelledError:
+        show.talk("ended by SIGTERM; everything that was started is ended, too")
+        return 128 + signal.SIGTERM
 
 
 # --- Where, and on which port ----------------------------------------------------------------------
@@ -144,6 +147,7 @@ async def _play(stage: Stage, folder: Path, trials: int, began: float) -> int:
                 raise Broken(f"the study is not closed after {LIMIT_S:g} s; see {folder}/daemon.txt") from error
             finally:
                 listening.cancel()
+    seen.save(stage.folder / "heard.json")
     proof = prove(stage.log, stage.ledger, model.STUDY, trials, seen)
     return _end(folder, chosen, proof, time.monotonic() - began)
 
@@ -223,6 +227,8 @@ class Director:
                         await asyncio.sleep(POLL_S)
             except BusError:
                 await asyncio.sleep(POLL_S)
+        if not (self.worker_killed and self.daemon_killed):
+            raise Broken("the study was over before anything could be killed: give it more --trials")
 
     async def _look(self, client: Client) -> None:
         self._check_processes()
@@ -284,7 +290,9 @@ class Director:
             actor = await self.stage.start_worker(VICTIM)
             self.worker_back = True
             self.screen.say(f"!!  {VICTIM} is started again         pid {actor.pid}, with what its spool holds")
-        if not self.daemon_killed and self.worker_back and self.done >= self.trials // 2:
+        # The orphans keep the study open, so the daemon does not escape while they are not taken over.
+        late = self.worker_back or self.done >= self.trials - 3
+        if not self.daemon_killed and self.worker_killed and self.done >= self.trials // 2 and late:
             await self._kill_daemon()
             return True
         return False
@@ -334,10 +342,14 @@ def _end(folder: Path, chosen: dict[str, Any], proof: Proof, took_s: float) -> i
     for fault in (*proof.lost, *proof.doubled, *proof.invented, *proof.faults):
         print(f"FAULT    {fault}")
     log = folder / "log.db"
-    print(f"next     bayesd study best {model.STUDY} --rule mean --log {log}\n"
-          f"         bayesd log show {log} --trial {chosen.get('trial') or 1}\n"
-          f"         bayesd log replay {log} --at {max(1, proof.events // 2)}\n"
-          f"         bayesd serve --log {log}        and then: bayesd study create {folder / 'study.toml'}")
+    commands = (
+        (f"bayesd study best {model.STUDY} --rule mean --log {log}", "another rule, another winner?"),
+        (f"bayesd log show {log} --trial {chosen.get('trial') or 1}", "the life of the winner"),
+        (f"bayesd log replay {log} --at {max(1, proof.events // 2)}", "half-way, as it was"),
+        (f"bayesd study create {folder / 'study.toml'}", "your own: change it, after `bayesd serve`"))
+    width = max(len(command) for command, _ in commands)
+    for i, (command, what) in enumerate(commands):
+        print(f"{'' if i else 'next':8} {command:<{width}}  # {what}")
     return 0 if proof.holds else 1
 
 

@@ -33,6 +33,17 @@ class Witnesses:
     believed: dict[str, Any] = field(default_factory=dict)
     """The daemon's own answer about the study."""
 
+    def save(self, path: Path) -> None:
+        """For whoever wants to check the proof."""
+        path.write_text(json.dumps({"receipts": [[*key, *said] for key, said in sorted(self.receipts.items())],
+                                    "killed_at": self.killed_at, "believed": self.believed}, indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> "Witnesses":
+        said = json.loads(path.read_text())
+        return cls({(trial, fence): (seq, hash) for trial, fence, seq, hash in said["receipts"]}, said["killed_at"],
+                   said["believed"])
+
 
 @dataclass(slots=True)
 class Proof:

@@ -69,6 +69,7 @@ class Stage:
 
     folder: Path
     port: int
+    broker_kind: str = "auto"
     actors: list[Actor] = field(default_factory=list)
     daemon: Actor | None = None
     replayed: int = 0
@@ -123,7 +124,8 @@ class Stage:
         """Start the daemon on its log; returns how many seconds it took until it served."""
         began = time.monotonic()
         self.daemon = daemon = await self.start(
-            "daemon", "bayesd.cli", "serve", "--log", str(self.log), "--port", str(self.port), "--log-format", "json")
+            "daemon", "bayesd.cli", "serve", "--log", str(self.log), "--port", str(self.port),
+            "--broker-kind", self.broker_kind, "--log-format", "json")
         said_before = daemon.output.stat().st_size if daemon.output.exists() else 0
         words = await self._wait_for(daemon, said_before, "ready: ")
         self.replayed = int(words.split()[1])

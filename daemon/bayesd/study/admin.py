@@ -20,6 +20,8 @@ from bayesd_schemas.names import is_name
 from bayesd_schemas.study import StudySpec
 
 PAGE_BYTES = 56 * 1024
+REPLY_BYTES = 60 * 1024
+SLOW = ("events", "study.best")     # verbs that read the log or compute: the service answers them
 QUEUE_MAX = 10_000
 
 
@@ -28,16 +30,16 @@ class Refused(Exception):
 
     def __init__(self, code: str, message: str, key: str | None = None, example: str | None = None) -> None:
         super().__init__(message)
-        self.body = {"code": code, "message": message}
+        self.body = {"code": code, "message": cut(message, 2000)}       # it may quote what was sent
         if key is not None:
-            self.body["key"] = key
+            self.body["key"] = cut(key, 200)
         if example is not None:
             self.body["example"] = example
 
 
 def on_request(desk: Desk, client: str, request: Request) -> None:
     """Do a verb and reply. Survives copies: a write is done once and answered from its event."""
-    desk.clients.add(client)
+    desk.heard(client)
     verb = request.verb
     if verb in WRITES:
         done = desk.state.commands.get(f"{client} {request.id}")
@@ -51,7 +53,7 @@ def on_request(desk: Desk, client: str, request: Request) -> None:
     act = WRITES.get(verb) or READS.get(verb)
     if act is None:
         fail(desk, client, request.id, Refused(
-            "unknown-verb", f"{verb} is not a verb; there are {', '.join(sorted({*WRITES, *READS}))}", "verb"))
+            "unknown-verb", f"{verb} is not a verb; there are {', '.join(sorted({*WRITES, *READS, *SLOW}))}", "verb"))
         return
     try:
         status, result = act(desk, client, request)
@@ -62,7 +64,11 @@ def on_request(desk: Desk, client: str, request: Request) -> None:
 
 
 def reply(desk: Desk, client: str, id: str, status: str, result: Any) -> None:
-    desk.send(client, "reply", {"id": id, "status": status, "result": result})
+    body = {"id": id, "status": status, "result": result}
+    if len(orjson.dumps(body)) > REPLY_BYTES:
+        fail(desk, client, id, Refused("too-large", "the answer does not fit into a message; the log file has it all"))
+    else:
+        desk.send(client, "reply", body)
 
 
 def fail(desk: Desk, client: str, id: str, refused: Refused) -> None:
@@ -318,7 +324,11 @@ def study_list(desk: Desk, client: str, request: Request) -> Result:
 def study_show(desk: Desk, client: str, request: Request) -> Result:
     study = _study_of(desk, request)
     state = view.study_state(desk.state, study, desk.elapsed(study))
-    return "ok", {**state, "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue)}
+    shown = {**state, "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue)}
+    if len(orjson.dumps(shown)) > PAGE_BYTES:
+        shown["spec"].pop("space")             # it stands beside
+        shown["spec"].pop("enqueue", None)
+    return "ok", shown
 
 
 def trial_list(desk: Desk, client: str, request: Request) -> Result:
@@ -327,7 +337,9 @@ def trial_list(desk: Desk, client: str, request: Request) -> Result:
 
 
 def trial_show(desk: Desk, client: str, request: Request) -> Result:
-    return "ok", view.trial_page(_trial_of(desk, request))
+    shown = view.trial_page(_trial_of(desk, request))
+    reports = ((said[0], said) for said in shown.pop("reports"))
+    return "ok", {**shown, **page(request, reports, "reports", len(orjson.dumps(shown)))}
 
 
 def worker_list(desk: Desk, client: str, request: Request) -> Result:
@@ -335,13 +347,14 @@ def worker_list(desk: Desk, client: str, request: Request) -> Result:
                       "workers")
 
 
-def page(request: Request, rows: Iterable[tuple[Any, dict[str, Any]]], name: str) -> dict[str, Any]:
-    """Rows after `after`, at most `limit` and at most what fits into one reply, with `next` if there are more."""
+def page(request: Request, rows: Iterable[tuple[Any, Any]], name: str, size: int = 0) -> dict[str, Any]:
+    """Rows after `after`, at most `limit` and at most what fits into one reply that holds `size` bytes already,
+    with `next` if there are more."""
     after, limit = request.args.get("after"), request.args.get("limit", 1000)
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise Refused("bad-field", "limit is a number from 1", "limit", '{"limit": 100}')
     out: list[dict[str, Any]] = []
-    size, last = 0, None
+    last = None
     for key, row in rows:
         if after is not None and (not isinstance(after, type(key)) or key <= after):
             if not isinstance(after, type(key)):

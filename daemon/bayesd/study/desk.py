@@ -24,8 +24,9 @@ from bayesd_schemas.messages import Ask
 
 PATIENCE_S = 90.0     # an unserved ask lapses this long after its last copy or beat
 ANSWER_S = 1.5        # every ask is answered within 2 s; this leaves half a second for the way
+CLIENTS_MAX = 10_000  # names of operators remembered; later ones are served and not remembered
 
-NOT_CRITICAL = frozenset(("daemon.stopped", "clock.jumped", "study.winner"))
+NOT_CRITICAL = frozenset(("daemon.stopped", "clock.jumped"))
 
 
 class Letter(NamedTuple):
@@ -117,8 +118,8 @@ class Desk:
         self.drawers: dict[str, Drawer] = {}
         self.since: dict[str, float] = {}
         """Study -> when its open time was last counted."""
-        self.touched: set[str] = set()
-        """Studies whose public state has changed."""
+        self.touched: dict[str, None] = {}
+        """Studies whose public state has changed, in that order."""
         self.clients: set[str] = set()
         """Names that operators used: a name is a worker or an operator, not both."""
         self.disk_full = False
@@ -164,7 +165,7 @@ class Desk:
         self._rows.append(row)
         apply(state, event)
         if name is not None:
-            self.touched.add(name)
+            self.touched[name] = None
             if elapsed:
                 self.since[name] = self.now
         return event
@@ -181,6 +182,11 @@ class Desk:
     @property
     def has_rows(self) -> bool:
         return bool(self._rows)
+
+    @property
+    def letters(self) -> int:
+        """How many letters wait."""
+        return len(self._letters)
 
     def committed(self, seq: int) -> list[Letter]:
         """The letters that may leave now that the log is on disk up to `seq`."""
@@ -224,6 +230,11 @@ class Desk:
             if not queue:
                 del self.queues[ask.study or ""]
 
+    def heard(self, client: str) -> None:
+        """Note that an operator uses this name."""
+        if len(self.clients) < CLIENTS_MAX:
+            self.clients.add(client)
+
     def standing_count(self, worker: str) -> int:
         return self._standing_of.get(worker, 0)
 
@@ -259,7 +270,7 @@ def restart(desk: Desk) -> None:
     """After a replay: every open lease gets its full time again, and open time counts from now."""
     for study in desk.state.studies.values():
         desk.since[study.name] = desk.now
-        desk.touched.add(study.name)
+        desk.touched[study.name] = None
         for trial in study.running.values():
             lease = trial.open_lease
             if lease is not None:

@@ -25,6 +25,7 @@ SUGGESTIONS_MAX = 256      # candidates made in one go
 TICK_EVENT_S = 60.0        # open time is noted at most this often while leases are open
 WITHDRAWN_MAX = 100_000    # withdrawn asks remembered; the oldest are forgotten first
 STANDING_MAX = 1000        # unserved asks kept for one worker
+STANDING_ALL_MAX = 50_000  # and for all: each takes about 1 KiB
 BUDGET_RULES = frozenset(("trials", "wall", "cost"))
 RETRIED = frozenset(("crash", "timeout", "oom"))
 
@@ -58,8 +59,10 @@ def on_ask(desk: Desk, worker: str, ask: Ask) -> None:
         if not open_:
             _answer(desk, worker, ask, "duplicate")
         return
-    if key not in desk.standing and desk.standing_count(worker) >= STANDING_MAX:
-        reject(desk, worker, ask.id, "rate", f"this worker has {STANDING_MAX} asks standing already", ask.run)
+    if key not in desk.standing and (
+            desk.standing_count(worker) >= STANDING_MAX or len(desk.standing) >= STANDING_ALL_MAX):
+        reject(desk, worker, ask.id, "rate", f"{desk.standing_count(worker)} asks of this worker stand already, "
+                                             f"{len(desk.standing)} of all workers", ask.run)
         return
     standing = desk.stand(worker, ask)
     for study in _studies_of(desk, ask):
@@ -285,6 +288,9 @@ def supply(desk: Desk, order: Order, suggestion: Suggestion) -> None:
                                      "as_of": order.as_of}, study=study)
     if order.version != study.version or order.generation != drawer.generation or study.status == "closed":
         return
+    overtaken = order.problem.number != len(study.trials) + len(drawer.candidates) + 1
+    if overtaken and not (study.spec.method == "bayes" and study.repeats):
+        return         # a plainer sampler answered meanwhile, and these may be the same points
     ahead = [candidate.proposal.params for candidate in drawer.candidates if candidate.proposal.sampler == "bayes"]
     for proposal in suggestion.proposals:
         drawer.candidates.append(Candidate(proposal, order.as_of, order.pending, tuple(ahead),
@@ -520,8 +526,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
     event = desk.record(type, data, actor=f"worker/{worker}", study=study, trial=trial.number,
                         cmd=tell.id, elapsed=study.status == "open")
     _receipt(desk, worker, tell.id, "late" if type == "outcome.late" else "recorded", event.seq, event.hash)
-    if type == "lease.released":
-        _lost(desk, trial)             # given back after a close: nobody will have it any more
+    if study.status == "closed":
+        _lost(desk, trial)             # given back after the close: nobody will have it any more
     _moved(desk, study)
 
 

@@ -545,7 +545,8 @@ def _told(event: Event, status: str) -> Told | None:
 
 
 def _float(value: Any) -> float | None:
-    return None if value is None else float(value)
+    """Canonical JSON writes 1.0 as 1 and -0.0 as 0; life and replay read both alike."""
+    return None if value is None else float(value) + 0.0
 
 
 def _floats(values: dict[str, Any]) -> dict[str, float | None]:
@@ -558,7 +559,7 @@ def _values(study: Study, data: Data) -> tuple[float, ...] | None:
     if values is None:
         return None
     found = tuple(values.get(goal.name) for goal in study.goals)
-    return None if None in found else tuple(map(float, found))
+    return None if None in found else tuple(float(value) + 0.0 for value in found)
 
 
 def _finish(state: State, event: Event, status: Literal["complete", "fail", "pruned"]) -> Trial:
@@ -570,8 +571,9 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     if trial.is_provisional:
         _forget(trial, keep_late=True)
     if not promoted:
-        lease.told = _told(event, "recorded")
-        if lease.proof is not None:
+        told = _told(event, "recorded")
+        if told is not None:           # else it is not the worker's word, and an earlier tell stays on record
+            lease.told = told
             _count(study, data)
             _end(state, lease, "told")
         elif lease.ended is None:
@@ -641,6 +643,9 @@ def _trial_failed(state: State, event: Event) -> None:
         lease = trial.leases[data["fence"] - 1]
         lease.told = _told(event, "recorded")
         _count(trial.study, data)
+        if trial.is_provisional:
+            _forget(trial, keep_late=True)
+        trial.failure = None
         _count_failure(trial, data["class"])
         if lease.ended is None:
             _end(state, lease, "told")
@@ -694,14 +699,12 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "daemon.stopped": _nothing,
     "engine.fingerprint": _engine_fingerprint,
     "clock.jumped": _nothing,
-    "head.signed": _nothing,
     "study.created": _study_created,
     "study.amended": _study_amended,
     "study.paused": _study_paused,
     "study.resumed": _study_resumed,
     "study.closed": _study_closed,
     "study.ticked": _study_ticked,
-    "study.winner": _nothing,
     "run.began": _run_began,
     "point.enqueued": _point_enqueued,
     "trial.proposed": _trial_proposed,

@@ -58,6 +58,9 @@ def eta_s(study: Study, elapsed_s: float) -> float | None:
     return round(max(0.0, min(ends)), 1) if ends else None
 
 
+SHOWN_MAX = 100     # leases and late outcomes that a page shows, the newest
+
+
 def trial_row(trial: Trial) -> dict[str, Any]:
     """A trial in one line."""
     study = trial.study
@@ -74,15 +77,17 @@ def trial_page(trial: Trial) -> dict[str, Any]:
             "outcome_seq": trial.outcome_seq or None, "failures": trial.failures or {},
             "leases": [{"fence": lease.fence, "worker": lease.worker, "run": lease.run, "lease_s": lease.lease_s,
                         "ended": lease.ended, "told_seq": lease.told.seq if lease.told else None}
-                       for lease in trial.leases],
+                       for lease in trial.leases[-SHOWN_MAX:]],
             "reports": [[step, said[0] if isinstance(said, tuple) else said]
                         for step, said in sorted((trial.reports or {}).items())],
             "late": [{"state": outcome.state, "values": outcome.values, "seq": outcome.seq}
-                     for outcome in trial.late or ()]}
+                     for outcome in (trial.late or [])[-SHOWN_MAX:]]}
 
 
 def worker_row(worker: Worker) -> dict[str, Any]:
     """A worker in one line."""
     return {"worker": worker.name, "run": worker.run, "runs": len(worker.replaced) + (worker.run is not None),
-            "leases": [[lease.trial.study.name, lease.trial.number, lease.fence] for lease in worker.open],
+            "leases": [[lease.trial.study.name, lease.trial.number, lease.fence]
+                       for lease in list(worker.open)[-SHOWN_MAX:]],
+            "open": len(worker.open),
             "revoked": worker.revoked}
