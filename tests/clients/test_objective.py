@@ -175,17 +175,19 @@ def test_options_are_checked(wrong: dict[str, Any]) -> None:
 def test_the_broker_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("BAYESD_BROKER", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert find_broker() == "mqtt://127.0.0.1:1883"
+    default = ("mqtt://127.0.0.1:1883", "")
+    assert find_broker() == default
     (tmp_path / "bayesd").mkdir()
     note = tmp_path / "bayesd/daemon.json"
-    note.write_text(json.dumps({"broker": "mqtt://127.0.0.1:4321", "pid": os.getpid()}))
-    assert find_broker() == "mqtt://127.0.0.1:4321"
+    note.write_text(json.dumps({"broker": "mqtt://127.0.0.1:4321", "pid": os.getpid(), "root": "acme"}))
+    assert find_broker() == ("mqtt://127.0.0.1:4321", "acme")
+    assert find_broker(root="other") == ("mqtt://127.0.0.1:4321", "other")
     for stale in ('{"broker": "mqtt://x", "pid": 4194999}', '{"broker": 3, "pid": 1}', "[]", "{", '{"pid": true}'):
         note.write_text(stale)
-        assert find_broker() == "mqtt://127.0.0.1:1883"
+        assert find_broker() == default
     monkeypatch.setenv("BAYESD_BROKER", "mqtt://elsewhere")
-    assert find_broker() == "mqtt://elsewhere"
-    assert find_broker("mqtt://said") == "mqtt://said"
+    assert find_broker() == ("mqtt://elsewhere", "")
+    assert find_broker("mqtt://said", "acme") == ("mqtt://said", "acme")
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

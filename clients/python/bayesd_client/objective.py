@@ -77,8 +77,9 @@ class Objective:
     async def arun(self, slots: int = 1, keep: bool = False, name: str | None = None) -> Summary:
         """`run` for a program that has an event loop."""
         line = self._line
-        where = address(find_broker(line.broker), line.password_file, line.ca_file, line.cert_file, line.key_file)
-        options = replace(self._options, slots=slots, keep=keep, name=name or self._options.name)
+        broker, root = find_broker(line.broker, self._options.root)
+        where = address(broker, line.password_file, line.ca_file, line.cert_file, line.key_file)
+        options = replace(self._options, slots=slots, keep=keep, name=name or self._options.name, root=root)
         return await Worker(_Function(self.function), where, options, log.info).run()
 
 

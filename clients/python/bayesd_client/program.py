@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from bayesd_client.agent import tail
@@ -56,8 +56,10 @@ def run_program(command: Sequence[str], broker: str | None = None, *, options: O
     Raises NameInUse, Undelivered, Refused, BadAddress, or SpaceMismatch for a placeholder that the
     study does not declare.
     """
-    where = address(find_broker(broker), password_file, ca_file, cert_file, key_file)
     wanted = options if options is not None else Options(**more)
+    broker, root = find_broker(broker, wanted.root)
+    where = address(broker, password_file, ca_file, cert_file, key_file)
+    wanted = replace(wanted, root=root)
     program = Program(tuple(command), timeout_s=timeout_s, grace_s=grace_s)
 
     async def work() -> Summary:

@@ -1,7 +1,6 @@
 """`bayesd worker`: make a program a worker, and look after the workers there are."""
 
 import asyncio
-import os
 from typing import Any
 
 import click
@@ -9,7 +8,6 @@ import click
 from bayesd import show
 from bayesd.call import Client, once
 from bayesd.cli.common import Reaching, Verb, format_option, reaching, verb
-from bayesd.config import read_runtime
 from bayesd.show import Column
 
 
@@ -26,15 +24,8 @@ class _WithRun(click.Group):
 def _run() -> click.Command:
     from bayesd_client.cli import worker_run
 
-    def find_and_run(**given: Any) -> None:
-        # The note of a daemon on this machine also says under which root it serves.
-        if given["broker"] is None and "BAYESD_BROKER" not in os.environ and (note := read_runtime()) is not None:
-            given["broker"] = note["broker"]
-            given["root"] = given["root"] or note.get("root") or ""
-        assert worker_run.callback is not None
-        worker_run.callback(**given)
     return Verb(
-        worker_run.name, params=worker_run.params, callback=find_and_run, help=worker_run.help,
+        worker_run.name, params=worker_run.params, callback=worker_run.callback, help=worker_run.help,
         context_settings=worker_run.context_settings,
         example="bayesd worker run --study digits-svm -- python train.py --lr {lr} --depth {depth}\n"
                 "bayesd worker run --study digits-svm --slots 4 -- ./train    (parameters as JSON in BAYESD_PARAMS)")

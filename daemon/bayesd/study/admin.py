@@ -248,7 +248,7 @@ def study_enqueue(desk: Desk, client: str, request: Request) -> Result:
 
 
 def trial_cancel(desk: Desk, client: str, request: Request) -> Result:
-    """End a trial for good: its worker is stopped, and it fails with class other."""
+    """End a trial for good: its worker is stopped, and it fails with class cancelled."""
     trial = _trial_of(desk, request)
     if trial.status in FINAL:
         return "exists", view.trial_row(trial)

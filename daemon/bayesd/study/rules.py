@@ -400,7 +400,8 @@ def _begin_run(desk: Desk, known: Worker, beat: Beat) -> None:
         "worker": known.name, "run": beat.run, "took": [list(key) for key in took],
         "ended": [[lease.trial.study.name, lease.trial.number, lease.fence] for lease in ended],
     }, actor=f"worker/{known.name}")
-    for standing in [s for s in desk.standing.values() if s.worker == known.name and s.ask.run != beat.run]:
+    replaced = desk.state.worker(known.name).replaced
+    for standing in [s for s in desk.standing.values() if s.worker == known.name and s.ask.run in replaced]:
         desk.sit(standing)
     for lease in ended:
         desk.deadlines.pop(lease, None)
