@@ -108,12 +108,11 @@ class NoOpWorker:
         self.grant_suffix = b"/grant"
 
     def begin(self) -> None:
-        run = self.name
+        run, study = self.name.encode(), self.study.encode()
         self.client.publish(_text(f"bayesd/1/from/{self.name}/beat"),
-                            b'{"run":"%s","leases":[],"asks":[]}' % run.encode(), self.qos)
+                            b'{"run":"%s","leases":[],"asks":[]}' % run, self.qos)
         self.client.publish(_text(f"bayesd/1/from/{self.name}/ask"),
-                            b'{"id":"%s.0","run":"%s","study":"%s"}' % (run.encode(), run.encode(), self.study.encode()),
-                            self.qos)
+                            b'{"id":"%s.0","run":"%s","study":"%s"}' % (run, run, study), self.qos)
         self.waits_for = 1
         self.sent_at = time.perf_counter()
 

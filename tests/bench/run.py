@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SPACE = {"lr": {"type": "float", "low": 1e-4, "high": 1.0, "scale": "log"}, "wd": {"type": "float", "low": 0, "high": 1},
+SPACE = {"lr": {"type": "float", "low": 1e-4, "high": 1.0, "scale": "log"},
+         "wd": {"type": "float", "low": 0, "high": 1},
          "depth": {"type": "int", "low": 1, "high": 10}, "act": {"type": "categorical", "choices": ["relu", "gelu"]}}
 
 
@@ -131,7 +132,8 @@ def optuna_rdb(folder: Path, seconds: float) -> float | None:
 
 def throughput(args: argparse.Namespace, folder: Path) -> None:
     print("throughput with the whole contract on: a receipt and a grant for each tell, the ask inside the tell")
-    print(f"{'workers':>8} {'ours/s':>8} {'floor/s':>8} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7}   median of {args.rounds}")
+    print(f"{'workers':>8} {'ours/s':>8} {'floor/s':>8} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7}   "
+          f"median of {args.rounds}")
     rate = 0.0
     for workers in args.workers:
         mine, base, half, most = [], [], [], []
@@ -245,12 +247,16 @@ def memory(args: argparse.Namespace, folder: Path) -> None:
     print(f"\nmemory: {used / trials:,.0f} bytes for each of {trials:,} finished trials of 4 parameters")
 
 
+def numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=lambda text: [int(each) for each in text.split(",")], default=[8, 64, 256])
+    parser.add_argument("--workers", type=numbers, default=[8, 64, 256])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--trials", type=lambda text: [int(each) for each in text.split(",")], default=[33_333, 333_333],
+    parser.add_argument("--trials", type=numbers, default=[33_333, 333_333],
                         help="trials of the logs to open; three events each")
     parser.add_argument("--floor", help="path of another minimal loop to run once")
     parser.add_argument("--only", choices=["throughput", "opening", "memory"])
