@@ -29,4 +29,4 @@ class Row(NamedTuple):
 
     @property
     def fields(self) -> Fields:
-        return tuple(self)
+        return self
