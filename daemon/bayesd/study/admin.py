@@ -50,6 +50,10 @@ def on_request(desk: Desk, client: str, request: Request) -> None:
             fail(desk, client, request.id, Refused(
                 "not-allowed", f"{client} is not in the list of operators", "operators", f'operators = ["{client}"]'))
             return
+        if desk.disk_full:             # a decision that cannot be written would hold back every answer after it
+            fail(desk, client, request.id, Refused(
+                "disk-full", "the log's disk is full and nothing was changed; free some space, then ask again"))
+            return
     act = WRITES.get(verb) or READS.get(verb)
     if act is None:
         fail(desk, client, request.id, Refused(
