@@ -481,7 +481,7 @@ class Service:
                 group.create_task(self._suggest_one(self.desk, order), name=f"suggest {order.study}")
 
     async def _suggest_one(self, desk: Desk, order: Order) -> None:
-        suggestion = await self._suggest(order.problem, order.wanted)
+        suggestion = await self._suggestion(order)
         self.counters.suggestions += len(suggestion.proposals)
         if desk is not self.desk or self._stopped:
             return                     # folded again meanwhile: what was asked for is history
@@ -489,6 +489,19 @@ class Service:
         rules.supply(desk, order, suggestion)
         self._work.set()
         self._think.set()
+
+    async def _suggestion(self, order: Order) -> Suggestion:
+        """What the optimiser says. One study that upsets it is our bug and must not end the others: it is
+        answered by a plainer sampler, with the reason on record."""
+        try:
+            return await self._suggest(order.problem, order.wanted)
+        except Exception as error:
+            logger.exception("the optimiser failed on %s; a random point answers. Please report this", order.study)
+            self.counters.fallbacks += order.wanted
+            plain = suggest(replace(order.problem, method="random"), order.wanted)
+            return replace(plain, proposals=tuple(
+                replace(proposal, drawn=order.problem.drawn, fallback=f"error: {type(error).__name__}")
+                for proposal in plain.proposals))
 
     def _answer_overdue(self) -> None:
         for order in rules.overdue(self.desk, self.settings.deadline_s):
@@ -566,6 +579,11 @@ class Service:
             result = await _SLOW[request.verb](self, request)
         except admin.Refused as refused:
             admin.fail(desk, client, request.id, refused)
+        except LogError:
+            raise
+        except Exception:
+            logger.exception("%s for %s failed; please report this", request.verb, client)
+            admin.fail(desk, client, request.id, admin.Refused("bug", "the daemon failed at this; its log says where"))
         else:
             admin.reply(desk, client, request.id, "ok", result)
         self._work.set()

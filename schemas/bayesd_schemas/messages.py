@@ -21,9 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from bayesd_schemas.names import NUMBER_MAX, Count, Id, Name, Run, is_id
+from bayesd_schemas.names import NUMBER_MAX, Count, Id, Name, Run, is_id, whole
 from bayesd_schemas.space import Value
-from bayesd_schemas.study import MetricName, Tag
+from bayesd_schemas.study import MetricName
 
 SIZE_MAX = 64 * 1024
 """Bytes of one message; clients stay under 60 KiB."""
@@ -88,7 +88,7 @@ class Ask(_Incoming):
     study: Name | None = None
     n: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 1
     lease_s: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
-    tags: Annotated[list[Tag], Field(max_length=64)] = []
+    tags: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=64)] = []
     seen: Annotated[str, Field(max_length=4096)] | None = None
 
 
@@ -107,7 +107,7 @@ class Report(_Incoming):
     study: Name
     trial: Count
     fence: Count
-    step: Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)]
+    step: Annotated[int, BeforeValidator(whole), Field(ge=0, le=2**53 - 1, strict=True)]
     value: Measured = None
     values: Annotated[dict[MetricName, Measured], Field(max_length=METRICS_MAX)] | None = None
 

@@ -4,9 +4,9 @@ A name becomes part of a topic, so it is checked once, here, before it goes anyw
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 ID = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -19,7 +19,14 @@ NUMBER_MAX = 1e300            # beyond this a measurement is a failure of class 
 Name = Annotated[str, StringConstraints(pattern=NAME, strict=True)]
 Id = Annotated[str, StringConstraints(pattern=ID, strict=True)]
 Run = Annotated[str, StringConstraints(pattern=RUN, strict=True)]
-Count = Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)]
+
+
+def whole(value: Any) -> Any:
+    """7.0 is 7: JSON has one kind of number."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(whole), Field(ge=1, le=INTEGER_MAX, strict=True)]
 """Trial numbers, fences, sequence numbers and epochs: from 1."""
 
 is_name = re.compile(NAME).fullmatch

@@ -93,6 +93,10 @@ def test_unknown_fields_are_ignored() -> None:
     assert decode("ask", b'{"id":"a","run":"r","colour":"red"}') == Ask(id="a", run="r")
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert decode("tell", tell(trial=7.0)).trial == 7
+
+
 def test_a_report_may_be_nonfinite() -> None:
     report = decode("report", b'{"id":"r","study":"s","trial":1,"fence":1,"step":3,"value":NaN}')
     assert report == Report(id="r", study="s", trial=1, fence=1, step=3, value=None)

@@ -1,0 +1,184 @@
+"""The service as a whole on virtual time: what its shell promises beyond the rules."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Row
+from bayesd.optimize import suggest
+from bayesd.service import Settings, fold
+from bayesd.study import snapshot
+from bayesd.study.problem import Problem, Suggestion
+from bayesd.testing import Daemon, MemoryBroker, MemoryClient, run
+
+SPACE = {"x": {"type": "float", "low": 0, "high": 1}}
+
+
+class Worker:
+    """One run that says what it is told to say and keeps what it hears."""
+
+    def __init__(self, broker: MemoryBroker, name: str = "w1") -> None:
+        self.broker, self.name = broker, name
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+        self.client = MemoryClient(broker, name, [broker.topics.to(name, "+")], self._hear)
+        self.client.connect()
+
+    def _hear(self, topic: str, payload: bytes, *_: object) -> None:
+        self.heard.append((topic.rsplit("/", 1)[1], json.loads(payload)))
+
+    def say(self, kind: str, **fields: Any) -> None:
+        topic = (self.broker.topics.request(self.name) if kind == "request"
+                 else self.broker.topics.sent(self.name, kind))
+        self.client.publish(topic, json.dumps(fields).encode())
+
+    async def wait(self, holds: Callable[[str, dict[str, Any]], bool], seconds: float = 60.0) -> dict[str, Any]:
+        """The first message that `holds`, within virtual time."""
+        for _ in range(int(seconds / 0.05)):
+            for kind, body in self.heard:
+                if holds(kind, body):
+                    return body
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"not within {seconds} s; heard {self.heard[-3:]}")
+
+
+async def begin(broker: MemoryBroker, **spec: Any) -> tuple[Worker, Worker]:
+    await asyncio.sleep(1.0)           # a daemon that has just begun its life is not on the bus yet
+    operator, worker = Worker(broker, "op"), Worker(broker)
+    operator.say("request", id="1", verb="study.create", args={"spec": {"name": "s", "space": SPACE, **spec}})
+    await operator.wait(lambda kind, body: kind == "reply")
+    worker.say("beat", run="r")
+    worker.say("ask", id="a1", run="r", study="s")
+    return operator, worker
+
+
+def events(disk: MemoryDisk, type: str) -> list[dict[str, Any]]:
+    return [json.loads(row.body) for row in disk.rows if row.type == type]
+
+
+def test_an_optimiser_that_fails_is_answered_for_and_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(problem: Problem, count: int) -> Suggestion:
+        raise ZeroDivisionError("a bug of ours")
+
+    async def story() -> MemoryDisk:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, suggest=broken)
+        await daemon.start()
+        _, worker = await begin(broker)
+        grant = await worker.wait(lambda kind, body: kind == "grant")
+        worker.say("tell", id="t1", study="s", trial=grant["trial"], fence=1, value=1.0)
+        await worker.wait(lambda kind, body: body.get("status") == "recorded")
+        await daemon.stop()
+        return disk
+
+    (proposed,) = events(run(story()), "trial.proposed")
+    assert proposed["data"]["sampler"] == "random"
+    assert proposed["data"]["fallback"] == "error: ZeroDivisionError"
+    assert "the optimiser failed on s" in caplog.text
+
+
+def test_a_slow_optimiser_is_answered_for_within_two_seconds() -> None:
+    async def slow(problem: Problem, count: int) -> Suggestion:
+        await asyncio.sleep(30.0)
+        return suggest(problem, count)
+
+    async def story() -> tuple[float, MemoryDisk]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, suggest=slow)
+        await daemon.start()
+        _, worker = await begin(broker)
+        began = asyncio.get_running_loop().time()
+        await worker.wait(lambda kind, body: kind == "grant")
+        took = asyncio.get_running_loop().time() - began
+        await daemon.stop()
+        return took, disk
+
+    took, disk = run(story())
+    assert took < 2.0
+    assert [event["data"]["fallback"] for event in events(disk, "trial.proposed")] == ["deadline"]
+
+
+def test_a_full_disk_loses_nothing_and_the_daemon_goes_on_by_itself() -> None:
+    async def story() -> MemoryDisk:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        full = False
+
+        async def before(rows: object) -> None:
+            if full:
+                raise DiskFull("no space; nothing was written")
+
+        daemon = Daemon(broker, disk, before_commit=before)
+        await daemon.start()
+        operator, worker = await begin(broker)
+        grant = await worker.wait(lambda kind, body: kind == "grant")
+        full = True
+        tell = {"id": "t1", "study": "s", "trial": grant["trial"], "fence": 1, "value": 1.0}
+        worker.say("tell", **tell)                      # the commit fails: no receipt
+        await asyncio.sleep(1.0)
+        worker.say("tell", **tell)
+        rejected = await worker.wait(lambda kind, body: body.get("status") == "rejected")
+        assert rejected["reason"] == "disk-full"
+        assert rejected["retry_after_s"] > 0
+        worker.say("ask", id="a2", run="r", study="s")
+        await worker.wait(lambda kind, body: body.get("reason") == "disk-full" and body["status"] == "waiting")
+        operator.say("request", id="2", verb="study.show", args={"study": "s"})
+        await operator.wait(lambda kind, body: body.get("id") == "2" and body["status"] == "ok")
+        full = False
+        await asyncio.sleep(6.0)
+        worker.say("tell", **tell)
+        await worker.wait(lambda kind, body: body.get("status") == "recorded")
+        await daemon.stop()
+        return disk
+
+    disk = run(story())
+    assert len(events(disk, "trial.completed")) == 1
+    assert [row.seq for row in disk.rows] == list(range(1, len(disk.rows) + 1))
+
+
+def test_a_stop_saves_a_snapshot_and_the_next_start_folds_only_the_rest() -> None:
+    async def story() -> tuple[int, int, str, str]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, settings=Settings(snapshot_events=1, settle_s=0.0))
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        await daemon.stop()
+        assert disk.snapshots
+        service = await daemon.start()
+        await asyncio.sleep(1.0)
+        replayed = service.replayed
+        live = snapshot.digest(service.desk.state)
+        await daemon.stop()
+        disk.snapshots.clear()
+        log = await MemoryLog.open(disk)
+        whole, folded = await fold(log, service.desk.state.seq)
+        await log.close()
+        at_end = snapshot.digest(service.desk.state)
+        assert live != at_end                       # the stop itself is an event
+        return replayed, folded, at_end, snapshot.digest(whole)
+
+    replayed, folded, at_end, whole = run(story())
+    assert replayed == 0
+    assert folded > 5
+    assert at_end == whole
+
+
+def test_a_snapshot_of_another_history_is_not_believed() -> None:
+    async def story() -> int:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, settings=Settings(snapshot_events=1, settle_s=0.0))
+        await daemon.start()
+        await begin(broker)
+        await daemon.stop()
+        last = disk.rows[-1]
+        body = json.loads(last.body)
+        body["time"] = "2001-01-01T00:00:00Z"          # the same state after another last event
+        disk.rows[-1] = Row.of(body)
+        service = await daemon.start()
+        await asyncio.sleep(1.0)
+        await daemon.stop()
+        return service.replayed
+
+    assert run(story()) > 3
