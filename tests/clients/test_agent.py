@@ -768,3 +768,20 @@ def test_doubles_and_disorder_change_nothing() -> None:
         for tell in sent(effects, "tell"):
             tell.pop("ask", None)
             assert tells.setdefault(tell["trial"], tell) == tell, seed
+
+
+def test_a_worker_that_trains_offline_for_long_is_not_called_for_ever() -> None:
+    # Its slots are full when the patience for a broker ends; found by a simulated world (seed 5103).
+    spool = MemorySpool()
+    before = Agent(Settings("run-1", study="s"), spool, random.Random(1))
+    effects = [*before.begin(0.0), *before.connected(0.0), *before.tick(1.0), *before.tick(2.0)]
+    asks = [effect.message for effect in effects if isinstance(effect, Send) and effect.kind == "ask"]
+    for trial, ask in enumerate(asks[:2], start=1):
+        before.received("grant", {
+            "ask": ask["id"], "run": ask["run"], "study": "s", "trial": trial, "fence": 1, "params": {},
+            "lease_s": 600, "at": "2026-01-01T00:00:00Z", "epoch": 1, "space_rev": 1}, 2.0)
+    agent = Agent(Settings("run-2", study="s"), spool, random.Random(2))       # the process died; this one is offline
+    agent.begin(0.0)
+    assert [effect for effect in agent.tick(30.0) if isinstance(effect, Start)]
+    agent.tick(31.0)
+    assert agent.due_s() is None

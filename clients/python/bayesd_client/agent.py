@@ -512,16 +512,15 @@ class Agent:
             self._keep_safe("save a grant", lambda: self._spool.save_grant(lease.key, SavedGrant(raw, starts, log)))
 
     def _fill_slots(self, now: float) -> None:
+        # A saved lease is listed in a beat before it is trained again; without a broker, after a while.
+        if self._offline_start_s is not None and now >= self._offline_start_s:
+            self._offline_start_s = None
         for key, held in self._held.items():
             if len(self.training) >= self.settings.slots or self._leaving in ("stopped", "name-in-use"):
                 return
-            # A saved lease is listed in a beat before it is trained again; without a broker, after a while.
-            unlisted = held.recovered and self._offline_start_s is not None and now < self._offline_start_s
-            if held.training or unlisted:
+            if held.training or (held.recovered and self._offline_start_s is not None):
                 continue
             self._start(key, held, now)
-        if self._offline_start_s is not None and now >= self._offline_start_s:
-            self._offline_start_s = None
 
     def _start(self, key: Key, held: _Held, now: float) -> None:
         old = held.lease
