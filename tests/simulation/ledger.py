@@ -1,0 +1,547 @@
+"""A second opinion on the log: the contract's rules, told once more from the events alone.
+
+The ledger reads committed rows in order and finds fault with each that the contract does not
+allow. It shares no code with `bayesd.study`: what both get wrong in the same way would have to be
+thought wrong twice. It also knows at any moment what is on disk, which is how letters are judged.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from bayesd.log import Row
+from bayesd_schemas import events
+from bayesd_schemas.space import Space
+
+FINAL = ("complete", "fail", "pruned", "voided")
+RETRIED = ("crash", "timeout", "oom")
+Message = dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    worker: str
+    run: str
+    ask: str
+    lease_s: float
+    ended: str | None = None
+    told: str | None = None
+    """recorded, late or released."""
+    told_seq: int = 0
+    renewed: float = 0.0
+    """The last moment that gave it its full time for certain."""
+    perhaps: float = 0.0
+    """The last moment that may have done so."""
+    granted: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Trial:
+    params: dict[str, Any]
+    status: str = "new"
+    failure: str | None = None
+    waits: str = ""
+    """Why it waits to be leased again: lost, retry or released."""
+    leases: list[Lease] = field(default_factory=list)
+    lost: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    late: list[tuple[int, Message]] = field(default_factory=list)
+    steps: dict[int, tuple[int, Any]] = field(default_factory=dict)
+    """Of the newest fence: step -> (seq, values)."""
+    known: list[Any] = field(default_factory=list)
+    """What the optimiser should know of it: a tuple of values, or None for a failure."""
+
+    @property
+    def provisional(self) -> bool:
+        return self.status == "fail" and self.failure == "lost"
+
+
+@dataclass(slots=True, eq=False)
+class Study:
+    spec: Message
+    space: Space
+    goals: list[str]
+    status: str = "open"
+    rule: str | None = None
+    trials: list[Trial] = field(default_factory=list)
+    lost_max: int = 0
+    """The most generous retry policy for lost leases that it ever had."""
+    queued: int = 0
+    amended: bool = False
+    voided: bool = False
+    cost: float = 0.0
+
+    @property
+    def used(self) -> int:
+        return sum(trial.status != "voided" for trial in self.trials)
+
+    def retry(self, failure: str) -> int:
+        return int(self.spec.get("retry", {}).get(failure, 2 if failure == "lost" else 0))
+
+
+class Ledger:
+    """Reads committed events; what is wrong with them goes into `faults`."""
+
+    def __init__(self, sent: Callable[[str, str, int, int], list[Message]]) -> None:
+        self.faults: list[str] = []
+        self.studies: dict[str, Study] = {}
+        self.current: dict[str, str] = {}
+        self.replaced: dict[str, set[str]] = {}
+        self.served: dict[str, set[str]] = {}
+        """Worker -> runs that got a lease."""
+        self.revoked: set[str] = set()
+        self.ask_max: dict[tuple[str, str, str], int] = {}
+        """The largest n that was sent for an ask."""
+        self.withdrawn: dict[tuple[str, str, str], float] = {}
+        """Asks that this life of the daemon has heard the end of, and when."""
+        self.bodies: list[Message] = []
+        self.seq = 0
+        self.time = 0.0
+        self.commit_s = 1.0
+        """The longest time from a decision to its commit."""
+        self.slack_s = 1.0
+        self.listed: dict[tuple[str, str], set[tuple[str, int, int]]] = {}
+        """(worker, run) -> every lease that a beat of it has listed."""
+        self.steady_since = 0.0
+        self.outcomes: dict[tuple[str, int, int], int] = {}
+        """(study, trial, fence) -> seq of the event that answers its tells."""
+        self._sent = sent
+        self._hash = "0" * 64
+        self._commands: set[tuple[str, str]] = set()
+
+    def fault(self, text: str) -> None:
+        self.faults.append(f"event {self.seq}: {text}")
+
+    def lease(self, study: str, number: int, fence: int) -> Lease | None:
+        of = self.studies.get(study)
+        if of is None or not 1 <= number <= len(of.trials) or not 1 <= fence <= len(of.trials[number - 1].leases):
+            return None
+        return of.trials[number - 1].leases[fence - 1]
+
+    # ------------------------------------------------------------ reading
+
+    def read(self, rows: list[Row], now: float) -> None:
+        """Read what was committed since the last call. Batches are whole, so what must follow has followed."""
+        if len(rows) == self.seq:
+            return
+        self.time = now
+        touched: dict[str, None] = {}
+        for row in rows[self.seq:]:
+            body = orjson.loads(row.body)
+            self.seq += 1
+            if body["seq"] != self.seq or row.seq != self.seq:
+                self.fault(f"seq is {body['seq']}")
+            if body["prev"] != self._hash or row.hash != sha256(b"\0" + row.body).digest():
+                self.fault("the chain is broken")
+            self._hash = row.hash.hex()
+            self.bodies.append(body)
+            try:
+                events.validate(body)
+            except (ValueError, KeyError) as error:
+                self.fault(f"{body['type']} does not fit its model: {error}")
+            self._command(body)
+            try:
+                getattr(self, "_" + body["type"].replace(".", "_"))(body, body["data"])
+            except (IndexError, KeyError) as error:
+                self.fault(f"{body['type']} speaks of what is not there: {error!r}")
+            if "study" in body:
+                touched[body["study"]] = None
+        for name in touched:
+            self._whole(name)
+
+    def _command(self, body: Message) -> None:
+        if "cmd" in body and body["actor"].startswith("operator/"):
+            command = body["actor"], body["cmd"]
+            if command in self._commands:
+                self.fault(f"the request {command} was done twice")
+            self._commands.add(command)
+
+    def _whole(self, name: str) -> None:
+        """What must be true of a study whenever a batch is on disk."""
+        study = self.studies[name]
+        for number, trial in enumerate(study.trials, start=1):
+            if trial.status == "waiting":
+                if study.status == "closed":
+                    self.fault(f"{name}/{number} waits for a lease in a closed study")
+                elif trial.waits == "lost" and trial.lost > study.lost_max:
+                    self.fault(f"{name}/{number} waits for a lease although it was lost {trial.lost} times")
+            elif trial.status == "running" and (not trial.leases or trial.leases[-1].ended is not None):
+                self.fault(f"{name}/{number} runs without an open lease")
+            elif trial.status != "running" and trial.leases[-1].ended is None:
+                self.fault(f"{name}/{number} is {trial.status} with an open lease")
+
+    def check_deadlines(self, now: float) -> None:
+        """No open lease outlives its time, unless something stood in the daemon's way."""
+        for name, study in self.studies.items():
+            for number, trial in enumerate(study.trials, start=1):
+                for fence, lease in enumerate(trial.leases, start=1):
+                    if lease.ended is None and now > (
+                            max(lease.perhaps, self.steady_since) + lease.lease_s + self.slack_s):
+                        self.fault(f"the lease {name}/{number}/{fence} is still open, {now - lease.perhaps:.1f} s "
+                                   f"after its last renewal; it had {lease.lease_s} s")
+
+    # ------------------------------------------------------------ studies
+
+    def _log_opened(self, body: Message, data: Message) -> None:
+        if self.seq != 1:
+            self.fault("the log was opened twice")
+
+    def _daemon_started(self, body: Message, data: Message) -> None:
+        pass
+
+    def _daemon_stopped(self, body: Message, data: Message) -> None:
+        pass
+
+    def _clock_jumped(self, body: Message, data: Message) -> None:
+        pass
+
+    def _study_created(self, body: Message, data: Message) -> None:
+        name = body["study"]
+        if name in self.studies:
+            self.fault(f"{name} was created twice")
+            return
+        spec = data["spec"]
+        goals = [goal["name"] for goal in spec["objectives"]] if "objectives" in spec else [spec.get("metric", "value")]
+        self.studies[name] = Study(spec, Space.model_validate(spec["space"]), goals,
+                                   queued=len(spec.get("enqueue", ())))
+        self.studies[name].lost_max = self.studies[name].retry("lost")
+
+    def _study_amended(self, body: Message, data: Message) -> None:
+        study = self._changing(body)
+        study.spec = data["spec"]
+        study.space = Space.model_validate(study.spec["space"])
+        study.lost_max = max(study.lost_max, study.retry("lost"))
+        study.amended = True
+        if "queue" in data:
+            study.queued = len(data["queue"])
+
+    def _changing(self, body: Message) -> Study:
+        study = self.studies[body["study"]]
+        if study.status == "closed":
+            self.fault(f"{body['type']} in a closed study")
+        return study
+
+    def _study_paused(self, body: Message, data: Message) -> None:
+        self._changing(body).status = "paused"
+
+    def _study_resumed(self, body: Message, data: Message) -> None:
+        self._changing(body).status = "open"
+
+    def _study_closed(self, body: Message, data: Message) -> None:
+        study = self._changing(body)
+        study.status, study.rule = "closed", data["rule"]
+        budget = study.spec.get("budget", {})
+        trials = budget.get("trials")
+        active = any(trial.status in ("running", "waiting") for trial in study.trials)
+        if data["rule"] == "trials" and (trials is None or study.used < trials or active):
+            self.fault(f"closed by its trials with {study.used} of {trials} used, some of them open: {active}")
+        if data["rule"] == "cost" and not study.cost >= budget.get("cost", math.inf):
+            self.fault(f"closed by its cost with {study.cost} of {budget.get('cost')} spent")
+        if data["rule"] == "wall" and not data["elapsed_s"] >= budget.get("wall", math.inf):
+            self.fault(f"closed by its wall time after {data['elapsed_s']} of {budget.get('wall')} s")
+        if data["rule"] == "exhausted" and active:
+            self.fault("closed as exhausted while a trial is open")
+
+    def _study_ticked(self, body: Message, data: Message) -> None:
+        pass
+
+    def _point_enqueued(self, body: Message, data: Message) -> None:
+        self._changing(body).queued += 1
+
+    def _model_fitted(self, body: Message, data: Message) -> None:
+        pass
+
+    # ------------------------------------------------------------ leases
+
+    def _trial(self, body: Message) -> tuple[Study, Trial]:
+        study = self.studies[body["study"]]
+        if body["trial"] < 1:
+            raise IndexError(body["trial"])
+        return study, study.trials[body["trial"] - 1]
+
+    def _trial_proposed(self, body: Message, data: Message) -> None:
+        study = self._changing(body)
+        name = body["study"]
+        if body["trial"] != len(study.trials) + 1:
+            self.fault(f"trial {body['trial']} of {name} follows {len(study.trials)}")
+        if study.status != "open":
+            self.fault(f"{name} is {study.status} and proposes a trial")
+        budget = study.spec.get("budget", {}).get("trials")
+        if budget is not None and study.used >= budget:
+            self.fault(f"{name} proposes trial {body['trial']} beyond its budget of {budget} trials")
+        if any(trial.status == "waiting" for trial in study.trials):
+            self.fault(f"{name} proposes a new trial while another waits to be leased again")
+        if study.queued and data["sampler"] != "enqueued":
+            self.fault(f"{name} proposes a drawn point before the {study.queued} enqueued ones")
+        if data["sampler"] == "enqueued":
+            study.queued -= 1
+        if data["sampler"] in ("random", "grid") and data["stream"].split("/")[1] != str(body["trial"]):
+            self.fault(f"{name} proposes trial {body['trial']} from the stream {data['stream']}")
+        params = study.space.check(data["params"])
+        once = study.spec.get("noise") == "none" or study.spec.get("method") == "grid"
+        if once and data["sampler"] != "enqueued" and any(
+                trial.params == params for trial in study.trials if trial.status != "voided"):
+            self.fault(f"{name} proposes {params} a second time")
+        study.trials.append(Trial(params))
+
+    def _trial_leased(self, body: Message, data: Message) -> None:
+        study, trial = self._trial(body)
+        what = f"{body['study']}/{body['trial']}/{data['fence']}"
+        worker, run, ask = data["worker"], data["run"], data["ask"]
+        if data["fence"] != len(trial.leases) + 1:
+            self.fault(f"{what} is leased after fence {len(trial.leases)}")
+        if study.status != "open":
+            self.fault(f"{what} is leased in a study that is {study.status}")
+        if trial.status not in ("new", "waiting"):
+            self.fault(f"{what} is leased while the trial is {trial.status}")
+        if run in self.replaced.get(worker, ()):
+            self.fault(f"{what} is leased to the replaced run {run} of {worker}")
+        if worker in self.revoked:
+            self.fault(f"{what} is leased to {worker}, who is revoked")
+        for failure, times in trial.failed.items():
+            if times > study.retry(failure) and not study.amended:
+                self.fault(f"{what} is leased again after {times} failures of class {failure}")
+        held = [lease for other in self.studies.values() for each in other.trials for lease in each.leases
+                if (lease.worker, lease.run, lease.ask) == (worker, run, ask)
+                and (lease.ended is None or lease.told in ("recorded", "late"))]
+        if len(held) >= self.ask_max.get((worker, run, ask), 0):
+            self.fault(f"{what}: the ask {ask} of {worker} has {len(held)} leases already")
+        withdrawn = self.withdrawn.get((worker, run, ask))
+        if withdrawn is not None and withdrawn < self.time - self.commit_s:
+            self.fault(f"{what} is leased to the ask {ask}, which was withdrawn")
+        self.served.setdefault(worker, set()).add(run)
+        trial.leases.append(Lease(worker, run, ask, data["lease_s"], renewed=self.time - self.commit_s,
+                                  perhaps=self.time, granted=self.time))
+        trial.status = "running"
+        trial.steps = {}
+
+    def _lease_expired(self, body: Message, data: Message) -> None:
+        _, trial = self._trial(body)
+        lease = trial.leases[data["fence"] - 1]
+        reason = data.get("reason", "expired")
+        what = f"{body['study']}/{body['trial']}/{data['fence']}"
+        if lease.ended is not None or data["fence"] != len(trial.leases):
+            self.fault(f"{what} expires but is not open")
+        if reason == "expired" and self.time < lease.renewed + lease.lease_s - 1e-6:
+            self.fault(f"{what} expires {self.time - lease.renewed:.2f} s after its renewal; it had {lease.lease_s} s")
+        lease.ended = reason
+        trial.lost += 1
+        trial.status, trial.waits = "waiting", "lost"
+
+    def _lease_held(self, body: Message, data: Message) -> None:
+        _, trial = self._trial(body)
+        lease = trial.leases[data["fence"] - 1]
+        what = f"{body['study']}/{body['trial']}/{data['fence']}"
+        if data["fence"] != len(trial.leases) or lease.ended not in ("expired", "superseded") or lease.told:
+            self.fault(f"{what} is held again, but it is {lease.ended}, told {lease.told}, of {len(trial.leases)}")
+        if trial.status != "waiting" and not trial.provisional:
+            self.fault(f"{what} is held again while the trial is {trial.status}")
+        if body["actor"] != f"worker/{lease.worker}" or data["run"] != self.current.get(lease.worker):
+            self.fault(f"{what} is held again by {body['actor']} with run {data['run']}")
+        if trial.provisional:
+            trial.known.remove(None)
+        lease.ended, lease.run = None, data["run"]
+        lease.renewed, lease.perhaps = self.time - self.commit_s, self.time
+        trial.lost -= 1
+        trial.status, trial.failure = "running", None
+
+    def _lease_released(self, body: Message, data: Message) -> None:
+        _, trial = self._trial(body)
+        lease = self._told(body, data)
+        if data["fence"] != len(trial.leases) or trial.status not in ("running", "waiting"):
+            self.fault(f"a release of fence {data['fence']} while the trial is {trial.status}")
+        lease.told = "released"
+        lease.ended = "released"
+        trial.status, trial.waits = "waiting", "released"
+
+    def _run_began(self, body: Message, data: Message) -> None:
+        worker, run = str(data["worker"]), str(data["run"])
+        replaced = self.replaced.setdefault(worker, set())
+        if run in replaced or run == self.current.get(worker):
+            self.fault(f"run {run} of {worker} began a second time")
+        took, ended = ({tuple(key) for key in data[name]} for name in ("took", "ended"))
+        if not took <= self.listed.get((worker, run), set()):
+            self.fault(f"run {run} of {worker} took over {took}; its beats listed {self.listed.get((worker, run))}")
+        for name, study in self.studies.items():
+            for number, trial in enumerate(study.trials, start=1):
+                for fence, lease in enumerate(trial.leases, start=1):
+                    if lease.worker != worker:
+                        continue
+                    key = (name, number, fence)
+                    if lease.run != run and lease.ended is None and key not in took | ended:
+                        self.fault(f"run {run} of {worker} left the lease {key} open")
+                    if key in took | ended and lease.ended is not None:
+                        self.fault(f"run {run} of {worker} took or ended the lease {key}, which is {lease.ended}")
+                    if key in took:
+                        lease.run = run
+                    elif key in ended:
+                        lease.ended = "superseded"
+                        trial.lost += 1
+                        trial.status, trial.waits = "waiting", "lost"
+        replaced |= self.served.get(worker, set())
+        replaced.add(self.current.get(worker, run))
+        replaced.discard(run)
+        self.current[worker] = run
+
+    def _worker_revoked(self, body: Message, data: Message) -> None:
+        self.revoked.add(data["worker"])
+
+    def _trial_reported(self, body: Message, data: Message) -> None:
+        _, trial = self._trial(body)
+        if data["fence"] != len(trial.leases) or trial.status in FINAL:
+            self.fault(f"a report of fence {data['fence']} is recorded while the trial is {trial.status}")
+        if body["actor"] != f"worker/{trial.leases[data['fence'] - 1].worker}":
+            self.fault(f"a report by {body['actor']} is recorded")
+        if data["step"] in trial.steps:
+            self.fault(f"step {data['step']} of fence {data['fence']} is recorded twice")
+        trial.steps[data["step"]] = self.seq, data["values"]
+
+    # ------------------------------------------------------------ outcomes
+
+    def _told(self, body: Message, data: Message) -> Lease:
+        """A worker's tell became this event: it is the first with its fence, and says what was sent."""
+        study, trial = self._trial(body)
+        key = body["study"], body["trial"], data["fence"]
+        lease: Lease = trial.leases[data["fence"] - 1]
+        if body["actor"] != f"worker/{lease.worker}":
+            self.fault(f"a tell of {key} by {body['actor']} counts; its worker is {lease.worker}")
+        if key in self.outcomes:
+            self.fault(f"a second tell of {key} is recorded; the first is event {self.outcomes[key]}")
+        self.outcomes[key] = lease.told_seq = self.seq
+        if not any(agrees(study.goals, body, message) for message in self._sent(lease.worker, *key)):
+            self.fault(f"{body['type']} of {key} does not say what its worker told")
+        if data.get("cost"):
+            study.cost += data["cost"]
+        return lease
+
+    def _trial_completed(self, body: Message, data: Message) -> None:
+        self._outcome(body, data, "complete")
+
+    def _trial_pruned(self, body: Message, data: Message) -> None:
+        self._outcome(body, data, "pruned")
+
+    def _trial_failed(self, body: Message, data: Message) -> None:
+        self._outcome(body, data, "fail")
+
+    def _outcome(self, body: Message, data: Message, status: str) -> None:
+        study, trial = self._trial(body)
+        what = f"{body['study']}/{body['trial']}/{data['fence']}"
+        newest = data["fence"] == len(trial.leases)
+        if "promoted" in data:
+            if trial.status != "waiting" or not self._given_up(study, trial):
+                self.fault(f"the late outcome of {what} becomes the result while the trial is {trial.status}")
+            if not trial.late or trial.late[0][0] != data["promoted"]:
+                self.fault(f"{what} has no first late outcome at {data['promoted']}")
+            elif data.get("values") != trial.late[0][1].get("values"):
+                self.fault(f"the late outcome of {what} became another result than it was")
+        elif body["actor"] == "daemon":
+            if trial.status != "waiting" or not self._given_up(study, trial) or data.get("class") != "lost":
+                self.fault(f"{what} is given up while the trial is {trial.status}")
+            if trial.late:
+                self.fault(f"{what} is given up as lost although a late outcome is known at {trial.late[0][0]}")
+        elif body["actor"].startswith("operator/"):
+            if trial.status in FINAL:
+                self.fault(f"{what} is cancelled while the trial is {trial.status}")
+            trial.leases[-1].ended = trial.leases[-1].ended or "cancelled"
+        else:
+            lease = self._told(body, data)
+            if not newest or (trial.status in FINAL and not trial.provisional):
+                self.fault(f"a tell of {what} is the result while the trial is {trial.status} "
+                           f"with fence {len(trial.leases)}")
+            lease.told = "recorded"
+            lease.ended = "told"
+        if trial.provisional:
+            trial.known.remove(None)
+        if data.get("retry"):
+            trial.failed[data["class"]] += 1
+            if trial.failed[data["class"]] > study.retry(data["class"]) or data["class"] not in RETRIED \
+                    or study.status == "closed":
+                self.fault(f"{what} is tried again after {trial.failed[data['class']]} failures of class "
+                           f"{data['class']} in a study that is {study.status}")
+            trial.status, trial.failure, trial.waits = "waiting", None, "retry"
+            return
+        if body["actor"].startswith("worker/") and data.get("class") in RETRIED and study.status != "closed" \
+                and trial.failed[data["class"]] < study.retry(data["class"]):
+            self.fault(f"{what} failed with class {data['class']} and is not tried again")
+        trial.status, trial.failure = status, data.get("class")
+        if status == "fail":
+            trial.known.append(None)
+        elif status == "pruned":
+            values = self._values(study, data)
+            if values is None and trial.steps:
+                values = self._values(study, {"values": trial.steps[max(trial.steps)][1]})
+            trial.known.append(values)
+        elif "promoted" not in data or study.spec.get("late") == "ignore":
+            trial.known.append(self._values(study, data))
+
+    def _given_up(self, study: Study, trial: Trial) -> bool:
+        return study.status == "closed" or study.amended or trial.lost > study.lost_max
+
+    def _values(self, study: Study, data: Message) -> tuple[float, ...] | None:
+        values = [(data.get("values") or {}).get(goal) for goal in study.goals]
+        return None if None in values else tuple(values)    # type: ignore[arg-type]  # None was just excluded
+
+    def _outcome_late(self, body: Message, data: Message) -> None:
+        study, trial = self._trial(body)
+        lease = self._told(body, data)
+        if data["fence"] == len(trial.leases) and (trial.status not in FINAL or trial.provisional):
+            self.fault(f"a tell with the newest fence of {body['study']}/{body['trial']} is late "
+                       f"while the trial is {trial.status}")
+        lease.told = "late"
+        trial.late.append((self.seq, data))
+        values = self._values(study, data)
+        if study.spec.get("late") != "ignore" and trial.status != "voided" and values is not None:
+            trial.known.append(values)
+
+    def _outcome_voided(self, body: Message, data: Message) -> None:
+        study, trial = self._trial(body)
+        if trial.status == "voided":
+            self.fault(f"{body['study']}/{body['trial']} is voided twice")
+        if trial.leases[-1].ended is None:
+            trial.leases[-1].ended = "voided"
+        trial.status = "voided"
+        trial.known.clear()
+        study.voided = True
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str) or value is None or not abs(value) <= 1e300:
+        return None
+    return float(value)
+
+
+def agrees(goals: list[str], body: Message, tell: Message) -> bool:
+    """Whether an event says what a tell said, by the words of the contract."""
+    data, state = body["data"], tell.get("state", "complete")
+    if "folds" in tell:
+        folds = [_number(value) for value in tell["folds"]]
+        mean = None if None in folds else math.fsum(folds) / len(folds)    # type: ignore[arg-type]  # no None
+        values: Message | None = {goals[0]: mean}
+    elif "values" in tell:
+        values = {name: _number(value) for name, value in tell["values"].items()}
+    elif "value" in tell:
+        values = {goals[0]: _number(tell["value"])}
+    else:
+        values = None
+    failure = tell.get("class", "crash") if state == "fail" else None
+    if state == "complete" and values is not None and None in [values.get(goal) for goal in goals]:
+        state, failure = "fail", "nonfinite"
+    if body["type"] == "lease.released":
+        return bool(state == "released")
+    said = {"trial.completed": "complete", "trial.failed": "fail", "trial.pruned": "pruned",
+            "outcome.late": data.get("state")}.get(body["type"])
+    return (said == state and data.get("class") == failure and _same(data.get("values"), values)
+            and all(data.get(name) == tell.get(name) for name in ("cost", "seconds", "error")))
+
+
+def _same(a: Message | None, b: Message | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.keys() == b.keys() and all(
+        a[name] is b[name] or (a[name] is not None and b[name] is not None
+                               and math.isclose(a[name], b[name], rel_tol=1e-12)) for name in a)

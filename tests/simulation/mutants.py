@@ -1,0 +1,258 @@
+"""Planted faults, each of which some world must see: `python tests/simulation/mutants.py`.
+
+A mutant is a piece of source text and what stands there instead. The mutated module is compiled
+and the code of the functions that differ is put into the living ones, so nothing is imported
+anew and nothing is left behind. A text that is no longer found is an error: whoever changed the
+rules says here what breaking the new ones looks like.
+"""
+
+import argparse
+import importlib
+import inspect
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("daemon", "clients/python", "schemas"))]
+
+from tests.simulation.world import simulate  # noqa: E402  # the path comes first
+
+WORLDS_MAX = 2000
+
+
+class Mutant(NamedTuple):
+    """One fault: in `module`, `old` became `new`. Whether it is seen does not depend on `seed`, only how soon."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+
+    @property
+    def seed(self) -> int:
+        """A world that saw it once. Worlds change with every line of theirs, so the others are tried, too."""
+        return SEEDS.get(self.name, 0)
+
+
+RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
+ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
+
+MUTANTS = [
+    # Nothing goes outward before its commit.
+    Mutant("a letter leaves before its commit", DESK,
+           "self._letters.append(Letter(self.state.seq, who", "self._letters.append(Letter(0, who"),
+    Mutant("a message is acknowledged before its commit", SERVICE,
+           "if self.desk.state.seq == before:\n            ack()", "if True:\n            ack()"),
+    Mutant("a full disk leaves the memory as it is", SERVICE,
+           "        await self._fold()\n        self.desk.disk_full = True\n        self._deliver()",
+           "        self.desk.disk_full = True\n        self._deliver()"),
+    Mutant("while the disk is full, decisions are taken", SERVICE,
+           "        await self._start_writing()    #",
+           "        desk.disk_full = False; await self._start_writing()    #"),
+    Mutant("while the disk is full, operators decide", ADMIN,
+           "        if desk.disk_full:             # a", "        if False:             # a"),
+    # Tells and fences.
+    Mutant("an older fence counts", RULES, "newest = lease.fence == trial.fence", "newest = True"),
+    Mutant("an expired lease does not count", RULES,
+           "counts = newest and (trial.status not in FINAL or trial.is_provisional)",
+           "counts = newest and lease.is_open"),
+    Mutant("a failure that nobody told is final", RULES,
+           "counts = newest and (trial.status not in FINAL or trial.is_provisional)",
+           "counts = newest and trial.status not in FINAL"),
+    Mutant("a late tell is called recorded", RULES,
+           '"late" if type == "outcome.late" else "recorded", event.seq', '"recorded", event.seq'),
+    Mutant("a copy of a tell is recorded again", RULES,
+           "    if told is not None:\n        _answer_again(",
+           "    if told is not None and told.message != message:\n        _answer_again("),
+    Mutant("a copy of a late tell is called a duplicate", RULES,
+           'status = "late" if told.status == "late" else "duplicate"', 'status = "duplicate"'),
+    Mutant("the tell of somebody else counts", RULES,
+           "if lease is None or lease.worker != worker:", "if lease is None:"),
+    Mutant("a step is recorded twice", RULES,
+           "if trial.reports is not None and report.step in trial.reports:", "if report.step is None:"),
+    Mutant("a late outcome is forgotten when its trial is lost", RULES, "    if not trial.late:\n", "    if True:\n"),
+    Mutant("a trial given back after the close waits for ever", RULES,
+           '    if study.status == "closed":\n        _lost(desk, trial)',
+           '    if study.status == "never":\n        _lost(desk, trial)'),
+    # Retries.
+    Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
+    Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),
+    Mutant("a lost lease is not counted", STATE,
+           '    _count_failure(trial, "lost")\n    _move(trial, "waiting")\n\n\ndef _lease_held',
+           '    _move(trial, "waiting")\n\n\ndef _lease_held'),
+    Mutant("a lease held again stays counted as lost", STATE, '_count_failure(trial, "lost", -1)', "pass"),
+    # Leases and time.
+    Mutant("a beat renews everything", RULES,
+           "        if lease.run == beat.run and lease not in listed:",
+           "        desk.deadlines[lease] = desk.now + lease.lease_s\n"
+           "        if lease.run == beat.run and lease not in listed:"),
+    Mutant("a beat renews nothing", RULES,
+           "            listed.add(lease)\n            desk.deadlines[lease] = desk.now + lease.lease_s\n",
+           "            listed.add(lease)\n"),
+    Mutant("a lease is never held again", RULES, "lease.worker == worker and lease.may_hold_again:", "False:"),
+    Mutant("a lease is held again after its tell", STATE,
+           "return (self.proof is None and self.ended in", "return (self.ended in"),
+    Mutant("a restart forgets the leases", DESK,
+           "                desk.deadlines[lease] = desk.now + lease.lease_s", "                pass"),
+    Mutant("a restart ends the leases", DESK,
+           "                desk.deadlines[lease] = desk.now + lease.lease_s",
+           "                desk.deadlines[lease] = desk.now"),
+    Mutant("leases run on the wall clock", SERVICE, "self.desk.at(self.clock.now(), self.clock.time())",
+           'self.desk.at(__import__("datetime").datetime.fromisoformat(self.clock.time()).timestamp(), "")'),
+    # Runs.
+    Mutant("a replaced run comes back", RULES, "if run in known.replaced:", "if run in known.replaced and not run:"),
+    Mutant("a new run ends nothing", RULES, "        elif lease.run != beat.run:\n", "        elif False:\n"),
+    Mutant("a new run takes over what it does not list", RULES, "        if key in named:\n", "        if True:\n"),
+    # Asks.
+    Mutant("an ask is served again once its trials are told", RULES,
+           "return n - sum(lease.holds_place for", "return n - sum(lease.is_open for"),
+    Mutant("a copy of an ask does not get its grants again", RULES,
+           "    for lease in open_:\n        _grant(desk, lease)\n", ""),
+    Mutant("a withdrawn ask comes back", RULES, "    if key in desk.withdrawn:\n", "    if ask.n == 0:\n"),
+    Mutant("a slow suggestion leaves its asks without a word", RULES,
+           "elif not standing.answered and now - standing.since >= ANSWER_S:", "elif False:"),
+    # Studies.
+    Mutant("a closed study leases again", RULES, 'if study.status != "open" or desk.disk_full:',
+           'if study.status == "paused" or desk.disk_full:'),
+    Mutant("a paused study leases", RULES, 'if study.status != "open" or desk.disk_full:',
+           'if study.status == "closed" or desk.disk_full:'),
+    Mutant("the budget of trials is not looked at", RULES,
+           "return budget is None or study.used < budget", "return True"),
+    Mutant("the budget counts every lease", STATE, 'return len(self.trials) - self.counts["voided"]',
+           "return sum(trial.fence for trial in self.trials)"),
+    Mutant("new trials go before those that came back", RULES,
+           "    if study.waiting:\n        others", "    if study.waiting and not _has_room(study):\n        others"),
+    Mutant("a study with a running trial is closed", RULES,
+           "    elif not study.running and not study.waiting:\n        if not _has_room",
+           "    elif True:\n        if not _has_room"),
+    Mutant("the drawer is not emptied for a point by hand", ADMIN,
+           '    desk.drawer(study.name).drop()\n    serve(desk, study)\n    return "ok", {"study": study.name, "para',
+           '    serve(desk, study)\n    return "ok", {"study": study.name, "para'),
+    Mutant("points that a plainer sampler made are made again", RULES,
+           "    if overtaken and not", "    if False and not"),
+    Mutant("a voided outcome is still known", STATE, "    _forget(trial, keep_late=False)\n", ""),
+    Mutant("a lost trial that is told is known twice", STATE,
+           "    if trial.is_provisional:\n        _forget(trial, keep_late=True)\n    if not promoted:",
+           "    if not promoted:"),
+    Mutant("a request is done twice", ADMIN, "        if done is not None:\n",
+           "        if done is not None and False:\n"),
+    Mutant("a revoked worker gets trials", RULES,
+           "    if known.revoked is not None:\n        reject(desk, known.name, id",
+           "    if False:\n        reject(desk, known.name, id"),
+    Mutant("a tell is forgotten when its trial is given up", STATE,
+           "        if told is not None:           #",
+           "        lease.told = told\n        if told is not None:           #"),
+    # Replay.
+    Mutant("a snapshot forgets the replaced runs", SNAPSHOT, '"replaced": sorted(worker.replaced)', '"replaced": []'),
+]
+
+# Those that take more than a few worlds.
+SEEDS = {
+    "while the disk is full, decisions are taken": 48,
+    "the tell of somebody else counts": 24,
+    "a late outcome is forgotten when its trial is lost": 33,
+    "a beat renews everything": 12,
+    "a lease is held again after its tell": 812,
+    "an ask is served again once its trials are told": 25,
+    "a withdrawn ask comes back": 163,
+    "a slow suggestion leaves its asks without a word": 29,
+    "a closed study leases again": 20,
+    "the drawer is not emptied for a point by hand": 15,
+    "points that a plainer sampler made are made again": 15,
+    "a revoked worker gets trials": 48,
+    "a tell is forgotten when its trial is given up": 269,
+    "while the disk is full, operators decide": 1798,
+}
+
+
+@contextmanager
+def planted(mutant: Mutant) -> Iterator[None]:
+    """The fault, for as long as the block lasts."""
+    module = importlib.import_module(mutant.module)
+    source = inspect.getsource(module)
+    if source.count(mutant.old) != 1:
+        raise LookupError(f"{mutant.name}: its text is found {source.count(mutant.old)} times in {mutant.module}")
+    file = module.__file__ or "?"
+    before = _codes(compile(source, file, "exec"))
+    after = _codes(compile(source.replace(mutant.old, mutant.new), file, "exec"))
+    changed = [name for name in before if _plain(before[name]) != _plain(after[name])]
+    if not changed:
+        raise LookupError(f"{mutant.name}: it changes no function")
+    kept: list[tuple[FunctionType, CodeType]] = []
+    try:
+        for name in changed:
+            function = _find(module, name)
+            kept.append((function, function.__code__))
+            function.__code__ = after[name]
+        yield
+    finally:
+        for function, code in kept:
+            function.__code__ = code
+
+
+def _codes(code: CodeType) -> dict[str, CodeType]:
+    """Every function of a module or class body by its qualified name, the outermost ones only."""
+    out: dict[str, CodeType] = {}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            if constant.co_flags & inspect.CO_NEWLOCALS:
+                out[constant.co_qualname] = constant
+            else:
+                out.update(_codes(constant))
+    return out
+
+
+def _plain(code: CodeType) -> Any:
+    """What a function does, wherever it stands."""
+    return (code.co_code, code.co_names, code.co_varnames,
+            [_plain(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts])
+
+
+def _find(module: ModuleType, name: str) -> FunctionType:
+    found: Any = module
+    for part in name.split("."):
+        found = inspect.getattr_static(found, part)
+    found = getattr(found, "fget", found)
+    found = getattr(found, "__func__", found)
+    assert isinstance(found, FunctionType)
+    return found
+
+
+def hunt(mutant: Mutant, worlds: int) -> tuple[int, str] | None:
+    """A world that sees the fault, as (seed, what it saw); None when it survives."""
+    with planted(mutant):
+        for seed in (mutant.seed, *range(worlds)):
+            try:
+                outcome = simulate(seed)
+            except Exception as error:
+                return seed, f"{type(error).__name__}: {error}"
+            if outcome.faults:
+                return seed, outcome.faults[0]
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=WORLDS_MAX, help=f"how many each may take ({WORLDS_MAX})")
+    parser.add_argument("--only", default="", help="those with this in their name")
+    given = parser.parse_args()
+    logging.disable(logging.CRITICAL)       # a broken daemon has much to say
+    chosen = [mutant for mutant in MUTANTS if given.only in mutant.name]
+    killed, began = 0, time.monotonic()
+    for mutant in chosen:
+        found = hunt(mutant, given.worlds)
+        killed += found is not None
+        how = "SURVIVES" if found is None else f"seed {found[0]}: {found[1][:140]}"
+        print(f"{mutant.name}: {how}", flush=True)
+    print(f"{killed}/{len(chosen)} in {time.monotonic() - began:.0f} s")
+    return int(killed < len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
