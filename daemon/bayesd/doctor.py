@@ -168,13 +168,13 @@ def _disk(log: Path | None) -> Iterator[Finding]:
 
 
 def _filesystem(there: Path) -> Iterator[Finding]:
-    from bayesd import log
+    from bayesd import logfile
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return
-    kind = log._filesystem(there.resolve(), mounts)
-    if kind in log.NETWORK or kind.startswith("fuse"):
+    kind = logfile.filesystem(there.resolve(), mounts)
+    if kind in logfile.NETWORK or kind.startswith("fuse"):
         yield Finding("file system", "bad", f"{there} is on {kind}, whose locks do not hold",
                       "put the log on a local disk with --log")
     else:

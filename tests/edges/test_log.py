@@ -19,8 +19,8 @@ import orjson
 import pytest
 
 import bayesd.log
+import bayesd.logfile
 from bayesd.log import (
-    READ_CHUNK,
     CannotOpen,
     CommitFailed,
     Damaged,
@@ -39,6 +39,7 @@ from bayesd.log import (
     read_events,
     verify,
 )
+from bayesd.logfile import READ_CHUNK
 from bayesd.study.canonical import ZERO, canonical, leaf_hash
 
 # --- Events to write, and two kinds of place to write them to ------------------------------------
@@ -474,7 +475,7 @@ def test_a_crash_while_a_log_is_made_leaves_nothing_in_its_place(tmp_path: Path,
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", power_cut)
         with pytest.raises(KeyboardInterrupt):
-            bayesd.log._create(path)
+            bayesd.logfile.create(path)
     assert not path.exists()
     assert len(written(path, 2)) == 2
     assert not Path(f"{path}.new").exists()
@@ -521,7 +522,7 @@ def test_what_is_not_there_or_no_file_cannot_be_verified(tmp_path: Path) -> None
 
 def test_network_file_systems_are_refused_unless_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log.db"
-    monkeypatch.setattr(bayesd.log, "_filesystem", lambda *_: "nfs4")
+    monkeypatch.setattr(bayesd.logfile, "filesystem", lambda *_: "nfs4")
     if sys.platform.startswith("linux"):
         with pytest.raises(CannotOpen, match="nfs4"):
             reopen(path)
@@ -541,7 +542,7 @@ def test_the_file_system_is_that_of_the_nearest_mount(directory: str, kind: str)
         "24 21 0:42 / /twice rw - cifs //server/share rw",
         "25 24 8:2 / /twice rw - xfs /dev/sdb1 rw",
     ]
-    assert bayesd.log._filesystem(Path(directory), mounts) == kind
+    assert bayesd.logfile.filesystem(Path(directory), mounts) == kind
 
 
 def test_two_names_of_one_log_share_its_lock(tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def verify_file(file: Path, format: str) -> None:
 
 def _snapshots(file: Path) -> list[Any]:
     """The snapshots in a file: they are a cache, and only `verify` looks at them without a daemon."""
-    logs = need("bayesd.log")
-    with logs._reading(file.resolve()) as db:
+    logs, logfile = need("bayesd.log"), need("bayesd.logfile")
+    with logfile.reading(file.resolve()) as db:
         return [logs.Snapshot(*row) for row in db.execute("SELECT seq, codec, digest, blob FROM snapshot ORDER BY seq")]
 
 
