@@ -49,6 +49,8 @@ class Standing:
     since: float
     """When it last needed an answer."""
     lapses: float
+    began: float
+    """When it first stood."""
     answered: bool = False
 
 
@@ -204,7 +206,7 @@ class Desk:
         standing = self.standing.get(key)
         if standing is None:
             self._asked += 1
-            standing = Standing(worker, ask, self._asked, self.now, self.now + PATIENCE_S)
+            standing = Standing(worker, ask, self._asked, self.now, self.now + PATIENCE_S, self.now)
             self.standing[key] = standing
             self.queues.setdefault(ask.study or "", {})[key] = standing
             self._standing_of[worker] = self._standing_of.get(worker, 0) + 1

@@ -22,6 +22,8 @@ from bayesd_schemas.messages import Ask, Beat, Reason, Report, StopReason, Tell
 from bayesd_schemas.names import NUMBER_MAX
 
 SUGGESTIONS_MAX = 256      # candidates made in one go
+PATIENCE_SHARE = 0.02      # of a mean trial's seconds: so long may a worker wait for a modelled point
+MODELLED_MAX = 8           # of a model: each takes milliseconds, and the first is not held up by the last
 TICK_EVENT_S = 60.0        # open time is noted at most this often while leases are open
 WITHDRAWN_MAX = 100_000    # withdrawn asks remembered; the oldest are forgotten first
 STANDING_MAX = 1000        # unserved asks kept for one worker
@@ -263,11 +265,11 @@ def _wanted(desk: Desk, study: Study) -> int:
         standing.ask.n for standing in desk.queues.get("", {}).values())
     if not asked and not study.running:
         return 0                                   # nobody is there: make nothing
+    held = len(desk.drawer(study.name).candidates)
     if study.spec.method == "bayes":
         # A fresh point is better than a ready one, and takes milliseconds: few workers get theirs made
         # when they ask (those that ask ahead do not wait), many find some ready.
-        return min(room, asked + len(study.running) // 4)
-    held = len(desk.drawer(study.name).candidates)
+        return min(room, asked + len(study.running) // 4, held + MODELLED_MAX)
     busy = asked + len(study.running)
     # A model-free point never grows stale, so draw many at once and not before they run low.
     return min(room, 4 * busy + 8) if held < busy else 0
@@ -319,14 +321,18 @@ def _freshen(desk: Desk, study: Study) -> None:
 
 
 def overdue(desk: Desk, deadline_s: float) -> list[Order]:
-    """Studies whose suggestion is slow while somebody waits: a plainer sampler should answer now."""
+    """Studies whose suggestions are slow while somebody waits: a plainer sampler should answer now.
+
+    Who trains for an hour does better to wait some seconds for a good point than to train on any.
+    """
     out = []
     for name, drawer in desk.drawers.items():
         study = desk.state.studies.get(name)
-        if study is None or drawer.busy_since is None or desk.now - drawer.busy_since < deadline_s:
+        if study is None or drawer.busy_since is None:
             continue
+        patience_s = max(deadline_s, PATIENCE_SHARE * study.told_seconds / max(1, study.told_count))
         waiting = [standing for standing in desk.waiting_for(name)
-                   if desk.now - standing.since >= deadline_s and _fits(study, standing.ask)]
+                   if desk.now - standing.began >= patience_s and _fits(study, standing.ask)]
         if waiting and study.status == "open" and _has_room(study) and not drawer.candidates:
             problem, pending = desk.problem(study)
             room = math.inf if study.spec.budget.trials is None else study.spec.budget.trials - study.used
