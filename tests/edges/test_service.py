@@ -100,6 +100,27 @@ def test_a_slow_optimiser_is_answered_for_within_two_seconds() -> None:
     assert [event["data"]["fallback"] for event in events(disk, "trial.proposed")] == ["deadline"]
 
 
+def test_who_trains_for_long_waits_some_seconds_for_a_modelled_point() -> None:
+    async def slow(problem: Problem, count: int) -> Suggestion:
+        await asyncio.sleep(5.0 if problem.history else 0.0)
+        return suggest(problem, count)
+
+    async def story() -> MemoryDisk:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, suggest=slow)
+        await daemon.start()
+        _, worker = await begin(broker)
+        grant = await worker.wait(lambda kind, body: kind == "grant")
+        worker.say("tell", id="t1", study="s", trial=grant["trial"], fence=1, value=1.0, seconds=3600)
+        worker.say("ask", id="a2", run="r", study="s")
+        await worker.wait(lambda kind, body: body.get("id") == "a2" and body["status"] == "waiting", 2.0)
+        await worker.wait(lambda kind, body: kind == "grant" and body["ask"] == "a2")
+        await daemon.stop()
+        return disk
+
+    assert [event["data"].get("fallback") for event in events(run(story()), "trial.proposed")] == [None, None]
+
+
 def test_a_full_disk_loses_nothing_and_the_daemon_goes_on_by_itself() -> None:
     async def story() -> MemoryDisk:
         broker, disk = MemoryBroker(), MemoryDisk()
