@@ -23,6 +23,12 @@ __all__ = ["Study", "Trial", "__version__"]
 def __getattr__(name: str) -> Any:
     # Late: `bayesd worker run` on a light install must not need numpy.
     if name in ("Study", "Trial"):
-        from bayesd import inprocess
+        try:
+            from bayesd import inprocess
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("bayesd"):
+                raise
+            raise ImportError(f"bayesd.{name} needs the daemon, and {error.name} is not installed: "
+                              "pip install 'bayesd[daemon]'") from error
         return getattr(inprocess, name)
     raise AttributeError(f"module 'bayesd' has no attribute {name!r}")

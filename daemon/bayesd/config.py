@@ -3,6 +3,7 @@
 A secret is never a setting: it is named by a file or handed over as a credential.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -126,20 +127,53 @@ def runtime_file() -> Path:
     return folder / "bayesd" / "daemon.json"
 
 
-def write_runtime(broker: str, log: Path, root: str) -> Path | None:
+@dataclass(frozen=True, slots=True)
+class RuntimeNote:
+    """The note that this process has left, and that of another living daemon which stood there before."""
+
+    path: Path
+    before: dict[str, Any] | None
+
+    def take_back(self) -> None:
+        """Remove the note if it is still ours. A daemon that was refused, or goes first, must not hide the other."""
+        found = read_runtime()
+        if found is None or found.get("pid") != os.getpid():
+            return
+        with contextlib.suppress(OSError):
+            if self.before is not None and _lives(self.before):
+                _write_note(self.path, self.before)
+            else:
+                self.path.unlink(missing_ok=True)
+
+
+def write_runtime(broker: str, log: Path, root: str) -> RuntimeNote | None:
     """Leave the note; a machine where that is impossible has clients that name the broker."""
     path = runtime_file()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.parent.stat().st_uid != os.getuid():
             return None
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({"broker": broker, "pid": os.getpid(), "log": str(log.absolute()),
-                                     "root": root}))
-        draft.replace(path)
+        before = read_runtime()
+        _write_note(path, {"broker": broker, "pid": os.getpid(), "log": str(log.absolute()), "root": root})
     except OSError:
         return None
-    return path
+    return RuntimeNote(path, before)
+
+
+def _write_note(path: Path, note: dict[str, Any]) -> None:
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(note))
+    draft.replace(path)
+
+
+def _lives(note: dict[str, Any]) -> bool:
+    try:
+        os.kill(int(note["pid"]), 0)
+    except PermissionError:
+        return True               # alive, and somebody else's
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
 
 
 def read_runtime() -> dict[str, Any] | None:
@@ -149,9 +183,6 @@ def read_runtime() -> dict[str, Any] | None:
         if path.parent.stat().st_uid != os.getuid():
             return None
         note = json.loads(path.read_text())
-        os.kill(int(note["pid"]), 0)
-    except PermissionError:
-        pass                      # alive, and somebody else's
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
-    return note if isinstance(note, dict) and isinstance(note.get("broker"), str) else None
+    return note if isinstance(note, dict) and isinstance(note.get("broker"), str) and _lives(note) else None

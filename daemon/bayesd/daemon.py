@@ -80,7 +80,7 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
                 await _live(service, config, reload, on_ready, address.url)
             finally:
                 if note is not None:
-                    note.unlink(missing_ok=True)
+                    note.take_back()
     finally:
         # Always: the log's thread would keep a dying process alive.
         await log.close()

@@ -12,19 +12,18 @@ with `log=` the same log is written as by a daemon: it can be verified, replayed
 import asyncio
 import itertools
 import math
-import tomllib
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-import orjson
 from pydantic import ValidationError
 
 from bayesd import winner
 from bayesd.daemon import SystemClock, new_log_id
-from bayesd.log import SqliteLog, read_events
+from bayesd.files import BadFile, read_study
+from bayesd.log import DiskFull, SqliteLog, read_events
 from bayesd.optimize import suggest
 from bayesd.service import event_of, fold
 from bayesd.study import admin, rules, view
@@ -33,8 +32,8 @@ from bayesd.study.problem import Problem
 from bayesd.study.state import State, apply
 from bayesd.study.state import Study as Folded
 from bayesd.study.state import Trial as FoldedTrial
-from bayesd_schemas.messages import Ask, Report, Request, validate
-from bayesd_schemas.study import Direction, Method, Objective, StudySpec
+from bayesd_schemas.messages import Ask, BadMessage, Request, validate
+from bayesd_schemas.study import Direction, Method, StudySpec
 
 T = TypeVar("T")
 WORKER = "inprocess"
@@ -90,7 +89,7 @@ class Study(AbstractContextManager["Study"]):
         if metric is not None:
             said["metric"] = metric
         if objectives is not None:
-            said["objectives"] = [Objective.model_validate(each) for each in objectives]
+            said["objectives"] = [dict(each) for each in objectives]
         if budget is not None:
             said["budget"] = {"trials": budget}
         try:
@@ -102,17 +101,11 @@ class Study(AbstractContextManager["Study"]):
 
     @classmethod
     def from_file(cls, path: str | Path, *, log: str | Path | None = None) -> Self:
-        """The study of a study file (TOML or JSON)."""
-        path = Path(path)
-        text = path.read_text(encoding="utf-8")
+        """The study of a study file (TOML, JSON or YAML)."""
         try:
-            data = orjson.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-            spec = StudySpec.model_validate(data)
-        except ValidationError as error:
-            key, words = admin.explain(error)
-            raise StudyError(f"{path}: {key}: {words}") from error
-        except ValueError as error:
-            raise StudyError(f"{path}: {error}") from error
+            spec = read_study(str(path)).spec
+        except BadFile as error:
+            raise StudyError(str(error)) from error
         study = cls.__new__(cls)
         study._open(spec, log)
         return study
@@ -189,6 +182,7 @@ class Study(AbstractContextManager["Study"]):
         """The next trial. Raises Exhausted when there is none."""
         desk, study = self._desk, self._folded
         self._at()
+        rules.settle(desk, study)      # nothing ticks in one process, so a budget of time is looked at here
         ask = Ask(id=f"ask-{next(self._asks)}", run=self._run, study=study.name, lease_s=FOREVER_S)
         rules.on_ask(desk, WORKER, ask)
         for order in rules.orders(desk):
@@ -218,14 +212,14 @@ class Study(AbstractContextManager["Study"]):
             said["values"] = {name: float(each) for name, each in value.items()}
         elif isinstance(value, (int, float)):
             said["value"] = float(value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            said["folds"] = [float(each) for each in value]
         elif value is not None:
-            folds = [float(each) for each in value] if isinstance(value, Iterable) else [float(value)]
-            said["folds" if isinstance(value, Sequence) or len(folds) > 1 else "value"] = (
-                folds if isinstance(value, Sequence) or len(folds) > 1 else folds[0])
+            said.update(_of_array(value))
         more = {"seconds": seconds, "cost": cost, "error": error, "class": failure}
         said.update({key: each for key, each in more.items() if each is not None})
         self._at()
-        rules.on_tell(self._desk, WORKER, validate("tell", said))
+        rules.on_tell(self._desk, WORKER, _checked("tell", said))
         self._answered()
 
     def report(self, trial: Trial | int, value: float, step: int) -> None:
@@ -234,9 +228,9 @@ class Study(AbstractContextManager["Study"]):
         fence = trial.fence if isinstance(trial, Trial) else 1
         self._at()
         value = float(value)
-        rules.on_report(self._desk, WORKER, Report(
-            id=f"report-{number}-{fence}-{step}", study=self._folded.name, trial=number, fence=fence, step=step,
-            value=value if math.isfinite(value) else None))
+        rules.on_report(self._desk, WORKER, _checked("report", {
+            "id": f"report-{number}-{fence}-{step}", "study": self._folded.name, "trial": number, "fence": fence,
+            "step": step, "value": value if math.isfinite(value) else None}))
         self._answered()
 
     def enqueue(self, params: Mapping[str, Any]) -> None:
@@ -297,8 +291,33 @@ class Study(AbstractContextManager["Study"]):
     def _commit(self) -> list[Letter]:
         rows = self._desk.take_rows()
         if rows and self._log is not None:
-            self._wait(self._log.append(rows))
+            try:
+                self._wait(self._log.append(rows))
+            except DiskFull:
+                self._desk.put_back(rows)      # nothing was written: the next call writes these as well
+                raise
         return self._desk.committed(self._desk.state.seq)
+
+
+def _checked(kind: str, said: dict[str, Any]) -> Any:
+    try:
+        return validate(kind, said)
+    except BadMessage as error:
+        raise StudyError(error.detail) from error
+
+
+def _of_array(value: Any) -> dict[str, Any]:
+    """A number of any library, of which some are arrays without a dimension, or an array of fold scores."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError("text is no result")
+        try:
+            folds = list(value)
+        except TypeError:
+            return {"value": float(value)}
+        return {"folds": [float(each) for each in folds]}
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"a result is a number, metrics by name or fold scores, not {value!r}") from error
 
 
 def _finished(trial: FoldedTrial) -> Finished:

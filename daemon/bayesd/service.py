@@ -144,6 +144,7 @@ class Service:
         self._introduced = False
         self._announce_at: float | None = None
         self._published: dict[str, float] = {}
+        self._shown: deque[tuple[int, str, bytes]] = deque()
         self._buckets: dict[str, _Bucket] = {}
         self._checkpointed = 0.0
         self._ticked = clock.now()
@@ -164,6 +165,7 @@ class Service:
         state, self.replayed = await fold(self.log)
         self.desk = Desk(state, operators=self.settings.operators)
         self._committed = state.seq
+        self._shown.clear()            # what it shows was not written; `restart` has every study shown again
         self._touch_clock()
         restart(self.desk)
 
@@ -220,6 +222,7 @@ class Service:
         desk = self.desk
         self._touch_clock()
         if not desk.disk_full and self._conflict is None:
+            rules.on_stop(desk)
             desk.record("daemon.stopped", {"reason": "stop"})
         self._work.set()
         while self._committed < self.desk.state.seq and not self.desk.disk_full:  # noqa: ASYNC110  # ends with the committer
@@ -465,6 +468,7 @@ class Service:
         for letter in self.desk.committed(self._committed):
             if not publish(to(letter.who, letter.kind), encode(letter)):
                 self.counters.undeliverable += 1        # the receipts make that safe: it is asked for again
+        self._show()
         acks = self._acks
         while acks and acks[0][0] <= self._committed:
             acks.popleft()[1]()
@@ -546,20 +550,24 @@ class Service:
         self._drift = drift
 
     def _publish_states(self, *, all: bool = False) -> None:
-        """Publish studies that changed, each at most once a second. Only what is on disk is shown."""
+        """Publish studies that changed, each at most once a second, behind the commit of what is shown: under
+        load there is always something that is not on disk yet, so to wait for a quiet moment is to wait for ever."""
         desk = self.desk
-        if self._committed < desk.state.seq:
-            self._work.set()           # show it at the next tick, behind its commit
-            return
         now = self.clock.now()
         for name in list(desk.state.studies) if all else list(desk.touched):
             study = desk.state.studies[name]
             if all or now - self._published.get(name, -1e9) >= self.settings.state_s:
                 self._published[name] = now
                 desk.touched.pop(name, None)
-                self.bus.publish(self.topics.study(name), orjson.dumps(
-                    view.study_state(desk.state, study, desk.elapsed(study)),
-                    option=orjson.OPT_NON_STR_KEYS), retain=True)
+                self._shown.append((desk.state.seq, self.topics.study(name), orjson.dumps(
+                    view.study_state(desk.state, study, desk.elapsed(study)), option=orjson.OPT_NON_STR_KEYS)))
+        self._show()
+
+    def _show(self) -> None:
+        """Publish the states that are on disk by now."""
+        while self._shown and self._shown[0][0] <= self._committed:
+            _, topic, payload = self._shown.popleft()
+            self.bus.publish(topic, payload, retain=True)
 
     # ------------------------------------------------------------ reads that take time
 

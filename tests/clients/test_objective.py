@@ -15,7 +15,7 @@ from bayesd_client.agent import Lease
 from bayesd_client.cli import worker_run
 from bayesd_client.discover import find_broker
 from bayesd_client.link import address
-from bayesd_client.objective import raised, returned
+from bayesd_client.objective import _say, raised, returned
 from bayesd_client.trial import Trial, measured
 from bayesd_client.worker import Options
 from bayesd_schemas.space import Space
@@ -229,3 +229,12 @@ def test_the_command_line_says_what_is_wrong(arguments: list[str], text: str, tm
     result = CliRunner().invoke(worker_run, arguments)
     assert result.exit_code == 2
     assert text in result.stderr
+
+
+def test_what_a_person_should_read_is_a_warning_for_the_logger(caplog: pytest.LogCaptureFixture) -> None:
+    """Without any set-up Python's logging shows warnings only, and an unreachable broker must not look like work."""
+    with caplog.at_level("INFO", logger="bayesd_client"):
+        _say("worker w1, run 4f2a")
+        _say("warning: no connection to the broker")
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "worker w1, run 4f2a"), ("WARNING", "no connection to the broker")]

@@ -203,3 +203,49 @@ def test_a_snapshot_of_another_history_is_not_believed() -> None:
         return service.replayed
 
     assert run(story()) > 3
+
+
+def test_the_open_time_of_a_study_without_leases_outlives_a_stop() -> None:
+    async def story() -> float:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk)
+        await daemon.start()
+        await asyncio.sleep(1.0)
+        operator = Worker(broker, "op")
+        operator.say("request", id="1", verb="study.create",
+                     args={"spec": {"name": "s", "space": SPACE, "budget": {"wall": "1h"}}})
+        await operator.wait(lambda kind, body: kind == "reply")
+        await asyncio.sleep(30.0)
+        await daemon.stop()
+        log = await MemoryLog.open(disk)
+        state, _ = await fold(log)
+        await log.close()
+        return state.studies["s"].elapsed_s
+
+    assert run(story()) == pytest.approx(30.0, abs=2.0)
+
+
+def test_public_state_is_shown_under_load() -> None:
+    """While results pour in there is at no tick a moment at which everything is on disk."""
+    async def slow_disk(*_: object) -> None:
+        await asyncio.sleep(0.05)
+
+    async def story() -> int:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, before_commit=slow_disk)
+        await daemon.start()
+        _, worker = await begin(broker, method="random")
+        grant = await worker.wait(lambda kind, body: kind == "grant")
+        shown: list[int] = []
+        viewer = MemoryClient(broker, "viewer", [broker.topics.study("s")],
+                              lambda topic, payload, *_: shown.append(json.loads(payload)["seq"]))
+        viewer.connect()
+        for step in range(1000):
+            worker.say("report", id=f"r{step}", study="s", trial=grant["trial"], fence=1, step=step, value=1.0)
+            await asyncio.sleep(0.01)
+        seen = len(shown)
+        await daemon.stop()
+        assert shown == sorted(shown)
+        return seen
+
+    assert run(story()) >= 8

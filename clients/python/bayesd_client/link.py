@@ -137,7 +137,7 @@ class Link:
                 words = _words(error, self._address)
                 if words != said and not leave.is_set():
                     said = words
-                    self._say(f"{words}; trying again for as long as it takes")
+                    self._say(f"warning: {words}; trying again for as long as it takes")
                 pause_s = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** min(tries, 10))
                 tries += 1
                 with contextlib.suppress(TimeoutError):

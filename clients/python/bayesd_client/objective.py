@@ -17,6 +17,7 @@ from bayesd_client.trial import Trial, measured
 from bayesd_client.worker import Options, Summary, Worker, in_thread
 
 log = logging.getLogger("bayesd_client")
+WARNING = "warning: "       # how the worker and its line begin what a person should read
 
 
 def worker(broker: str | None = None, *, study: str | None = None, name: str | None = None,
@@ -80,7 +81,15 @@ class Objective:
         broker, root = find_broker(line.broker, self._options.root)
         where = address(broker, line.password_file, line.ca_file, line.cert_file, line.key_file)
         options = replace(self._options, slots=slots, keep=keep, name=name or self._options.name, root=root)
-        return await Worker(_Function(self.function), where, options, log.info).run()
+        return await Worker(_Function(self.function), where, options, _say).run()
+
+
+def _say(text: str) -> None:
+    """Talk goes to the logger; what a person should read, without any set-up of logging, to stderr as well."""
+    if text.startswith(WARNING):
+        log.warning("%s", text.removeprefix(WARNING))
+    else:
+        log.info("%s", text)
 
 
 class _Function:

@@ -181,6 +181,10 @@ class Desk:
         rows, self._rows = self._rows, []
         return rows
 
+    def put_back(self, rows: list[Row]) -> None:
+        """Rows that were not written, for the next try."""
+        self._rows = rows + self._rows
+
     @property
     def has_rows(self) -> bool:
         return bool(self._rows)

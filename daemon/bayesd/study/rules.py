@@ -24,7 +24,7 @@ from bayesd_schemas.names import NUMBER_MAX
 SUGGESTIONS_MAX = 256      # candidates made in one go
 PATIENCE_SHARE = 0.02      # of a mean trial's seconds: so long may a worker wait for a modelled point
 MODELLED_MAX = 8           # of a model: each takes milliseconds, and the first is not held up by the last
-TICK_EVENT_S = 60.0        # open time is noted at most this often while leases are open
+TICK_EVENT_S = 60.0        # open time is noted at most this often, while leases are open or a budget counts it
 WITHDRAWN_MAX = 100_000    # withdrawn asks remembered; the oldest are forgotten first
 STANDING_MAX = 1000        # unserved asks kept for one worker
 STANDING_ALL_MAX = 50_000  # and for all: each takes about 1 KiB
@@ -707,7 +707,7 @@ def on_tick(desk: Desk) -> None:
         if study.status != "open":
             continue
         settle(desk, study)
-        if (study.running and study.status == "open"
+        if ((study.running or study.spec.budget.wall is not None) and study.status == "open"
                 and now - desk.since.setdefault(study.name, now) >= TICK_EVENT_S):
             desk.record("study.ticked", {}, study=study, elapsed=True)
     for standing in list(desk.standing.values()):
@@ -715,3 +715,10 @@ def on_tick(desk: Desk) -> None:
             desk.sit(standing)
         elif not standing.answered and now - standing.since >= ANSWER_S:
             _explain(desk, standing, late=True)
+
+
+def on_stop(desk: Desk) -> None:
+    """Note the open time of studies whose budget counts it: the next daemon life knows only what is logged."""
+    for study in desk.state.studies.values():
+        if study.status == "open" and study.spec.budget.wall is not None:
+            desk.record("study.ticked", {}, study=study, elapsed=True)
