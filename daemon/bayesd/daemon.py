@@ -52,6 +52,8 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
                 on_ready: Callable[[Service, str], None] | None = None) -> None:
     """Run until SIGTERM or SIGINT. Raises LogError, BusError, BrokerError or ConfigError."""
     path = log_path(config)
+    # Until the settings can be read again, a wish to do so must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     systemd.notify(STATUS=f"verifying {path}")
     with _extending_timeout() as progress:
         log = await SqliteLog.open(path, allow_network=config.allow_network_filesystem, on_progress=progress)

@@ -32,7 +32,7 @@ from bayesd.study.problem import Problem
 from bayesd.study.state import State, apply
 from bayesd.study.state import Study as Folded
 from bayesd.study.state import Trial as FoldedTrial
-from bayesd_schemas.messages import Ask, BadMessage, Request, validate
+from bayesd_schemas.messages import Ask, BadMessage, Beat, Request, validate
 from bayesd_schemas.study import Direction, Method, StudySpec
 
 T = TypeVar("T")
@@ -152,6 +152,8 @@ class Study(AbstractContextManager["Study"]):
             if known is None or known.spec != spec:
                 self._request("study.create", {"spec": spec.model_dump(mode="json", exclude_unset=True)})
             self._folded: Folded = state.studies[spec.name]
+            # A new run ends what a process before this one was asked for and never told, so it is asked again.
+            rules.on_beat(desk, WORKER, Beat(run=self._run))
             self._commit()
         except BaseException:
             if log is not None:
@@ -195,7 +197,12 @@ class Study(AbstractContextManager["Study"]):
         if standing is not None:
             desk.sit(standing)
         why = next((letter.body.get("reason") for letter in letters if letter.kind == "receipt"), None)
-        raise Exhausted(f"{study.name} has no further trial: {study.closed_by or why or study.status}")
+        reason = study.closed_by or why or study.status
+        words = {"trials": f"its budget of {study.spec.budget.trials} trials is used up",
+                 "budget": f"its budget of {study.spec.budget.trials} trials is out; tell what is pending",
+                 "wall": "its time is used up", "cost": "its cost is used up",
+                 "exhausted": "every point has been tried"}
+        raise Exhausted(f"{study.name} has no further trial: {words.get(reason, reason)}")
 
     def tell(self, trial: Trial | int, value: float | Mapping[str, float] | Sequence[float] | None = None, *,
              state: Literal["complete", "fail", "pruned"] | None = None, seconds: float | None = None,
@@ -204,8 +211,7 @@ class Study(AbstractContextManager["Study"]):
 
         NaN and infinities are failures of class nonfinite, as on the wire.
         """
-        number = trial.number if isinstance(trial, Trial) else trial
-        fence = trial.fence if isinstance(trial, Trial) else 1
+        number, fence = self._key(trial)
         said: dict[str, Any] = {"id": f"tell-{number}-{fence}", "study": self._folded.name, "trial": number,
                                 "fence": fence, "state": state or "complete"}
         if isinstance(value, Mapping):
@@ -224,14 +230,20 @@ class Study(AbstractContextManager["Study"]):
 
     def report(self, trial: Trial | int, value: float, step: int) -> None:
         """An intermediate value."""
-        number = trial.number if isinstance(trial, Trial) else trial
-        fence = trial.fence if isinstance(trial, Trial) else 1
+        number, fence = self._key(trial)
         self._at()
         value = float(value)
         rules.on_report(self._desk, WORKER, _checked("report", {
             "id": f"report-{number}-{fence}-{step}", "study": self._folded.name, "trial": number, "fence": fence,
             "step": step, "value": value if math.isfinite(value) else None}))
         self._answered()
+
+    def _key(self, trial: Trial | int) -> tuple[int, int]:
+        """Number and fence; a bare number means the trial as it was handed out last."""
+        if isinstance(trial, Trial):
+            return trial.number, trial.fence
+        known = self._desk.state.trial(self._folded.name, trial)
+        return trial, known.fence if known is not None else 1
 
     def enqueue(self, params: Mapping[str, Any]) -> None:
         """Try this point next."""

@@ -587,8 +587,8 @@ class Service:
             result = await _SLOW[request.verb](self, request)
         except admin.Refused as refused:
             admin.fail(desk, client, request.id, refused)
-        except LogError:
-            raise
+        except LogError as error:        # what it reads is damaged or gone: the next commit says the same and ends us
+            admin.fail(desk, client, request.id, admin.Refused("log", str(error)))
         except Exception:
             logger.exception("%s for %s failed; please report this", request.verb, client)
             admin.fail(desk, client, request.id, admin.Refused("bug", "the daemon failed at this; its log says where"))

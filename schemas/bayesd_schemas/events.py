@@ -53,10 +53,12 @@ class ClockJumped(_Data):
 
 class StudyCreated(_Data):
     spec: StudySpec
+    order: list[str] | None = Field(None, description="The parameters in the order of the file: canonical JSON sorts")
 
 
 class StudyAmended(_Data):
     spec: StudySpec
+    order: list[str] | None = None
     space_rev: Count
     queue: list[Params] | None = Field(None, description="Enqueued points that the new space still holds")
     elapsed_s: Number

@@ -11,6 +11,7 @@ import pytest
 from bayesd import Study
 from bayesd.inprocess import Exhausted, StudyError
 from bayesd.log import DiskFull, Row, SqliteLog
+from bayesd.optimize import suggest
 
 SPACE = {"x": {"type": "float", "low": 0, "high": 1}}
 
@@ -77,7 +78,7 @@ def test_a_budget_of_time_ends_a_study_at_the_next_ask(tmp_path: Path) -> None:
     study = Study.from_file(path)
     study.tell(study.ask(), 1.0)
     time.sleep(0.2)
-    with pytest.raises(Exhausted, match="wall"):
+    with pytest.raises(Exhausted, match="its time is used up"):
         study.ask()
 
 
@@ -93,3 +94,43 @@ def test_a_full_disk_ends_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 study.tell(trial, 1.0)
         study.tell(trial, 1.0)         # a copy of what is in memory already, and now on disk
     assert [trial.value for trial in Study.replay(tmp_path / "log.db").trials] == [1.0]
+
+
+def test_what_a_process_before_this_one_left_pending_is_asked_again(tmp_path: Path) -> None:
+    log = tmp_path / "log.db"
+    space = {"x": {"type": "float", "low": 0, "high": 1}}
+    with Study(space, log=log, budget=2) as study:
+        study.tell(study.ask(), 1.0)
+        left = study.ask()
+    with Study(space, log=log, budget=2) as study:
+        again = study.ask()
+        assert (again.number, again.params, again.fence) == (left.number, left.params, 2)
+        study.tell(again.number, 2.0)          # a bare number means the trial as it was handed out last
+        with pytest.raises(Exhausted, match="its budget of 2 trials is used up"):
+            study.ask()
+        assert [trial.state for trial in study.trials] == ["complete", "complete"]
+
+
+def test_params_keep_the_order_of_the_space_through_a_replay(tmp_path: Path) -> None:
+    log = tmp_path / "log.db"
+    space: dict[str, dict[str, Any]] = {
+        "z": {"type": "float", "low": 0, "high": 1}, "a": {"type": "int", "low": 1, "high": 3}}
+    with Study(space, log=log) as study:
+        study.tell(study.ask(), 1.0)
+        live = list(study.trials[0].params)
+    assert live == ["z", "a"]
+    assert list(Study.replay(log).trials[0].params) == live
+
+
+def test_the_next_suggestions_after_a_replay_are_those_of_the_life_before_it(tmp_path: Path) -> None:
+    # The order of the parameters is not that of the alphabet, by which canonical JSON sorts.
+    space: dict[str, dict[str, Any]] = {
+        "z": {"type": "float", "low": 0, "high": 1}, "m": {"type": "categorical", "choices": ["p", "q"]},
+        "a": {"type": "float", "low": 1e-3, "high": 3, "scale": "log"}}
+    with Study(space, log=tmp_path / "log.db", seed=5) as study:
+        for _ in range(15):
+            trial = study.ask()
+            study.tell(trial, (trial.params["z"] - 0.2) ** 2 + trial.params["a"] + (trial.params["m"] == "p"))
+        study.ask()
+        live = suggest(study.problem, 3)
+    assert suggest(Study.replay(tmp_path / "log.db").problem, 3) == live

@@ -23,6 +23,15 @@ def test_the_same_file_again_answers_exists_and_another_one_is_refused() -> None
     assert replied(story.request("op", "study.create", id="q3", spec={**BASE, "seed": 9})) == ("error", "name-used")
 
 
+def test_the_same_file_is_the_same_study_after_an_amend_too() -> None:
+    story = Story()
+    changes = {"budget": {"trials": 77}}
+    assert replied(story.request("op", "study.amend", id="q2", study="s", changes=changes))[0] == "ok"
+    assert replied(story.request("op", "study.create", id="q3", spec=BASE))[0] == "exists"
+    story.restart()
+    assert replied(story.request("op", "study.create", id="q4", spec=BASE))[0] == "exists"
+
+
 def test_the_same_file_with_points_by_hand_is_the_same_after_a_restart() -> None:
     spec = {**BASE, "enqueue": [{"x": 1}, {"x": 2.5}]}
     story = Story(enqueue=spec["enqueue"])

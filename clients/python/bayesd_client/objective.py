@@ -101,6 +101,15 @@ class _Function:
             getattr(function, "__call__", None))  # noqa: B004  # an object whose call is async
 
     async def __call__(self, trial: Trial) -> Mapping[str, Any]:
+        outcome = await self._outcome(trial)
+        if outcome.get("state") == "fail":
+            # A broken objective would else use up the whole budget without a word.
+            said = str(outcome.get("error", "")).strip().splitlines() or ["it gave no reason"]
+            log.warning("%s trial %d failed (%s): %s", trial.study, trial.number, outcome.get("class", "crash"),
+                        said[-1])
+        return outcome
+
+    async def _outcome(self, trial: Trial) -> Mapping[str, Any]:
         if not self.cancels:
             return await in_thread(lambda: self._blocking(trial), f"{trial.study} trial {trial.number}")
         try:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from bayesd.study import view
 from bayesd.study.desk import Desk
 from bayesd.study.rules import close, end_lease, reject, serve, settle
-from bayesd.study.state import FINAL, Study, Trial
+from bayesd.study.state import FINAL, Study, Trial, spec_data
 from bayesd_schemas.messages import Request, cut
 from bayesd_schemas.names import is_name
 from bayesd_schemas.study import StudySpec
@@ -149,13 +149,11 @@ def study_create(desk: Desk, client: str, request: Request) -> Result:
     spec = _spec(request.args.get("spec"))
     known = desk.state.studies.get(spec.name)
     if known is not None:
-        original = known.spec if known.space_rev == 1 else None
-        if spec == original or spec == known.spec:
+        if spec in (known.spec, known.created):
             return "exists", view.study_row(known)
         raise Refused("name-used", f"this log has another study named {spec.name}; amend it, or choose another name",
                       "name", f'name = "{spec.name}-2"')
-    event = desk.record("study.created", {"spec": spec.model_dump(mode="json", exclude_unset=True)},
-                        study=spec.name, **_actor(client, request))
+    event = desk.record("study.created", spec_data(spec), study=spec.name, **_actor(client, request))
     desk.since[spec.name] = desk.now
     study = desk.state.studies[spec.name]
     serve(desk, study)
@@ -216,8 +214,7 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
         after["space"] = {name: parameter for name, parameter in merged.items() if parameter is not None}
     spec = _spec(after)
     new_space = spec.space != study.spec.space
-    data: dict[str, Any] = {"spec": spec.model_dump(mode="json", exclude_unset=True),
-                            "space_rev": study.space_rev + new_space}
+    data: dict[str, Any] = {**spec_data(spec), "space_rev": study.space_rev + new_space}
     dropped = 0
     if new_space and study.queue:
         kept = []

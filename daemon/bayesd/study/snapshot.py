@@ -11,10 +11,9 @@ from typing import Any
 import orjson
 
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Lease, Outcome, State, Study, Trial, Worker
-from bayesd_schemas.study import StudySpec
+from bayesd.study.state import Lease, Outcome, State, Study, Trial, Worker, spec_data, spec_of
 
-CODEC = "bayesd-json-1"
+CODEC = "bayesd-json-2"
 
 
 def dump(state: State) -> tuple[bytes, bytes]:
@@ -50,7 +49,8 @@ def _state(state: State) -> dict[str, Any]:
 
 def _study(study: Study) -> dict[str, Any]:
     return {
-        "spec": study.spec.model_dump(mode="json", exclude_unset=True), "created_seq": study.created_seq,
+        **spec_data(study.spec), "created_seq": study.created_seq,
+        "created": None if study.created is None else spec_data(study.created),
         "space_rev": study.space_rev, "status": study.status, "closed_by": study.closed_by,
         "trials": [_trial(trial) for trial in study.trials], "running": list(study.running),
         "waiting": list(study.waiting), "queue": study.queue, "drawn": study.drawn,
@@ -63,7 +63,7 @@ def _study(study: Study) -> dict[str, Any]:
 
 def _trial(trial: Trial) -> dict[str, Any]:
     return {
-        "params": trial.params, "space_rev": trial.space_rev, "sampler": trial.sampler,
+        "params": list(trial.params.items()), "space_rev": trial.space_rev, "sampler": trial.sampler,
         "proposed_seq": trial.proposed_seq, "status": trial.status, "values": trial.values, "se": trial.se,
         "seconds": trial.seconds, "failure": trial.failure, "outcome_seq": trial.outcome_seq,
         "failures": trial.failures,
@@ -120,8 +120,9 @@ def _find(state: State, key: list[Any]) -> Lease:
 
 
 def _load_study(data: dict[str, Any]) -> Study:
-    spec = StudySpec.model_validate(data["spec"])
-    study = Study(spec.name, spec, data["created_seq"], spec.goals, data["space_rev"], data["status"],
+    spec = spec_of(data)
+    created = None if data["created"] is None else spec_of(data["created"])
+    study = Study(spec.name, spec, data["created_seq"], spec.goals, created, data["space_rev"], data["status"],
                   data["closed_by"])
     for number, each in enumerate(data["trials"], start=1):
         study.trials.append(_load_trial(study, number, each))
@@ -141,8 +142,9 @@ def _load_study(data: dict[str, Any]) -> Study:
 
 
 def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
-    trial = Trial(study, number, data["params"], data["space_rev"], data["sampler"], data["proposed_seq"],
-                  data["status"], values=_tuple(data["values"]), se=data["se"], seconds=data["seconds"],
+    trial = Trial(study, number, dict(data["params"]), data["space_rev"], data["sampler"],
+                  data["proposed_seq"], data["status"], values=_tuple(data["values"]), se=data["se"],
+                  seconds=data["seconds"],
                   failure=data["failure"], outcome_seq=data["outcome_seq"], failures=data["failures"])
     if data["reports"] is not None:
         trial.reports = {step: (said[0], said[1], bytes.fromhex(said[2])) if len(said) == 3 else said[0]

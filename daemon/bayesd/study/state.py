@@ -176,6 +176,8 @@ class Study:
     created_seq: int
     goals: tuple[Objective, ...]
     """The objectives of the spec, in order."""
+    created: StudySpec | None = None
+    """The file that created it, once it was amended: the same file again is no other study."""
     space_rev: int = 1
     status: Literal["open", "paused", "closed"] = "open"
     closed_by: str | None = None
@@ -318,8 +320,23 @@ def _study(state: State, event: Event) -> Study:
     return study
 
 
+def spec_of(data: Data) -> StudySpec:
+    """A study's declaration out of an event or a snapshot. Canonical JSON sorts keys, but the order of the
+    parameters is the order of the optimiser's axes, so it stands beside as a list."""
+    said = data["spec"]
+    order = data.get("order")
+    if order is not None:
+        said = {**said, "space": {name: said["space"][name] for name in order}}
+    return StudySpec.model_validate(said)
+
+
+def spec_data(spec: StudySpec) -> Data:
+    """What `spec_of` reads."""
+    return {"spec": spec.model_dump(mode="json", exclude_unset=True), "order": list(spec.space)}
+
+
 def _study_created(state: State, event: Event) -> None:
-    spec = StudySpec.model_validate(event.data["spec"])
+    spec = spec_of(event.data)
     if spec.enqueue:      # typed by the space: canonical JSON writes 1.0 as 1
         spec = spec.model_copy(update={"enqueue": spec.first_points})
     name = intern(spec.name)
@@ -328,7 +345,8 @@ def _study_created(state: State, event: Event) -> None:
 
 def _study_amended(state: State, event: Event) -> None:
     study = _study(state, event)
-    study.spec = StudySpec.model_validate(event.data["spec"])
+    study.created = study.created or study.spec
+    study.spec = spec_of(event.data)
     study.goals = study.spec.goals
     study.version += 1
     if event.data["space_rev"] != study.space_rev:
@@ -421,14 +439,17 @@ def _trial_proposed(state: State, event: Event) -> None:
 
 
 def _typed(study: Study, params: dict[str, Any]) -> Params:
-    """Canonical JSON writes 1.0 as 1, so types come from the space, here as everywhere."""
-    space = study.spec.space
-    for name, value in params.items():
-        if type(value) is int and space[name].type == "float":
-            params[name] = float(value)
-        elif type(value) is str:
-            params[name] = intern(value)      # a choice, said once for all trials
-    return params
+    """Params as the space has them, in its order: canonical JSON sorts keys and writes 1.0 as 1."""
+    out: dict[str, Any] = {}
+    for name, parameter in study.spec.space.root.items():
+        if name in params:
+            value = params[name]
+            if type(value) is int and parameter.type == "float":
+                value = float(value)
+            elif type(value) is str:
+                value = intern(value)      # a choice, said once for all trials
+            out[name] = value
+    return out
 
 
 def _trial_leased(state: State, event: Event) -> None:
