@@ -205,6 +205,3 @@ def set_up_logging(config: Config) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if config.log_format == "json" else TextLines())
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
-
-
-__all__ = ["SystemClock", "log_path", "new_log_id", "serve", "set_up_logging"]

@@ -7,7 +7,7 @@ every simulated world hold them against these models.
 Canonical JSON (RFC 8785) writes 1.0 as 1, so numbers that are floats by meaning may read as ints.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -232,7 +232,6 @@ class Envelope(BaseModel):
 
 
 _adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(model) for name, model in EVENTS.items()}
-EventData: TypeAlias = BaseModel
 
 
 def validate(envelope: dict[str, Any]) -> Envelope:

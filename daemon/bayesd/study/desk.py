@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bayesd.study.problem import Fit, Problem, Proposal
+from bayesd.study.problem import Problem, Proposal
 from bayesd.study.row import Row
 from bayesd.study.state import Data, Event, Lease, State, Study, apply
 from bayesd_schemas.messages import Ask
@@ -281,6 +281,3 @@ def restart(desk: Desk) -> None:
             lease = trial.open_lease
             if lease is not None:
                 desk.deadlines[lease] = desk.now + lease.lease_s
-
-
-__all__ = ["ANSWER_S", "Candidate", "Desk", "Drawer", "Fit", "Letter", "Order", "Row", "Standing", "restart"]
