@@ -74,14 +74,15 @@ class Finished:
 class Study(AbstractContextManager["Study"]):
     """Ask and tell. Several trials may be pending; the next ask takes them into account.
 
-    `space` uses the words of the study file. `log` names a file to keep the events in; without it
-    they live as long as the object.
+    `space` and `constraints` use the words of the study file. `log` names a file to keep the events
+    in; without it they live as long as the object.
     """
 
     def __init__(self, space: Mapping[str, Mapping[str, Any]], *, direction: Direction | None = None,
                  metric: str | None = None, objectives: Sequence[Mapping[str, Any]] | None = None,
                  method: Method = "bayes", seed: int = 0, noise: Literal["learn", "none"] = "learn",
-                 budget: int | None = None, name: str = "study", log: str | Path | None = None) -> None:
+                 constraints: Sequence[str] = (), budget: int | None = None, name: str = "study",
+                 log: str | Path | None = None) -> None:
         said: dict[str, Any] = {"name": name, "space": {key: dict(each) for key, each in space.items()},
                                 "method": method, "seed": seed, "noise": noise}
         if direction is not None:
@@ -90,6 +91,8 @@ class Study(AbstractContextManager["Study"]):
             said["metric"] = metric
         if objectives is not None:
             said["objectives"] = [dict(each) for each in objectives]
+        if constraints:
+            said["constraints"] = constraints if isinstance(constraints, str) else list(constraints)
         if budget is not None:
             said["budget"] = {"trials": budget}
         try:

@@ -60,7 +60,7 @@ class StudyAmended(_Data):
     spec: StudySpec
     order: list[str] | None = None
     space_rev: Count
-    queue: list[Params] | None = Field(None, description="Enqueued points that the new space still holds")
+    queue: list[Params] | None = Field(None, description="Enqueued points that space and constraints still allow")
     elapsed_s: Number
 
 

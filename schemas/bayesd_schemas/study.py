@@ -5,10 +5,21 @@ unknown key is an error.
 """
 
 import re
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from bayesd_schemas import constraints as constraining
 from bayesd_schemas.names import INTEGER_MAX, Name
 from bayesd_schemas.space import Finite, Params, Space
 
@@ -16,6 +27,11 @@ Method = Literal["grid", "random", "sobol", "bayes"]
 Direction = Literal["minimize", "maximize"]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/@-]{0,63}$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:=-]{1,64}$")]
+
+CONSTRAINTS_MAX = 100
+LOGGED = {"logged": True}
+"""Validation context for a study out of a log: what was accepted once is not judged at points again,
+since a logarithm may differ between machines in its last bit, and every log must open on all of them."""
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -95,11 +111,25 @@ class StudySpec(_Part):
     lease: Lease = Lease()
     retry: Retry = Retry()
     space: Space
+    constraints: Annotated[list[Annotated[str, StringConstraints(strict=True, max_length=constraining.LENGTH_MAX)]],
+                           Field(max_length=CONSTRAINTS_MAX)] = Field(
+        default=[], description="Expressions that hold at every proposed point, for example \"batch * units <= "
+                                "65536\"; one that names an inactive parameter holds.")
     enqueue: Annotated[list[dict[str, Any]], Field(max_length=1000)] = Field(
         default=[], description="Points to try first.")
 
+    @field_validator("constraints")
+    @classmethod
+    def _constraining(cls, constraints: list[str], info: ValidationInfo) -> list[str]:
+        space = info.data.get("space")
+        if space is not None:        # else it has a fault of its own
+            made = constraining.parse(constraints, space)
+            if info.context != LOGGED:
+                constraining.require_possible(made, space, grid=info.data.get("method") == "grid")
+        return constraints
+
     @model_validator(mode="after")
-    def _consistent(self) -> "StudySpec":
+    def _consistent(self, info: ValidationInfo) -> "StudySpec":
         if self.objectives is not None:
             if self.metric is not None or self.direction is not None:
                 raise ValueError("give metric and direction, or [[objectives]], not both")
@@ -110,7 +140,9 @@ class StudySpec(_Part):
                 raise ValueError("two objectives have the same name")
         for i, params in enumerate(self.enqueue, start=1):
             try:
-                self.space.check(params)
+                checked = self.space.check(params)
+                if info.context != LOGGED:
+                    constraining.check(self.constrained, checked)
             except ValueError as error:
                 raise ValueError(f"enqueue, point {i}: {error}") from error
         return self
@@ -121,6 +153,11 @@ class StudySpec(_Part):
         if self.objectives:
             return tuple(self.objectives)
         return (Objective(name=self.metric or "value", direction=self.direction or "minimize"),)
+
+    @cached_property
+    def constrained(self) -> tuple[constraining.Constraint, ...]:
+        """The constraints, ready to be held against points."""
+        return constraining.parse(self.constraints, self.space)
 
     @property
     def first_points(self) -> list[Params]:

@@ -134,3 +134,32 @@ def test_the_next_suggestions_after_a_replay_are_those_of_the_life_before_it(tmp
         study.ask()
         live = suggest(study.problem, 3)
     assert suggest(Study.replay(tmp_path / "log.db").problem, 3) == live
+
+
+def test_constraints_hold_at_every_point_and_are_kept_in_the_log(tmp_path: Path) -> None:
+    space = {"x": {"type": "float", "low": 0, "high": 1}, "y": {"type": "float", "low": 0, "high": 1}}
+    with Study(space, method="sobol", constraints=["x + y <= 1", "x < y"], log=tmp_path / "log.db") as study:
+        for _ in range(20):
+            trial = study.ask()
+            assert trial.params["x"] < trial.params["y"] <= 1 - trial.params["x"]
+            study.tell(trial, trial.params["x"])
+        with pytest.raises(StudyError, match=r'constraint "x \+ y <= 1" does not hold at x = 0.75, y = 0.8'):
+            study.enqueue({"x": 0.75, "y": 0.8})
+    again = Study.replay(tmp_path / "log.db").problem.constraints
+    assert [constraint.text for constraint in again] == ["x + y <= 1", "x < y"]
+
+
+@pytest.mark.parametrize(("constraints", "words"), [
+    (["z < 1"], "constraints: .*names z"), ("x < 1", "valid list"), (["x > 1"], "holds at none"),
+    (["x + 1"], "comparison")])
+def test_constraints_that_cannot_be_used_are_errors_of_the_study(constraints: Any, words: str) -> None:
+    with pytest.raises(StudyError, match=words):
+        a_study(constraints=constraints)
+
+
+def test_a_small_space_under_constraints_is_exhausted() -> None:
+    space = {"n": {"type": "int", "low": 1, "high": 9}}
+    study = Study(space, method="random", noise="none", constraints=["n % 4 == 0"])
+    assert sorted(study.ask().params["n"] for _ in range(2)) == [4, 8]
+    with pytest.raises(Exhausted):
+        study.ask()

@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayesd.optimize.acquisition import log_ei, log_ei_gradient, log_h
+from bayesd.optimize.acquisition import DOUBT, Improvement, Success, Thrift, Together, log_ei, log_ei_gradient, log_h
+from bayesd.optimize.encode import cube
+from bayesd.optimize.kernel import Design
+from bayesd.optimize.posterior import Posterior
+from bayesd_schemas.space import Space
 
 
 @pytest.mark.parametrize(("mean", "sd", "best"), [(0.0, 1.0, 0.0), (1.0, 0.5, 0.3), (-2.0, 2.0, -1.0), (0.4, 0.1, 1.0)])
@@ -70,3 +74,40 @@ def test_the_gradient_equals_finite_differences(shift: float) -> None:
         step[0, j] = 1e-6
         numeric = (value_at(x + step) - value_at(x - step)) / 2e-6
         assert np.allclose(gradient[:, j], numeric, rtol=2e-6, atol=1e-6)
+
+
+# Terms -------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def believed() -> tuple[Posterior, Posterior]:
+    """Posteriors of an outcome, and of a latent that is high at small x."""
+    design = Design(cube(Space.model_validate({
+        "x": {"type": "float", "low": 0, "high": 1}, "y": {"type": "float", "low": 0, "high": 1}})))
+    X = design.features(np.random.default_rng(0).random((20, 2)))
+    theta = tuple(np.log([0.4, 0.6, 1.0, 1e-3, 0.01, 1.1, 0.9, 1.2, 0.8]).tolist())
+    return (Posterior.of(design, theta, X, np.sin(5 * X[:, 0]) + X[:, 1], np.zeros(20)),
+            Posterior.of(design, theta, X, np.where(X[:, 0] < 0.5, 1.0, -1.0), np.zeros(20)))
+
+
+def test_success_is_the_chance_that_the_latent_is_positive(believed: tuple[Posterior, Posterior]) -> None:
+    latent, at = believed[1], np.array([[0.2, 0.5], [0.55, 0.5], [0.9, 0.1]])
+    mean, variance = latent.predict(at)
+    rng = np.random.default_rng(1)
+    drawn = mean + 0.3 + np.sqrt(variance + DOUBT) * rng.normal(size=(400_000, 3))
+    chance = np.exp(Success(latent, 0.3).value(at))
+    assert chance == pytest.approx((drawn > 0).mean(axis=0), abs=0.004)
+    assert chance[0] > 0.7 > 0.3 > chance[2]
+
+
+def test_terms_add_up_and_their_gradients_equal_finite_differences(believed: tuple[Posterior, Posterior]) -> None:
+    one, other = believed
+    terms = (Improvement(one, -0.5), Success(other, 0.2), Thrift(other, 0.7))
+    at = np.random.default_rng(2).uniform(0.05, 0.95, (9, 2))
+    for target in (*terms, Together(terms)):
+        value, slope = target.gradient(at)
+        assert np.allclose(value, target.value(at), rtol=1e-12)
+        for j in range(2):
+            step = np.zeros(2)
+            step[j] = 1e-6
+            assert np.allclose(slope[:, j], (target.value(at + step) - target.value(at - step)) / 2e-6, atol=1e-5)
+    assert np.allclose(Together(terms).value(at), sum(term.value(at) for term in terms))

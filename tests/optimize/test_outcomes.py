@@ -12,10 +12,8 @@ numbers = st.floats(-1e300, 1e300, allow_subnormal=True)
 
 
 @settings(deadline=None)       # a busy machine is not a bug
-@given(st.lists(numbers | st.just(float("nan")), min_size=1, max_size=30), st.booleans())
+@given(st.lists(numbers, min_size=1, max_size=30), st.booleans())
 def test_any_history_becomes_finite_numbers(y: list[float], maximize: bool) -> None:
-    if np.all(np.isnan(y)):
-        return
     made = transform(np.array(y), maximize)
     assert np.all(np.isfinite(made.z))
     assert np.all(np.abs(made.z) < 1e6)
@@ -33,15 +31,6 @@ def test_the_way_back_and_the_order(y: list[float], maximize: bool) -> None:
         assert np.allclose(made.metric(made.z), y, rtol=1e-6, atol=1e-5 * np.ptp(y))
     order = np.argsort(-np.array(y) if maximize else np.array(y), kind="stable")
     assert np.all(np.diff(made.z[order]) >= -1e-9)
-
-
-def test_a_failure_is_a_little_worse_than_the_worst() -> None:
-    for maximize in (False, True):
-        made = transform(np.array([1.0, 2.0, np.nan, 3.0]), maximize)
-        assert np.argmax(made.z) == 2
-        back = made.metric(made.z)[2]
-        assert back == pytest.approx(1 - 0.25 * np.std([1, 2, 3]) if maximize else 3 + 0.25 * np.std([1, 2, 3]))
-    assert transform(np.array([5.0, np.nan]), False).z[1] > transform(np.array([5.0, np.nan]), False).z[0]
 
 
 def test_one_diverged_run_does_not_blind_the_model() -> None:
@@ -68,8 +57,7 @@ def test_known_errors_follow_the_transform() -> None:
 
 
 def test_several_objectives_become_one() -> None:
-    values = np.array([[0.0, 10.0], [1.0, 30.0], [np.nan, np.nan], [0.5, 20.0]])
+    values = np.array([[0.0, 10.0], [1.0, 30.0], [0.5, 20.0]])
     one = scalarise(values, (False, True), np.array([0.25, 0.75]))
-    # Normalised (lower is better): (0, 1), (1, 0), -, (.5, .5).
-    assert one[[0, 1, 3]] == pytest.approx([0.75 + AUGMENT * 0.75, 0.25 + AUGMENT * 0.25, 0.375 + AUGMENT * 0.5])
-    assert np.isnan(one[2])
+    # Normalised (lower is better): (0, 1), (1, 0), (.5, .5).
+    assert one == pytest.approx([0.75 + AUGMENT * 0.75, 0.25 + AUGMENT * 0.25, 0.375 + AUGMENT * 0.5])

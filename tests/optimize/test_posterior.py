@@ -10,7 +10,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from bayesd.optimize.encode import cube
-from bayesd.optimize.posterior import Design, Kernel, Posterior, fit, negative_log_posterior
+from bayesd.optimize.kernel import Design, Kernel
+from bayesd.optimize.posterior import Posterior, fit, negative_log_posterior
 from bayesd_schemas.space import Space
 
 
@@ -38,7 +39,7 @@ def data(of: Design, n: int, seed: int = 0) -> tuple[Any, Any, Any]:
 
 
 def somewhere(of: Design, seed: int = 1) -> Any:
-    mean, sd, _ = of.prior()
+    mean, sd, _, _ = of.prior
     return mean + 0.7 * sd * np.random.default_rng(seed).normal(size=of.size)
 
 
@@ -55,7 +56,7 @@ def test_equals_scikit_learn_on_the_same_kernel(plain: Design) -> None:
     assert np.allclose(mean, wanted, rtol=1e-9, atol=1e-9)
     assert np.allclose(variance + noise, wanted_sd**2, rtol=1e-8)
     # The likelihood too; ours leaves out the constant.
-    prior_mean, prior_sd, _ = plain.prior()
+    prior_mean, prior_sd, _, _ = plain.prior
     ours = negative_log_posterior(plain, theta, X, z, np.zeros(40))[0] - 0.5 * float(
         np.sum(((theta - prior_mean) / prior_sd) ** 2))
     assert -ours - 20 * math.log(2 * math.pi) == pytest.approx(other.log_marginal_likelihood_value_, rel=1e-9)
@@ -122,7 +123,7 @@ def test_two_different_categories_are_one_length_scale_apart(mixed: Design) -> N
     kernel = Kernel(mixed, np.zeros(mixed.size))
     U = np.full((2, mixed.of.p), 0.5)
     U[1, mixed.of.names.index("k")] = 0.9
-    S = kernel.scaled(mixed.features(U))
+    S = kernel.embedded(mixed.features(U))
     assert float(((S[0] - S[1]) ** 2).sum()) == pytest.approx(1.0)
 
 

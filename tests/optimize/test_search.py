@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from bayesd.optimize import search
-from bayesd.optimize.acquisition import log_ei
+from bayesd.optimize.acquisition import Improvement, log_ei
 from bayesd.optimize.encode import cube
-from bayesd.optimize.posterior import Design, Posterior
+from bayesd.optimize.kernel import Design
+from bayesd.optimize.posterior import Posterior
 from bayesd.optimize.streams import Stream
 from bayesd_schemas.space import Space
 
@@ -30,9 +31,9 @@ def test_as_high_as_a_dense_grid(parameters: dict[str, Any], seed: int) -> None:
     axis = np.linspace(0, 1, 201)
     grid = np.array(np.meshgrid(axis, axis)).reshape(2, -1).T
     highest = float(log_ei(*posterior.predict(design.features(grid)), best).max())
-    found = search.maximise(posterior, best, Stream(seed, 1, "bayes"), U[np.argsort(z)[:5]], U)
+    found = search.maximise(Improvement(posterior, best), Stream(seed, 1, "bayes"), U[np.argsort(z)[:5]], U)
     assert found.acquisition[0] > highest - 1e-3
     assert np.all(np.diff(found.acquisition) < 1e-5)
     # What is known is left out, and the next best stands first.
-    again = search.maximise(posterior, best, Stream(seed, 1, "bayes"), U[:5], np.vstack([U, found.U]))
+    again = search.maximise(Improvement(posterior, best), Stream(seed, 1, "bayes"), U[:5], np.vstack([U, found.U]))
     assert not {row.tobytes() for row in again.U} & {row.tobytes() for row in found.U}

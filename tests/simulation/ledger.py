@@ -21,6 +21,13 @@ from bayesd_schemas.space import Space
 FINAL = ("complete", "fail", "pruned", "voided")
 RETRIED = ("crash", "timeout", "oom")
 Message = dict[str, Any]
+ALLOWED: dict[str, Callable[[Message], bool]] = {
+    "(x - 0.5) ** 2 < 0.1": lambda at: abs(at["x"] - 0.5) < 0.31622776601683795,
+    'a != 3 or b == "v"': lambda at: (at["a"], at["b"]) != (3, "u"),
+    "c * d <= 100": lambda at: at["k"] == "rbf" or at["c"] * at["d"] <= 100,
+    "w * abs(x) <= 50 and x != 0": lambda at: 0 < abs(at["x"] * at["w"]) <= 50,
+}
+"""What the constraints of the worlds mean."""
 
 
 @dataclass(slots=True, eq=False)
@@ -283,6 +290,9 @@ class Ledger:
         if data["sampler"] in ("random", "grid") and data["stream"].split("/")[1] != str(body["trial"]):
             self.fault(f"{name} proposes trial {body['trial']} from the stream {data['stream']}")
         params = study.space.check(data["params"])
+        for text in study.spec.get("constraints", ()):
+            if not ALLOWED[text](params):
+                self.fault(f"{name} proposes {params}, which breaks {text}")
         once = study.spec.get("noise") == "none" or study.spec.get("method") == "grid"
         if once and data["sampler"] != "enqueued" and any(
                 trial.params == params for trial in study.trials if trial.status != "voided"):

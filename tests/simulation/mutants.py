@@ -134,6 +134,7 @@ MUTANTS = [
     Mutant("the drawer is not emptied for a point by hand", ADMIN,
            '    desk.drawer(study.name).drop()\n    serve(desk, study)\n    return "ok", {"study": study.name, "para',
            '    serve(desk, study)\n    return "ok", {"study": study.name, "para'),
+    Mutant("the constraints are forgotten", DESK, "constraints=study.spec.constrained", "constraints=()"),
     Mutant("points that a plainer sampler made are made again", RULES,
            "    if overtaken and not", "    if False and not"),
     Mutant("a voided outcome is still known", STATE, "    _forget(trial, keep_late=False)\n", ""),
@@ -155,18 +156,18 @@ MUTANTS = [
 # Those that take more than a few worlds.
 SEEDS = {
     "while the disk is full, decisions are taken": 48,
-    "the tell of somebody else counts": 24,
-    "a late outcome is forgotten when its trial is lost": 33,
-    "a beat renews everything": 12,
+    "the tell of somebody else counts": 51,
+    "a late outcome is forgotten when its trial is lost": 73,
+    "a beat renews everything": 13,
     "a lease is held again after its tell": 812,
-    "an ask is served again once its trials are told": 25,
+    "an ask is served again once its trials are told": 88,
     "a withdrawn ask comes back": 163,
-    "a slow suggestion leaves its asks without a word": 29,
+    "a slow suggestion leaves its asks without a word": 184,
     "a closed study leases again": 20,
     "the drawer is not emptied for a point by hand": 15,
     "points that a plainer sampler made are made again": 15,
     "a revoked worker gets trials": 48,
-    "a tell is forgotten when its trial is given up": 269,
+    "a tell is forgotten when its trial is given up": 1017,
     "while the disk is full, operators decide": 1798,
 }
 

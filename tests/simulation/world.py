@@ -45,6 +45,9 @@ SPACES: list[Message] = [
 ]
 POINTS: list[Message] = [{"x": 0.5}, {"a": 2, "b": "v"}, {"c": 1.0, "k": "rbf"}, {"w": 10, "x": 1.0}]
 
+CONSTRAINTS = ["(x - 0.5) ** 2 < 0.1", 'a != 3 or b == "v"', "c * d <= 100", "w * abs(x) <= 50 and x != 0"]
+"""One for each space; the ledger knows them in its own words. The points by hand satisfy them."""
+
 
 class Fault(AssertionError):
     """A world in which a rule was broken. Says which, and by what seed it is seen again."""
@@ -505,6 +508,8 @@ class World:
             budget["cost"] = rng.uniform(2, 15)
         if budget:
             spec["budget"] = budget
+        if spec["seed"] % 4 == 0:
+            spec["constraints"] = [CONSTRAINTS[which]]
         if rng.random() < 0.5 and which == 1:
             spec["noise"] = "none"
         if rng.random() < 0.3:

@@ -167,6 +167,78 @@ def test_amend_of_the_space_drops_points_that_it_no_longer_holds() -> None:
     story.check()
 
 
+BOUND: dict[str, Any] = {"constraints": ["x * 2 <= 150", "x != 13"]}
+
+
+def test_constraints_are_part_of_a_study_and_survive_a_restart() -> None:
+    story = Story(**BOUND)
+    problem = story.desk.problem(story.desk.state.studies["s"])[0]
+    assert [constraint.text for constraint in problem.constraints] == BOUND["constraints"]
+    assert replied(story.request("op", "study.create", id="q2", spec={**BASE, **BOUND}))[0] == "exists"
+    story.check()
+    story.restart()
+    assert replied(story.request("op", "study.create", id="q3", spec={**BASE, **BOUND}))[0] == "exists"
+    assert replied(story.request("op", "study.create", id="q4", spec=BASE)) == ("error", "name-used")
+    assert replied(story.request("op", "study.show", id="q5"))[1]["spec"]["constraints"] == BOUND["constraints"]
+
+
+@pytest.mark.parametrize(("texts", "more", "words"), [
+    (["y < 1"], {}, "names y, which is not in the space"), (["x > 100"], {}, "holds at none of them"),
+    (["x < 50"], {"enqueue": [{"x": 51}]}, 'enqueue, point 1: constraint "x < 50" does not hold at x = 51.0')])
+def test_constraints_that_cannot_be_used_are_refused_when_a_study_is_opened(
+        texts: list[str], more: Any, words: str) -> None:
+    story = Story()
+    spec = {**BASE, "name": "t", "constraints": texts, **more}
+    facts, letters = story.request("op", "study.create", id="q2", spec=spec)
+    error = letters[0][2]["error"]
+    assert (facts, error["code"]) == ([], "bad-field")
+    assert words in error["message"]
+    assert more or error["key"] == "constraints"
+
+
+def test_a_point_by_hand_that_breaks_a_constraint_is_refused_by_name() -> None:
+    story = Story(**BOUND)
+    facts, letters = story.request("op", "study.enqueue", params={"x": 76})
+    assert facts == []
+    assert letters[0][2]["error"] == {"code": "bad-field", "key": "params",
+                                      "message": 'constraint "x * 2 <= 150" does not hold at x = 76.0'}
+    assert replied(story.request("op", "study.enqueue", id="q2", params={"x": 75}))[0] == "ok"
+
+
+def test_amended_constraints_drop_points_by_hand_that_they_forbid_and_leave_the_history() -> None:
+    story = Story()
+    story.ask("w1")
+    story.tell("w1", 1, value=0.5)
+    for i, x in enumerate((5.0, 50.0)):
+        story.request("op", "study.enqueue", id=f"e{i}", params={"x": x})
+    said = story.request("op", "study.amend", changes={"constraints": ["x > 9"]})
+    assert said[0][0][2]["queue"] == [{"x": 50}]
+    status, result = replied(said)
+    assert (status, result["space_rev"], result["dropped_from_queue"]) == ("ok", 1, 1)
+    problem = story.desk.problem(story.desk.state.studies["s"])[0]
+    assert [observation.params for observation in problem.history] == [{"x": 1.0}]      # it would not be proposed now
+    assert [constraint.text for constraint in problem.constraints] == ["x > 9"]
+    story.check()
+    assert replied(story.request("op", "study.amend", id="q2", changes={"constraints": []}))[0] == "ok"
+    assert story.desk.problem(story.desk.state.studies["s"])[0].constraints == ()
+    story.check()
+
+
+def test_an_amended_space_must_go_with_the_constraints() -> None:
+    story = Story(**BOUND)
+    smaller = {"x": {"type": "float", "low": 0, "high": 10}, "y": {"type": "float", "low": 0, "high": 1}}
+    assert replied(story.request("op", "study.amend", id="q2", changes={"space": smaller}))[0] == "ok"
+    problem = story.desk.problem(story.desk.state.studies["s"])[0]
+    assert [constraint.text for constraint in problem.constraints] == BOUND["constraints"]
+    for i, changes in enumerate(({"space": {"x": None}}, {"space": {"x": {"type": "float", "low": 80, "high": 90}}})):
+        said = story.request("op", "study.amend", id=f"bad{i}", changes=changes)
+        assert (said[0], replied(said)) == ([], ("error", "bad-field"))
+        assert said[1][0][2]["error"]["key"] == "constraints"
+    assert replied(story.request("op", "study.amend", id="q3", changes={
+        "space": {"x": None}, "constraints": ["y < 0.5"]}))[0] == "ok"
+    story.check()
+
+
 def test_an_enqueued_point_goes_before_any_drawn_one_and_the_numbers_have_no_holes() -> None:
     story = Story()
     story.ask("w1")

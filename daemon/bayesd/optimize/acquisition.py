@@ -1,4 +1,4 @@
-"""Expected improvement in log space, with tails that never become flat.
+"""How much a point is worth: expected improvement in log space, with tails that never become flat.
 
 Notation (minimisation; arrays broadcast)
     mean, sd    posterior mean and standard deviation of a candidate
@@ -11,15 +11,19 @@ Ament et al., "Unexpected improvements to expected improvement" (2023), equation
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import erfcx, ndtr
+from scipy.special import erfcx, log_ndtr, ndtr
 
+from bayesd.optimize.kernel import Design
+from bayesd.optimize.posterior import Posterior
 from bayesd.optimize.streams import Floats
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _SQRT_HALF_PI = math.sqrt(math.pi / 2)
+DOUBT = 0.01        # variance of the latent below which no verdict on success goes
 _FAR = -100.0       # beyond it 1 + z R(z) has lost twelve digits, and its series has not
 
 
@@ -54,3 +58,113 @@ def log_ei_gradient(mean: Floats, variance: Floats, d_mean: Floats, d_variance: 
     d_log_sd: Any = d_variance / (2 * variance)[:, None]
     d_z = -d_mean / sd[:, None] - z[:, None] * d_log_sd
     return value + np.log(sd), slope[:, None] * d_z + d_log_sd
+
+
+class _OfModel:
+    """What an acquisition takes from the model under it."""
+
+    posterior: Posterior
+
+    @property
+    def design(self) -> Design:
+        return self.posterior.kernel.design
+
+    @property
+    def lengths(self) -> Floats:
+        """(m,) length scales of the numeric columns."""
+        return self.posterior.kernel.lengths[:self.design.m]
+
+    def embedded(self, X: Floats) -> Floats:
+        """Coordinates in which distances are in length scales."""
+        return self.posterior.kernel.embedded(X)
+
+
+@dataclass(frozen=True)
+class Improvement(_OfModel):
+    """log EI over the best belief."""
+
+    posterior: Posterior
+    best: float
+
+    def value(self, X: Floats) -> Floats:
+        """(n,) of features (n, D)."""
+        return log_ei(*self.posterior.predict(X), self.best)
+
+    def gradient(self, X: Floats) -> tuple[Floats, Floats]:
+        """Value (n,) and its derivatives (n, m) in the numeric columns."""
+        return log_ei_gradient(*self.posterior.predict_gradient(X), self.best)
+
+
+@dataclass(frozen=True)
+class Success(_OfModel):
+    """log of the probability that a trial ends well: of a latent above zero.
+
+    The latent is regressed on labels of 1 and -1 (least-squares classification, Rasmussen and
+    Williams, section 6.5). Its noise does not widen the verdict: where failures are chance that
+    would only lower every point alike, and where one border parts success from failure it would
+    leave far places on the wrong side their small chance for ever.
+    """
+
+    posterior: Posterior
+    level: float
+    """The latent's mean where nothing is known."""
+
+    def value(self, X: Floats) -> Floats:
+        """(n,) of features (n, D)."""
+        mean, variance = self.posterior.predict(X)
+        return np.asarray(log_ndtr((mean + self.level) / np.sqrt(variance + DOUBT)))
+
+    def gradient(self, X: Floats) -> tuple[Floats, Floats]:
+        """Value (n,) and its derivatives (n, m) in the numeric columns."""
+        mean, variance, d_mean, d_variance = self.posterior.predict_gradient(X)
+        wide = np.sqrt(variance + DOUBT)
+        z = (mean + self.level) / wide
+        value = log_ndtr(z)
+        mills = np.exp(-0.5 * z * z - _LOG_SQRT_2PI - value)
+        d_z: Any = d_mean / wide[:, None] - (z / (2 * wide * wide))[:, None] * d_variance
+        return np.asarray(value), mills[:, None] * d_z
+
+
+@dataclass(frozen=True)
+class Thrift(_OfModel):
+    """Minus `power` times the expected logarithm of a trial's cost: added to log EI with a power
+    of 1 it is improvement per unit of cost (Snoek et al. 2012, section 3.2); a power that falls
+    to 0 as the budget ends cools it (Lee et al., "Cost-aware Bayesian optimization", 2020)."""
+
+    posterior: Posterior
+    """Of the logarithm of the cost, in any unit: a constant factor moves nothing."""
+    power: float = 1.0
+
+    def value(self, X: Floats) -> Floats:
+        """(n,) of features (n, D)."""
+        return np.asarray(-self.power * self.posterior.predict(X)[0])
+
+    def gradient(self, X: Floats) -> tuple[Floats, Floats]:
+        """Value (n,) and its derivatives (n, m) in the numeric columns."""
+        mean, _, d_mean, _ = self.posterior.predict_gradient(X)
+        return -self.power * mean, -self.power * d_mean
+
+
+@dataclass(frozen=True)
+class Together:
+    """The sum of several logarithms: the product of what they stand for. Distances are the first one's."""
+
+    terms: tuple[Improvement | Success | Thrift, ...]
+
+    @property
+    def design(self) -> Design:
+        return self.terms[0].design
+
+    @property
+    def lengths(self) -> Floats:
+        return self.terms[0].lengths
+
+    def embedded(self, X: Floats) -> Floats:
+        return self.terms[0].embedded(X)
+
+    def value(self, X: Floats) -> Floats:
+        return np.asarray(sum(term.value(X) for term in self.terms))
+
+    def gradient(self, X: Floats) -> tuple[Floats, Floats]:
+        values, slopes = zip(*(term.gradient(X) for term in self.terms), strict=True)
+        return np.asarray(sum(values)), np.asarray(sum(slopes))

@@ -1,51 +1,33 @@
 """The sampler that learns: a Gaussian process and log expected improvement.
 
-A start design (the centre, then Sobol points), then: transform the outcomes, fit or take the given
-fit, believe what the model says of pending trials ("kriging believer", Ginsbourger et al. 2010),
-and go where the improvement on the best belief is likely to be largest. The `acquisition` of a
-proposal is log EI in standardised units. With several objectives each trial draws weights of its
-own and looks for the best trade-off under them (ParEGO, Knowles 2006).
-
-Tried on tabulated, surrogate and BBOB tasks, and left out: a second model without trend and warp,
-averaged in evenly or by leave-one-out evidence; a constant among the trend features; repeats.
+A start design (the centre, then Sobol points), then: the model of the history (`surrogate`), which
+believes what it says itself of pending trials ("kriging believer", Ginsbourger et al. 2010), and
+the point where the improvement on the best belief is likely to be largest, times the probability
+that a trial ends well there. The `acquisition` of a proposal is the logarithm of that, in
+standardised units. With several objectives each trial draws weights of its own and looks for the
+best trade-off under them (ParEGO, Knowles 2006).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from bayesd.optimize import outcomes, samplers, search, streams
-from bayesd.optimize.encode import PINNED, cube
-from bayesd.optimize.encode import Ints as Rows
-from bayesd.optimize.outcomes import Outcomes
-from bayesd.optimize.posterior import Design, Posterior, fit
+from bayesd.optimize import samplers, search, streams
+from bayesd.optimize.acquisition import Improvement, Together
+from bayesd.optimize.allowed import allowed
+from bayesd.optimize.encode import PINNED, Cube, cube
 from bayesd.optimize.streams import Floats
+from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, surrogate
 from bayesd.study.problem import Fit, Problem, Proposal, Suggestion
+from bayesd_schemas.constraints import broken
 
-CENTRES = 5         # best data points that the search looks around
-FIT_ROWS_MAX = 256  # a fit's cost is cubic and its answer is a handful of numbers
-ROWS_MAX = 600      # more observations than this: the model takes the telling ones
+_ABSENT: Any = object()
 
 
 def design_size(p: int) -> int:
     """Trials before the first model."""
     return min(max(5, p + 1), 12)
-
-
-def refit_due(n: int, last: int) -> bool:
-    """A schedule of counts alone: at every result while they are few, then every twentieth part."""
-    return n >= last + max(1, last // 20) or n < last
-
-
-@dataclass(frozen=True)
-class Surrogate:
-    """The model of one history: observations it uses, and a fit if one was made on the way."""
-
-    posterior: Posterior
-    outcomes: Outcomes
-    U: Floats               # (n, p) of the whole history
-    rows: Rows              # those of them that the posterior holds
-    fit: Fit | None
 
 
 def suggest(problem: Problem, count: int) -> Suggestion:
@@ -80,15 +62,15 @@ def _enough(problem: Problem) -> bool:
     """True when a model is worth more than another point of the design."""
     size = design_size(len(problem.space))
     finished = len(problem.history)
-    return (finished + len(problem.pending) >= size and 2 * finished >= size
-            and any(observation.values is not None for observation in problem.history))
+    return finished + len(problem.pending) >= size and 2 * finished >= size
 
 
 def _designed(problem: Problem) -> Suggestion:
     """The centre of the space first: it is the best single guess; then Sobol points."""
     if problem.drawn == 0:
         params = cube(problem.space).decode(np.full((1, len(problem.space)), PINNED))[0]
-        if problem.repeats or params not in samplers.seen(problem):
+        if broken(problem.constraints, params) is None and (
+                problem.repeats or params not in samplers.seen(problem)):
             return Suggestion((Proposal(params, "sobol", streams.name(problem.seed, 0, "centre"), 1),))
     # Even where repeats are allowed, a design learns more from new points while there are any.
     fresh = samplers.sobol_points(replace(problem, repeats=False), 1, skip=1)
@@ -98,101 +80,71 @@ def _designed(problem: Problem) -> Suggestion:
 def _weights(problem: Problem) -> Floats:
     """A direction of the trade-off, even over the simplex, from the trial's own stream."""
     k = len(problem.directions)
+    if k == 1:
+        return np.ones(1)
     spacing = -np.log1p(-streams.Stream(problem.seed, problem.number, "weights").uniform(k))
     return np.asarray(spacing / max(float(spacing.sum()), 1e-300))
 
 
-def surrogate(problem: Problem, weights: Floats) -> Surrogate:
-    """The model that `problem` describes. Needs one observation that is not a failure."""
-    design = Design(cube(problem.space))
-    U = design.of.encode([observation.params for observation in problem.history])
-    known = transformed(problem, weights)
-    X, se2 = design.features(U), _known_noise(problem, known)
-    n, last = len(problem.history), problem.fit
-    theta, made = None, None
-    if last is not None and last.model == design.model and len(last.theta) == design.size:
-        theta = last.theta
-    if theta is None or last is None or refit_due(n, last.n):
-        # With several objectives theta is fitted to even weights: a fit belongs to the history,
-        # not to the trade-off of the trial that happened to be due.
-        z = known.z if len(weights) == 1 else transformed(problem, np.full(len(weights), 1 / len(weights))).z
-        rows = telling(U, z, FIT_ROWS_MAX)
-        theta = fit(design, X[rows], z[rows], se2[rows], theta)
-        made = Fit(design.model, n, theta)
-    rows = telling(U, known.z, ROWS_MAX)
-    return Surrogate(Posterior.of(design, theta, X[rows], known.z[rows], se2[rows]), known, U, rows, made)
-
-
-def transformed(problem: Problem, weights: Floats) -> Outcomes:
-    k = len(problem.directions)
-    values = np.array([observation.values or (np.nan,) * k for observation in problem.history], dtype=np.float64)
-    maximize = tuple(direction == "maximize" for direction in problem.directions)
-    if k == 1:
-        return outcomes.transform(values[:, 0], maximize[0])
-    return outcomes.transform(outcomes.scalarise(values, maximize, weights), False)
-
-
-def _known_noise(problem: Problem, known: Outcomes) -> Floats:
-    """Variances that folds told, zero elsewhere. With several objectives `se` has no one scale."""
-    se = np.array([observation.se or 0.0 if observation.values is not None else 0.0
-                   for observation in problem.history])
-    return known.variance(se) if len(problem.directions) == 1 and se.any() else np.zeros(len(se))
-
-
-def telling(U: Floats, z: Floats, most: int) -> Rows:
-    """Rows to model when there are too many: the best third, those nearest to the best, an even stride."""
-    n = len(z)
-    if n <= most:
-        return np.arange(n)
-    order = np.argsort(z, kind="stable")
-    third = most // 3
-    centres = U[order[:CENTRES]]
-    near = np.min(((U[:, None, :] - centres) ** 2).sum(axis=2), axis=1)
-    near[order[:third]] = np.inf
-    chosen = set(order[:third].tolist()) | set(np.argsort(near, kind="stable")[:third].tolist())
-    rest = np.array([i for i in range(n) if i not in chosen])
-    stride = rest[np.linspace(0, len(rest) - 1, most - len(chosen)).astype(np.int64)]
-    return np.array(sorted(chosen | set(stride.tolist())), dtype=np.int64)
-
-
 def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
-    posterior, design = base.posterior, base.posterior.kernel.design
-    known_U, U = base.U, base.U[base.rows]
-    means = posterior.predict(design.features(U))[0]
-    if problem.pending:
-        P = design.of.encode(problem.pending)
-        believed = posterior.predict(design.features(P))[0]
-        posterior = posterior.condition(design.features(P), believed)
-        U, known_U, means = np.vstack([U, P]), np.vstack([known_U, P]), np.concatenate([means, believed])
+    design, posterior = base.design, base.posterior
+    known, centres = base.U, base.U[:0]
+    P = design.of.encode(problem.pending)
+    if posterior is not None:
+        U, means = base.U[base.rows], posterior.means[:len(base.rows)]
+        if problem.pending:
+            X = design.features(P)
+            believed = posterior.predict(X)[0]
+            posterior = posterior.condition(X, believed)
+            U, means = np.vstack([U, P]), np.concatenate([means, believed])
+        centres = U[np.argsort(means, kind="stable")[:CENTRES]]
+        terms = [Improvement(posterior, float(np.min(means)))]
+        target: search.Target = terms[0] if base.success is None else Together((*terms, base.success))
+    else:       # nothing has ended well yet: go where something may
+        assert base.success is not None
+        target = base.success
+    known = np.vstack([known, P])
     # A known point is not proposed again while there are new ones, whether repeats are allowed or
     # not: allowing them was tried, and was worse even on tabulated runs whose repeats differ.
     stream = streams.Stream(problem.seed, problem.number, "bayes")
-    centres = U[np.argsort(means, kind="stable")[:CENTRES]]
-    best = float(np.min(means))
-    found = search.maximise(posterior, best, stream, centres, known_U)
-    known = samplers.seen(problem)
-    rows = design.of.decode(found.U)
-    pick = next((i for i, params in enumerate(rows) if params not in known), None)
+    judge = allowed(problem)
+    found = search.maximise(target, stream, centres, known, judge)
     name = streams.name(problem.seed, problem.number, "bayes")
-    if pick is None:
-        params = samplers.free_cell(problem.space, stream, known)
+    pick, params = _first_new(problem, design.of, found.U)
+    if params is None:
+        params = samplers.another(problem, problem.number, samplers.seen(problem))
         if params is not None:
             return Suggestion((Proposal(params, "bayes", name, problem.drawn + 1,
                                         fallback="bayes: no candidate of the search was new"),))
         if not problem.repeats:
             return Suggestion((), exhausted=True)
-        found = search.maximise(posterior, best, stream, centres, known_U[:0])
-        rows, pick = design.of.decode(found.U), 0
-    mean, variance = posterior.predict(design.features(found.U[pick:pick + 1]))
-    one = len(problem.directions) == 1
+        found = search.maximise(target, stream, centres, known[:0], judge)
+        if not len(found.U):
+            return Suggestion((), exhausted=True)
+        pick, params = 0, design.of.decode(found.U[:1])[0]
+    mean, sd = None, None
+    if posterior is not None and base.outcomes is not None and len(problem.directions) == 1:
+        z, variance = posterior.predict(design.features(found.U[pick:pick + 1]))
+        mean = float(base.outcomes.metric(z)[0])
+        sd = float(base.outcomes.metric_sd(z, np.sqrt(variance))[0])
     following = found.acquisition[pick + 1:pick + 2]
     return Suggestion((Proposal(
-        rows[pick], "bayes", name, problem.drawn + 1,
+        params, "bayes", name, problem.drawn + 1,
         acquisition=float(found.acquisition[pick]),
         gap=float(found.acquisition[pick] - following[0]) if len(following) else None,
-        mean=float(base.outcomes.metric(mean)[0]) if one else None,
-        sd=float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0]) if one else None),),
-        counters={"observations": float(len(posterior.z) - len(problem.pending))})
+        mean=mean, sd=sd),),
+        counters={"observations": float(len(base.rows))})
+
+
+def _first_new(problem: Problem, of: Cube, U: Floats) -> tuple[int, dict[str, Any] | None]:
+    """The first row that is neither in the history nor pending, as parameters."""
+    tried = [*(observation.params for observation in problem.history), *problem.pending]
+    for i in range(len(U)):
+        params = of.decode(U[i:i + 1])[0]
+        # Parameters that an earlier space had besides do not make a point another one.
+        if not any(all(old.get(name, _ABSENT) == params.get(name, _ABSENT) for name in of.names) for old in tried):
+            return i, params
+    return 0, None
 
 
 def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -204,7 +156,9 @@ def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float,
         return (0.0,) * len(first.history), (0.0,) * len(first.history)
     try:
         base = surrogate(first if len(problem.directions) == 1 else replace(first, fit=None), np.ones(1))
-        X = base.posterior.kernel.design.features(base.U)
+        assert base.posterior is not None
+        assert base.outcomes is not None
+        X = base.design.features(base.U)
         blocks = [base.posterior.predict(X[i:i + ROWS_MAX]) for i in range(0, len(X), ROWS_MAX)]
         mean, variance = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         means, sds = base.outcomes.metric(mean), base.outcomes.metric_sd(mean, np.sqrt(variance))

@@ -6,6 +6,11 @@ active, so the configurations behind a digit are counted first: parameters that 
 other form a component, components multiply, and within one a small dynamic program counts what
 lies behind every state. A state says no more of a parent than which of its children's
 conditions its value satisfies, so a parent of ten thousand values with one child has two states.
+
+Constraints join the components that they name into a block. The configurations of a block are
+tried once, and those that the constraints allow are listed, so that numbers stay without holes;
+only a block of very many configurations is left unsieved, and then a number may stand for a
+configuration that is not allowed.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +19,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from bayesd.optimize.encode import Axis, Cube, cube
+from bayesd.optimize.encode import Axis, Cube, Ints, cube
+from bayesd_schemas.constraints import Constraint, broken
 from bayesd_schemas.space import FLOAT_LEVELS, FloatParameter, IntParameter, Space
 
 Class: TypeAlias = tuple[bool, ...]
@@ -22,6 +28,7 @@ State: TypeAlias = tuple[Class, ...]
 """Classes of the live parents: those already set that later parameters still ask about."""
 
 STATES_MAX = 200_000
+SIEVED_MAX = 2**16      # configurations of a block that are tried one by one: half a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +43,97 @@ class Levels:
 
 
 class Cells:
-    """Numbered configurations over some levels of every parameter."""
+    """Numbered configurations over some levels of every parameter, those that break a constraint left out."""
 
-    def __init__(self, levels: Sequence[Levels]) -> None:
+    def __init__(self, levels: Sequence[Levels], constraints: Sequence[Constraint] = ()) -> None:
         self.levels = tuple(levels)
-        self._components = [_Component(self.levels, group) for group in _groups(self.levels)]
+        components = [_Component(self.levels, group) for group in _groups(self.levels)]
+        self._blocks = [_Block(self.levels, *block) for block in _joined(self.levels, components, constraints)]
         self.total = 1
-        for component in self._components:
-            self.total *= component.total
+        for block in self._blocks:
+            self.total *= block.total
+        self.sieved = all(block.sieved for block in self._blocks)
+        """False: `at` may give a configuration that breaks a constraint."""
 
     def at(self, number: int) -> dict[str, Any]:
         """Configuration `number`, active parameters only, parents first."""
         digits: dict[int, int] = {}
-        for component in reversed(self._components):
-            number, rest = divmod(number, component.total)
-            if component.alone is None:
-                component.digits(rest, digits)
-            else:
-                digits[component.alone] = rest
+        for block in reversed(self._blocks):
+            number, rest = divmod(number, block.total)
+            block.digits(rest, digits)
         return {of.name: of.value(digits[j]) for j, of in enumerate(self.levels) if j in digits}
 
 
-def _groups(levels: Sequence[Levels]) -> list[list[int]]:
-    """Indices that hang together by conditions; each group has parents before children."""
-    group = list(range(len(levels)))
+class _Block:
+    """Components that constraints look at together; most blocks are one component without any."""
+
+    def __init__(self, levels: Sequence[Levels], components: Sequence["_Component"],
+                 constraints: Sequence[Constraint]) -> None:
+        self._components = tuple(components)
+        self._numbers: Ints | None = None
+        self.total = 1
+        for component in components:
+            self.total *= component.total
+        self.sieved = not constraints or self.total <= SIEVED_MAX
+        if constraints and self.sieved:
+            allowed = []
+            for number in range(self.total):
+                digits: dict[int, int] = {}
+                self.digits(number, digits)
+                if broken(constraints, {levels[j].name: levels[j].value(digit) for j, digit in digits.items()}) is None:
+                    allowed.append(number)
+            self._numbers, self.total = np.array(allowed, dtype=np.int64), len(allowed)
+
+    def digits(self, number: int, out: dict[int, int]) -> None:
+        """Put the level index of every active member into `out`."""
+        if self._numbers is not None:
+            number = int(self._numbers[number])
+        for component in reversed(self._components):
+            number, rest = divmod(number, component.total)
+            if component.alone is None:
+                component.digits(rest, out)
+            else:
+                out[component.alone] = rest
+
+
+def _joined(levels: Sequence[Levels], components: Sequence["_Component"],
+            constraints: Sequence[Constraint]) -> list[tuple[list["_Component"], list[Constraint]]]:
+    """Components that hang together by constraints, with these constraints, in the order of the first of each."""
+    where = {levels[j].name: i for i, component in enumerate(components) for j in component.members}
+    find, join = _forest(len(components))
+    for constraint in constraints:
+        named = [where[name] for name in constraint.names]
+        for other in named[1:]:
+            join(other, named[0])
+    blocks: dict[int, tuple[list[_Component], list[Constraint]]] = {}
+    for i, component in enumerate(components):
+        blocks.setdefault(find(i), ([], []))[0].append(component)
+    for constraint in constraints:
+        blocks[find(where[constraint.names[0]])][1].append(constraint)
+    return list(blocks.values())
+
+
+def _forest(count: int) -> tuple[Callable[[int], int], Callable[[int, int], None]]:
+    """(find, join) of sets of the numbers below `count`, each a set of its own at first."""
+    group = list(range(count))
 
     def find(j: int) -> int:
         while group[j] != j:
             j = group[j]
         return j
 
+    def join(j: int, into: int) -> None:
+        group[find(j)] = find(into)
+
+    return find, join
+
+
+def _groups(levels: Sequence[Levels]) -> list[list[int]]:
+    """Indices that hang together by conditions; each group has parents before children."""
+    find, join = _forest(len(levels))
     for j, of in enumerate(levels):
         for parent, _ in of.conditions:
-            group[find(j)] = find(parent)
+            join(j, parent)
     members: dict[int, list[int]] = {}
     for j in range(len(levels)):
         members.setdefault(find(j), []).append(j)
@@ -93,6 +158,7 @@ class _Component:
 
     def __init__(self, levels: Sequence[Levels], order: list[int]) -> None:
         self._levels, self._order = levels, order
+        self.members = tuple(order)
         self.alone = order[0] if len(order) == 1 else None
         last = {parent: i for i, j in enumerate(order) for parent, _ in levels[j].conditions}
         # Conditions on each parent, numbered in the order of its children.
@@ -168,31 +234,32 @@ def _runs(size: int, asks: Sequence[frozenset[int]]) -> list[tuple[int, Class]]:
     return runs
 
 
-def grid(space: Space) -> Cells:
+def grid(space: Space, constraints: Sequence[Constraint] = ()) -> Cells:
     """The cells of method grid: floats take their levels, everything else every value."""
-    return _kept(_grids, space, lambda: Cells(_all_levels(cube(space))))
+    return _kept(_grids, space, constraints, lambda: Cells(_all_levels(cube(space)), constraints))
 
 
-def finite(space: Space) -> Cells | None:
+def finite(space: Space, constraints: Sequence[Constraint] = ()) -> Cells | None:
     """All configurations of a space without real parameters; None when there is one."""
     if any(axis.kind == "real" for axis in cube(space).axes):
         return None
-    return _kept(_finites, space, lambda: Cells([
-        Levels(axis.name, axis.cells, _cell_value(axis), axis.conditions) for axis in cube(space).axes]))
+    return _kept(_finites, space, constraints, lambda: Cells([
+        Levels(axis.name, axis.cells, _cell_value(axis), axis.conditions) for axis in cube(space).axes], constraints))
 
 
-_grids: dict[int, tuple[Space, Cells]] = {}
-_finites: dict[int, tuple[Space, Cells]] = {}
+Kept: TypeAlias = dict[int, tuple[Space, tuple[Constraint, ...], Cells]]
+_grids: Kept = {}
+_finites: Kept = {}
 
 
-def _kept(where: dict[int, tuple[Space, Cells]], space: Space, make: Callable[[], Cells]) -> Cells:
+def _kept(where: Kept, space: Space, constraints: Sequence[Constraint], make: Callable[[], Cells]) -> Cells:
     found = where.get(id(space))
-    if found is not None and found[0] is space:
-        return found[1]
+    if found is not None and found[0] is space and found[1] == tuple(constraints):
+        return found[2]
     made = make()
     if len(where) >= 64:
         where.clear()
-    where[id(space)] = (space, made)
+    where[id(space)] = (space, tuple(constraints), made)
     return made
 
 

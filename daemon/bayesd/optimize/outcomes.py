@@ -1,7 +1,7 @@
 """What was measured, as numbers a Gaussian process can live with.
 
 Notation
-    y    (n,)  outcomes in metric units; NaN for a failure
+    y    (n,)  outcomes in metric units
     x    (n,)  outcomes turned to minimisation, centred and scaled
     t    (n,)  x after the power transform of Yeo and Johnson (2000)
     z    (n,)  t standardised: what the surrogate sees
@@ -19,7 +19,7 @@ from bayesd.optimize.streams import Floats
 
 # A fixed grid is ten times cheaper than a line search, and its answer survives the last bits.
 _LAMBDAS = np.linspace(-2.0, 2.0, 41)
-FAILURE_SD = 0.25       # a failure counts as the worst outcome and this many deviations more
+_SAMPLE = 400
 AUGMENT = 0.05          # weight of the plain sum in the scalarisation, as in ParEGO
 
 
@@ -60,15 +60,11 @@ class Outcomes:
 
 
 def transform(y: Floats, maximize: bool) -> Outcomes:
-    """Outcomes with failures filled in. Needs one that is not NaN."""
+    """Transformed outcomes of trials that ended well, one at least."""
     sign = -1.0 if maximize else 1.0
-    good = ~np.isnan(y)
     # Dividing by the largest first keeps every square below overflow.
-    unit = float(np.max(np.abs(y[good]))) or 1.0
-    unit = max(unit, 1e-300)
+    unit = max(float(np.max(np.abs(y))) or 1.0, 1e-300)
     x = sign * y / unit
-    sd = float(np.std(x[good]))
-    x = np.where(good, x, np.max(x[good]) + FAILURE_SD * (sd or 1.0))
     sd = float(np.std(x))
     centre = float(np.median(x))
     if sd < 1e-14:      # constant up to rounding: nothing to learn from the outcomes
@@ -77,7 +73,8 @@ def transform(y: Floats, maximize: bool) -> Outcomes:
     rms = math.sqrt(float(np.mean(better**2)))
     scale = max(min(sd, 5 * rms), 1e-9 * sd) if rms > 0 else sd
     x = (x - centre) / scale
-    lam = _likeliest(x)
+    # A few hundred order statistics say as much about the power as all of them.
+    lam = _likeliest(x if len(x) <= _SAMPLE else np.sort(x)[np.linspace(0, len(x) - 1, _SAMPLE).astype(np.int64)])
     t = yeo_johnson(x, lam)
     shift, spread = float(np.mean(t)), float(np.std(t)) or 1.0
     width = float(np.ptp(x))
@@ -86,14 +83,14 @@ def transform(y: Floats, maximize: bool) -> Outcomes:
 
 
 def scalarise(values: Floats, maximize: tuple[bool, ...], weights: Floats) -> Floats:
-    """One number an evaluation from several objectives (n, k): lower is better; NaN stays NaN.
+    """One number an evaluation from several objectives (n, k): lower is better.
 
     The augmented Tchebycheff function of ParEGO (Knowles 2006, equation 2) over objectives that
     are normalised to [0, 1] by the observed range.
     """
-    f = np.where(maximize, -1.0, 1.0) * (values / np.maximum(np.nanmax(np.abs(values), axis=0), 1e-300))
-    low = np.nanmin(f, axis=0)
-    f = (f - low) / np.maximum(np.nanmax(f, axis=0) - low, 1e-300)
+    f = np.where(maximize, -1.0, 1.0) * (values / np.maximum(np.max(np.abs(values), axis=0), 1e-300))
+    low = np.min(f, axis=0)
+    f = (f - low) / np.maximum(np.max(f, axis=0) - low, 1e-300)
     return np.asarray(np.max(weights * f, axis=1) + AUGMENT * (f @ weights), dtype=np.float64)
 
 

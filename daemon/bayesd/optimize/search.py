@@ -2,29 +2,30 @@
 
 Notation
     U (n, p)    candidates in the unit cube, a number for every parameter, active or not
+    X (n, D)    their features
 
 The sweep looks everywhere and around the best data points, the climb refines the few best
 candidates along their real axes, and the moves change one discrete axis at a time, which no
-gradient can. Points that are known are left out before the sweep, not after it: in a small space
-every top candidate would be one of them.
+gradient can. Points that are known or not allowed are left out before the sweep, not after it: in
+a small space every top candidate would be one of them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.special import ndtri
 
 from bayesd.optimize import sobol
-from bayesd.optimize.acquisition import log_ei, log_ei_gradient
 from bayesd.optimize.encode import Bools, Cube, Ints
-from bayesd.optimize.posterior import Design, Posterior
+from bayesd.optimize.kernel import Design
 from bayesd.optimize.streams import Floats, Stream, Words
 
-EVERYWHERE = 768        # shifted Sobol points of the sweep
-AROUND = 512            # perturbations of the best data points
+EVERYWHERE = 640        # shifted Sobol points of the sweep
+AROUND = 384            # perturbations of the best data points
 STARTS = 8
-CLIMBS = 12             # steps of the climb
+CLIMBS = 8              # steps of the climb
 ROUNDS = 3              # rounds of one-coordinate moves
 SWEEP_BITS = 20         # grid of the candidates
 CLIMB_BITS = 18         # grid of climbed points: coarser, because a climb gathers rounding errors
@@ -36,6 +37,26 @@ RELAXED = 20            # an ordered axis of more cells than this also takes par
 _STEPS = np.array([1.0, 0.25, 0.0625])
 
 
+class Target(Protocol):
+    """What is to be made as large as possible."""
+
+    @property
+    def design(self) -> Design: ...
+
+    @property
+    def lengths(self) -> Floats:
+        """(m,) distances in the numeric columns over which it changes."""
+
+    def embedded(self, X: Floats) -> Floats:
+        """Coordinates in which a distance of 1 is a long one."""
+
+    def value(self, X: Floats) -> Floats:
+        """(n,)"""
+
+    def gradient(self, X: Floats) -> tuple[Floats, Floats]:
+        """Value (n,) and its derivatives (n, m) in the numeric columns."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """Candidates in falling order of acquisition, none of them known."""
@@ -44,23 +65,26 @@ class Found:
     acquisition: Floats
 
 
-def maximise(posterior: Posterior, best: float, stream: Stream, centres: Floats, known: Floats) -> Found:
-    """Search for the highest log EI.
+def maximise(target: Target, stream: Stream, centres: Floats, known: Floats,
+             judge: Callable[[Cube, Floats], Bools] | None = None) -> Found:
+    """Search for the highest value.
 
-    `centres` are the best data points; rows of `known` (both unit coordinates) are left out.
+    `centres` are the best data points; rows of `known` (both unit coordinates) are left out, and
+    so is what the judge does not allow.
     """
-    design = posterior.kernel.design
+    design = target.design
     of = design.of
     taken = np.sort(_fingerprints(of, of.snap(known, SWEEP_BITS)))
 
     def free(U: Floats) -> Bools:
-        prints = _fingerprints(of, U)
-        at = np.minimum(np.searchsorted(taken, prints), max(len(taken) - 1, 0))
-        return taken[at] != prints if len(taken) else np.ones(len(U), dtype=np.bool_)
+        ok = np.ones(len(U), dtype=np.bool_) if judge is None else judge(of, U)
+        if len(taken):
+            prints = _fingerprints(of, U)
+            ok &= taken[np.minimum(np.searchsorted(taken, prints), len(taken) - 1)] != prints
+        return ok
 
     def value(U: Floats) -> Floats:
-        mean, variance = posterior.predict(design.features(U))
-        return log_ei(mean, variance, best)
+        return target.value(design.features(U))
 
     U = np.vstack([_everywhere(stream, of.p), _around(stream, of, centres)])
     U = of.snap(U, SWEEP_BITS)
@@ -68,9 +92,10 @@ def maximise(posterior: Posterior, best: float, stream: Stream, centres: Floats,
     if not len(U):
         return Found(np.empty((0, of.p)), np.empty(0))
     scores = value(U)
-    chosen = _diverse(posterior, design, U, scores)
+    order = np.argsort(-scores, kind="stable")
+    chosen = _diverse(target, U, order)
     V, reached = U[chosen], scores[chosen]
-    climbed = of.snap(_climb(posterior, best, V), CLIMB_BITS)
+    climbed = of.snap(_climb(target, V), CLIMB_BITS)
     V, reached = _better(V, reached, climbed, value, free)
     for _ in range(ROUNDS if any(axis.kind != "real" for axis in of.axes) else 0):
         owner, W = _moves(of, V, stream)
@@ -87,8 +112,7 @@ def maximise(posterior: Posterior, best: float, stream: Stream, centres: Floats,
         if not any_better:
             break
     # The sweep's best stay in the list: should all climbed points turn out known, they are next.
-    spare = np.argsort(-scores, kind="stable")[:64]
-    V, reached = np.vstack([V, U[spare]]), np.concatenate([reached, scores[spare]])
+    V, reached = np.vstack([V, U[order[:64]]]), np.concatenate([reached, scores[order[:64]]])
     _, first = np.unique(_fingerprints(of, of.snap(V, SWEEP_BITS)), return_index=True)
     first = np.sort(first)
     # Rounded, so that of two climbs to one top the same comes first on every machine.
@@ -104,6 +128,8 @@ def _everywhere(stream: Stream, p: int) -> Floats:
 def _around(stream: Stream, of: Cube, centres: Floats) -> Floats:
     """Perturbed data points: steps of every size, half of them along few axes."""
     p = of.p
+    if not len(centres):
+        return np.empty((0, p))
     base = centres[np.arange(AROUND) % len(centres)]
     size = 2.0 ** (-1 - 8 * stream.uniform(AROUND, 1))
     step = size * ndtri(np.clip(stream.uniform(AROUND, p), 1e-12, 1 - 1e-12))
@@ -113,35 +139,36 @@ def _around(stream: Stream, of: Cube, centres: Floats) -> Floats:
     move = np.where(sparse, few, True)
     out = np.clip(base + np.where(move, step, 0.0), 0.0, 1.0)
     # A step has no direction among categories: one that moves is drawn anew, now and then.
-    fresh, drawn = stream.uniform(AROUND, p), stream.uniform(AROUND, p)
-    redrawn = move & (drawn < np.where(sparse, 0.5, 1 / 3))
-    for j, axis in enumerate(of.axes):
-        if axis.kind == "choice":
-            out[:, j] = np.where(redrawn[:, j], fresh[:, j], base[:, j])
+    choices = [j for j, axis in enumerate(of.axes) if axis.kind == "choice"]
+    if choices:
+        fresh, drawn = stream.uniform(AROUND, p), stream.uniform(AROUND, p)
+        redrawn = move & (drawn < np.where(sparse, 0.5, 1 / 3))
+        out[:, choices] = np.where(redrawn, fresh, base)[:, choices]
     return out
 
 
-def _diverse(posterior: Posterior, design: Design, U: Floats, scores: Floats) -> Ints:
+def _diverse(target: Target, U: Floats, order: Ints) -> Ints:
     """The best candidate and good ones at some distance, in length scales, from those before."""
-    order = np.argsort(-scores, kind="stable")[:256]
-    S = posterior.kernel.scaled(design.features(U[order]))
+    order = order[:256]
+    S = target.embedded(target.design.features(U[order]))
     nearest = np.full(len(order), np.inf)
     picked: list[int] = []
     for _ in range(min(STARTS, len(order))):
         far = np.flatnonzero(nearest > 0.1)
         i = int(far[0]) if len(far) else next(k for k in range(len(order)) if k not in picked)
         picked.append(i)
-        nearest = np.minimum(nearest, np.einsum("ij,ij->i", S - S[i], S - S[i]))
+        apart = S - S[i]
+        nearest = np.minimum(nearest, np.einsum("ij,ij->i", apart, apart))
         nearest[i] = 0.0
     return np.asarray(order[picked], dtype=np.int64)
 
 
-def _climb(posterior: Posterior, best: float, V: Floats) -> Floats:
+def _climb(target: Target, V: Floats) -> Floats:
     """Projected BFGS from all rows of V at once; three step lengths are tried in one batch.
 
     Nocedal and Wright, Numerical Optimization, equation 6.17, preconditioned by length scales.
     """
-    design = posterior.kernel.design
+    design = target.design
     of, m = design.of, design.m
     numeric = [of.axes[j] for j in design.numeric]
     free_axes = np.array([axis.kind == "real" or axis.cells > RELAXED for axis in numeric], dtype=np.bool_)
@@ -149,44 +176,40 @@ def _climb(posterior: Posterior, best: float, V: Floats) -> Floats:
         return V
     X = design.features(V)
     movable = free_axes & of.active(V)[:, design.numeric]                  # (b, m)
-    rows = np.arange(len(V))
+    rows, steps = np.arange(len(V)), len(_STEPS)
     x = X[:, :m].copy()
-    rest = X[:, m:]
-
-    def evaluate(x: Floats, rest: Floats) -> tuple[Floats, Floats]:
-        mean, variance, d_mean, d_variance = posterior.predict_gradient(np.hstack([x, rest]))
-        return log_ei_gradient(mean, variance, d_mean, d_variance, best)
-
-    f, g = evaluate(x, rest)
+    f, g = target.gradient(X)
     g = np.where(movable, g, 0.0)
-    length = np.minimum(posterior.kernel.lengths[:m], 1.0)
-    start = np.zeros((len(V), m, m)) if m <= CURVED_MAX else np.zeros((1, 1, 1))
-    if m <= CURVED_MAX:
-        start[:, np.arange(m), np.arange(m)] = (0.3 * length) ** 2
+    length = np.minimum(target.lengths, 1.0)
+    metric = (0.3 * length) ** 2
+    curved = m <= CURVED_MAX
+    start = np.zeros((len(V), m, m)) if curved else np.zeros((1, 1, 1))
+    if curved:
+        start[:, np.arange(m), np.arange(m)] = metric
     H = start.copy()
+    trial = np.repeat(X, steps, axis=0)
     for _ in range(CLIMBS):
-        inward = movable & ~((x <= 0) & (g < 0)) & ~((x >= 1) & (g > 0))
+        inward = movable & ~(((x <= 0) & (g < 0)) | ((x >= 1) & (g > 0)))
         d = np.where(inward, g, 0.0)
-        d = np.einsum("bij,bj->bi", H, d) if m <= CURVED_MAX else (0.3 * length) ** 2 * d
-        d = np.where(inward, d, 0.0)
+        d = np.matmul(H, d[:, :, None])[:, :, 0] if curved else metric * d
+        d *= inward
         # A step of more than half a length scale leaves the part of the model that made it.
         d /= np.maximum(1.0, np.max(np.abs(d) / (0.5 * length), axis=1))[:, None]
         tried = np.clip(x[:, None, :] + _STEPS[:, None] * d[:, None, :], 0.0, 1.0)
-        ft, gt = evaluate(tried.reshape(-1, m), np.repeat(rest, len(_STEPS), axis=0))
-        ft = ft.reshape(len(V), -1)
-        gt = np.where(movable[:, None, :], gt.reshape(len(V), len(_STEPS), m), 0.0)
+        trial[:, :m] = tried.reshape(-1, m)
+        ft, gt = target.gradient(trial)
+        ft, gt = ft.reshape(-1, steps), np.where(movable[:, None, :], gt.reshape(-1, steps, m), 0.0)
         k = np.argmax(ft, axis=1)
         up = ft[rows, k] > f
-        if m <= CURVED_MAX:
-            s, y = tried[rows, k] - x, g - gt[rows, k]
+        here, slope = tried[rows, k], gt[rows, k]
+        if curved:
             # A failed step: begin again with a shorter one.
-            H = np.where(up[:, None, None], _updated(H, s, y), start / 16)
-        x = np.where(up[:, None], tried[rows, k], x)
-        g = np.where(up[:, None], gt[rows, k], g)
+            H = np.where(up[:, None, None], _updated(H, here - x, g - slope), start / 16)
+        x = np.where(up[:, None], here, x)
+        g = np.where(up[:, None], slope, g)
         f = np.where(up, ft[rows, k], f)
     out = V.copy()
-    for column, j in enumerate(design.numeric):
-        out[:, j] = np.where(movable[:, column], x[:, column], V[:, j])
+    out[:, design.numeric] = np.where(movable, x, V[:, design.numeric])
     return out
 
 
@@ -195,10 +218,13 @@ def _updated(H: Floats, s: Floats, y: Floats) -> Floats:
     sy = np.einsum("bi,bi->b", s, y)
     curved = sy > 1e-12
     rho = np.where(curved, 1 / np.where(curved, sy, 1.0), 0.0)
-    Hy = np.einsum("bij,bj->bi", H, y)
-    cross = rho[:, None, None] * s[:, :, None] * Hy[:, None, :]
+    Hy = np.matmul(H, y[:, :, None])[:, :, 0]
+    cross = (rho[:, None] * s)[:, :, None] * Hy[:, None, :]
     gain = rho + rho * rho * np.einsum("bi,bi->b", y, Hy)
-    return np.asarray(H - cross - cross.transpose(0, 2, 1) + gain[:, None, None] * s[:, :, None] * s[:, None, :])
+    H = H - cross
+    H -= cross.transpose(0, 2, 1)
+    H += (gain[:, None] * s)[:, :, None] * s[:, None, :]
+    return np.asarray(H)
 
 
 def _better(V: Floats, reached: Floats, W: Floats, value: Callable[[Floats], Floats],

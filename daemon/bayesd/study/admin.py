@@ -5,7 +5,7 @@ and changes nothing. A read answers from the newest state; its reply waits behin
 like everything else. Replies are paged to stay under 60 KiB.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from bayesd.study import view
 from bayesd.study.desk import Desk
 from bayesd.study.rules import close, end_lease, reject, serve, settle
 from bayesd.study.state import FINAL, Study, Trial, spec_data
+from bayesd_schemas import constraints
 from bayesd_schemas.messages import Request, cut
 from bayesd_schemas.names import is_name
 from bayesd_schemas.study import StudySpec
@@ -190,7 +191,7 @@ def study_close(desk: Desk, client: str, request: Request) -> Result:
     return "ok", view.study_row(study)
 
 
-AMENDABLE = ("budget", "lease", "retry", "late", "noise", "tags", "method", "space")
+AMENDABLE = ("budget", "lease", "retry", "late", "noise", "tags", "method", "space", "constraints")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:
@@ -216,11 +217,11 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
     new_space = spec.space != study.spec.space
     data: dict[str, Any] = {**spec_data(spec), "space_rev": study.space_rev + new_space}
     dropped = 0
-    if new_space and study.queue:
+    if (new_space or spec.constraints != study.spec.constraints) and study.queue:
         kept = []
         for params in study.queue:
             try:
-                kept.append(spec.space.check(params))
+                kept.append(_allowed(spec, params))
             except ValueError:
                 dropped += 1
         data["queue"] = kept
@@ -239,13 +240,20 @@ def study_enqueue(desk: Desk, client: str, request: Request) -> Result:
     if len(study.queue) >= QUEUE_MAX:
         raise Refused("full", f"{QUEUE_MAX} points are enqueued already; wait for some to be handed out", "params")
     try:
-        params = study.spec.space.check(given)
+        params = _allowed(study.spec, given)
     except ValueError as error:
         raise Refused("bad-field", str(error), "params") from error
     event = desk.record("point.enqueued", {"params": params}, study=study, **_actor(client, request))
     desk.drawer(study.name).drop()
     serve(desk, study)
     return "ok", {"study": study.name, "params": params, "queued": len(study.queue), "seq": event.seq}
+
+
+def _allowed(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A point by hand, typed by the space. Raises ValueError when space or constraints do not have it."""
+    params = spec.space.check(given)
+    constraints.check(spec.constrained, params)
+    return params
 
 
 def trial_cancel(desk: Desk, client: str, request: Request) -> Result:

@@ -8,6 +8,7 @@ calls: that is what makes a log auditable and a restart invisible.
 
 from dataclasses import dataclass, field
 
+from bayesd_schemas.constraints import Constraint
 from bayesd_schemas.space import Params, Space
 from bayesd_schemas.study import Direction, Method
 
@@ -57,6 +58,8 @@ class Problem:
     history: tuple[Observation, ...] = ()
     pending: tuple[Params, ...] = ()
     fit: Fit | None = None
+    constraints: tuple[Constraint, ...] = ()
+    """What every proposed point must satisfy, read against `space`. Points of the history need not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """Proposals for trials number, number + 1, ...; fewer than asked means the space is exhausted."""
+    """Proposals for trials number, number + 1, ...; fewer than asked means the space is exhausted, or that no
+    point was found that the constraints allow."""
 
     proposals: tuple[Proposal, ...]
     fit: Fit | None = None

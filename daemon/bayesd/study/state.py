@@ -34,7 +34,7 @@ from typing import Any, Literal, TypeAlias
 
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
-from bayesd_schemas.study import Objective, StudySpec
+from bayesd_schemas.study import LOGGED, Objective, StudySpec
 
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voided"]
@@ -327,7 +327,7 @@ def spec_of(data: Data) -> StudySpec:
     order = data.get("order")
     if order is not None:
         said = {**said, "space": {name: said["space"][name] for name in order}}
-    return StudySpec.model_validate(said)
+    return StudySpec.model_validate(said, context=LOGGED)
 
 
 def spec_data(spec: StudySpec) -> Data:
@@ -353,7 +353,7 @@ def _study_amended(state: State, event: Event) -> None:
         study.space_rev = event.data["space_rev"]
         study.drawn = 0
         study.fit = None
-    if event.data.get("queue") is not None:      # points that the new space no longer holds have left
+    if event.data.get("queue") is not None:      # points that are no longer allowed have left
         study.queue = [_typed(study, params) for params in event.data["queue"]]
     _choose_best(study)
 

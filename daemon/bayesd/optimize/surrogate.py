@@ -1,0 +1,142 @@
+"""The model of one history: which observations it holds, in what units, at which hyperparameters.
+
+Outcomes are modelled where trials ended well; whether they do is a second model of its own (Gelbart
+et al., "Bayesian optimization with unknown constraints", 2014). A failure counted as a bad value was
+worse: the regression then bends towards a cliff that the outcomes do not have.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from bayesd.optimize import outcomes
+from bayesd.optimize.acquisition import Success
+from bayesd.optimize.encode import Ints, cube
+from bayesd.optimize.kernel import Design
+from bayesd.optimize.outcomes import Outcomes
+from bayesd.optimize.posterior import Posterior, fit
+from bayesd.optimize.streams import Floats
+from bayesd.study.problem import Fit, Problem
+
+CENTRES = 5         # best data points, around which rows are near
+FIT_ROWS_MAX = 256  # a fit's cost is cubic and its answer is a handful of numbers
+ROWS_MAX = 600      # more observations than this: the model takes the telling ones
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What is believed of a history."""
+
+    design: Design
+    U: Floats
+    """(n, p) unit coordinates of the whole history."""
+    outcomes: Outcomes | None
+    posterior: Posterior | None
+    """Of the transformed outcomes; None while every trial has failed."""
+    rows: Ints
+    """The rows of U whose outcomes the posterior holds, in its order; failures that it believes follow."""
+    success: Success | None
+    """None while no trial has failed."""
+    fit: Fit | None
+    """A fit made on the way; None when the given one was used."""
+
+
+def refit_due(n: int, last: int) -> bool:
+    """A schedule of counts alone: at every result while they are few, then every twentieth part."""
+    return n >= last + max(1, last // 20) or n < last
+
+
+def surrogate(problem: Problem, weights: Floats) -> Surrogate:
+    """The model that `problem` describes, and with several objectives the trade-off `weights` (k,)."""
+    design = Design(cube(problem.space))
+    history, n = problem.history, len(problem.history)
+    well = np.array([observation.values is not None for observation in history])
+    good, failed = np.flatnonzero(well), not well.all()
+    U = design.of.encode([observation.params for observation in history])
+    X = design.features(U)
+    z, se2, known = np.empty(0), np.empty(0), None
+    if len(good):
+        known = transformed(problem, weights)
+        z, se2 = known.z, _known_noise(problem, known)
+
+    # Two thetas in a row where there are failures: that of the outcomes, and that of success.
+    last = problem.fit
+    parts = [bool(len(good)), failed]
+    theta: tuple[float, ...] | None = None
+    if last is not None and last.model == design.model and len(last.theta) == design.size * sum(parts):
+        theta = last.theta
+    level = float(ndtri((len(good) + 1) / (n + 2)))
+    labels = np.where(well, 1.0, -1.0) - level
+    made = None
+    if theta is None or last is None or refit_due(n, last.n):
+        warm, theta = theta, ()
+        if len(good):
+            # With several objectives theta is fitted to even weights: a fit belongs to the history,
+            # not to the trade-off of the trial that happened to be due.
+            k = len(weights)
+            even = z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
+            rows = telling(U[good], even, FIT_ROWS_MAX)
+            theta += fit(design, X[good[rows]], even[rows], se2[rows], warm and warm[:design.size])
+        if failed:
+            rows = telling(U, _ranked(well, z), FIT_ROWS_MAX)
+            theta += fit(design, X[rows], labels[rows], np.zeros(len(rows)), warm and warm[-design.size:])
+        made = Fit(design.model, n, theta)
+
+    posterior, success, held = None, None, good
+    if len(good):
+        rows = telling(U[good], z, ROWS_MAX)
+        held = good[rows]
+        posterior = Posterior.of(design, theta[:design.size], X[held], z[rows], se2[rows])
+    if failed:
+        rows = telling(U, _ranked(well, z), ROWS_MAX)
+        success = Success(
+            Posterior.of(design, theta[-design.size:], X[rows], labels[rows], np.zeros(len(rows))), level)
+        if posterior is not None:
+            # A place that fails has no outcome to learn: it is believed, so that nothing draws there.
+            never = X[rows[~well[rows]]]
+            posterior = posterior.condition(never, posterior.predict(never)[0])
+    return Surrogate(design, U, known, posterior, held, success, made)
+
+
+def _ranked(well: NDArray[np.bool_], z: Floats) -> Floats:
+    """(n,) outcomes with failures behind the worst, to choose rows by."""
+    ranked = np.full(len(well), float(np.max(z, initial=0.0)) + 1)
+    ranked[well] = z
+    return ranked
+
+
+def transformed(problem: Problem, weights: Floats) -> Outcomes:
+    """Outcomes of the trials that ended well, in the order of the history."""
+    values = np.array([observation.values for observation in problem.history if observation.values is not None])
+    maximize = tuple(direction == "maximize" for direction in problem.directions)
+    if values.shape[1] == 1:
+        return outcomes.transform(values[:, 0], maximize[0])
+    return outcomes.transform(outcomes.scalarise(values, maximize, weights), False)
+
+
+def _known_noise(problem: Problem, known: Outcomes) -> Floats:
+    """Variances that folds told, zero elsewhere. With several objectives `se` has no one scale."""
+    se = np.array([observation.se or 0.0 for observation in problem.history if observation.values is not None])
+    return known.variance(se) if len(problem.directions) == 1 and se.any() else np.zeros(len(se))
+
+
+def telling(U: Floats, z: Floats, most: int) -> Ints:
+    """Rows to model when there are too many: the best third, those nearest to the best, an even stride."""
+    n = len(z)
+    if n <= most:
+        return np.arange(n)
+    order = np.argsort(z, kind="stable")
+    third = most // 3
+    near = np.full(n, np.inf)
+    for centre in U[order[:CENTRES]]:
+        apart = U - centre
+        near = np.minimum(near, np.einsum("ij,ij->i", apart, apart))
+    near[order[:third]] = np.inf
+    chosen = np.zeros(n, dtype=np.bool_)
+    chosen[order[:third]] = True
+    chosen[np.argsort(near, kind="stable")[:third]] = True
+    rest = np.flatnonzero(~chosen)
+    chosen[rest[np.linspace(0, len(rest) - 1, most - int(chosen.sum())).astype(np.int64)]] = True
+    return np.flatnonzero(chosen)
