@@ -59,10 +59,15 @@ def suggest(problem: Problem, count: int) -> Suggestion:
 
 
 def _enough(problem: Problem) -> bool:
-    """True when a model is worth more than another point of the design."""
+    """True when a model is worth more than another point of the design.
+
+    While every trial fails the design goes on: a model of failures alone only knows to go far from
+    them, into the corners of the space, and took far longer to find a part that works.
+    """
     size = design_size(len(problem.space))
     finished = len(problem.history)
-    return finished + len(problem.pending) >= size and 2 * finished >= size
+    return (finished + len(problem.pending) >= size and 2 * finished >= size
+            and any(observation.values is not None for observation in problem.history))
 
 
 def _designed(problem: Problem) -> Suggestion:
@@ -88,22 +93,16 @@ def _weights(problem: Problem) -> Floats:
 
 def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
     design, posterior = base.design, base.posterior
-    known, centres = base.U, base.U[:0]
-    P = design.of.encode(problem.pending)
-    if posterior is not None:
-        U, means = base.U[base.rows], posterior.means[:len(base.rows)]
-        if problem.pending:
-            X = design.features(P)
-            believed = posterior.predict(X)[0]
-            posterior = posterior.condition(X, believed)
-            U, means = np.vstack([U, P]), np.concatenate([means, believed])
-        centres = U[np.argsort(means, kind="stable")[:CENTRES]]
-        terms = [Improvement(posterior, float(np.min(means)))]
-        target: search.Target = terms[0] if base.success is None else Together((*terms, base.success))
-    else:       # nothing has ended well yet: go where something may
-        assert base.success is not None
-        target = base.success
-    known = np.vstack([known, P])
+    known, U, means = base.U, base.U[base.rows], posterior.means[:len(base.rows)]
+    if problem.pending:
+        P = design.of.encode(problem.pending)
+        X = design.features(P)
+        believed = posterior.predict(X)[0]
+        posterior = posterior.condition(X, believed)
+        U, known, means = np.vstack([U, P]), np.vstack([known, P]), np.concatenate([means, believed])
+    centres = U[np.argsort(means, kind="stable")[:CENTRES]]
+    gain = Improvement(posterior, float(np.min(means)))
+    target: search.Target = gain if base.success is None else Together((gain, base.success))
     # A known point is not proposed again while there are new ones, whether repeats are allowed or
     # not: allowing them was tried, and was worse even on tabulated runs whose repeats differ.
     stream = streams.Stream(problem.seed, problem.number, "bayes")
@@ -122,17 +121,15 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         if not len(found.U):
             return Suggestion((), exhausted=True)
         pick, params = 0, design.of.decode(found.U[:1])[0]
-    mean, sd = None, None
-    if posterior is not None and base.outcomes is not None and len(problem.directions) == 1:
-        z, variance = posterior.predict(design.features(found.U[pick:pick + 1]))
-        mean = float(base.outcomes.metric(z)[0])
-        sd = float(base.outcomes.metric_sd(z, np.sqrt(variance))[0])
+    mean, variance = posterior.predict(design.features(found.U[pick:pick + 1]))
+    one = len(problem.directions) == 1
     following = found.acquisition[pick + 1:pick + 2]
     return Suggestion((Proposal(
         params, "bayes", name, problem.drawn + 1,
         acquisition=float(found.acquisition[pick]),
         gap=float(found.acquisition[pick] - following[0]) if len(following) else None,
-        mean=mean, sd=sd),),
+        mean=float(base.outcomes.metric(mean)[0]) if one else None,
+        sd=float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0]) if one else None),),
         counters={"observations": float(len(base.rows))})
 
 
@@ -156,8 +153,6 @@ def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float,
         return (0.0,) * len(first.history), (0.0,) * len(first.history)
     try:
         base = surrogate(first if len(problem.directions) == 1 else replace(first, fit=None), np.ones(1))
-        assert base.posterior is not None
-        assert base.outcomes is not None
         X = base.design.features(base.U)
         blocks = [base.posterior.predict(X[i:i + ROWS_MAX]) for i in range(0, len(X), ROWS_MAX)]
         mean, variance = (np.concatenate(parts) for parts in zip(*blocks, strict=True))

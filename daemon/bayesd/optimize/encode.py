@@ -139,7 +139,9 @@ class Axis:
     def units(self, values: Sequence[Any]) -> Floats:
         """Coordinates of values; one that the axis does not know stands in the middle."""
         if self.kind == "real":
-            numbers = [v if isinstance(v, (int, float)) and not isinstance(v, bool) else math.nan for v in values]
+            plain = set(map(type, values)) <= {float, int}
+            numbers = values if plain else [
+                v if isinstance(v, (int, float)) and not isinstance(v, bool) else math.nan for v in values]
             u = self._real_units(np.array(numbers, dtype=np.float64))
             return np.where(np.isnan(u), PINNED, u)
         cells = [self.cell_of(value) for value in values]

@@ -22,7 +22,7 @@ from bayesd.study.problem import Fit, Problem
 
 CENTRES = 5         # best data points, around which rows are near
 FIT_ROWS_MAX = 256  # a fit's cost is cubic and its answer is a handful of numbers
-ROWS_MAX = 600      # more observations than this: the model takes the telling ones
+ROWS_MAX = 300      # more observations than this: the model takes the telling ones
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Surrogate:
     design: Design
     U: Floats
     """(n, p) unit coordinates of the whole history."""
-    outcomes: Outcomes | None
-    posterior: Posterior | None
-    """Of the transformed outcomes; None while every trial has failed."""
+    outcomes: Outcomes
+    posterior: Posterior
+    """Of the transformed outcomes."""
     rows: Ints
     """The rows of U whose outcomes the posterior holds, in its order; failures that it believes follow."""
     success: Success | None
@@ -49,54 +49,48 @@ def refit_due(n: int, last: int) -> bool:
 
 
 def surrogate(problem: Problem, weights: Floats) -> Surrogate:
-    """The model that `problem` describes, and with several objectives the trade-off `weights` (k,)."""
+    """The model that `problem` describes, and with several objectives the trade-off `weights` (k,).
+
+    Needs one observation that is not a failure.
+    """
     design = Design(cube(problem.space))
     history, n = problem.history, len(problem.history)
     well = np.array([observation.values is not None for observation in history])
     good, failed = np.flatnonzero(well), not well.all()
     U = design.of.encode([observation.params for observation in history])
     X = design.features(U)
-    z, se2, known = np.empty(0), np.empty(0), None
-    if len(good):
-        known = transformed(problem, weights)
-        z, se2 = known.z, _known_noise(problem, known)
-
-    # Two thetas in a row where there are failures: that of the outcomes, and that of success.
-    last = problem.fit
-    parts = [bool(len(good)), failed]
-    theta: tuple[float, ...] | None = None
-    if last is not None and last.model == design.model and len(last.theta) == design.size * sum(parts):
-        theta = last.theta
+    known = transformed(problem, weights)
+    z, se2 = known.z, _known_noise(problem, known)
     level = float(ndtri((len(good) + 1) / (n + 2)))
-    labels = np.where(well, 1.0, -1.0) - level
+    labels, told = np.where(well, 1.0, -1.0) - level, np.zeros(n)
+
+    # Where trials have failed there are two thetas in a row: of the outcomes, and of success.
+    last, size = problem.fit, design.size
+    theta: tuple[float, ...] | None = None
+    if last is not None and last.model == design.model and len(last.theta) == size * (1 + failed):
+        theta = last.theta
     made = None
     if theta is None or last is None or refit_due(n, last.n):
-        warm, theta = theta, ()
-        if len(good):
-            # With several objectives theta is fitted to even weights: a fit belongs to the history,
-            # not to the trade-off of the trial that happened to be due.
-            k = len(weights)
-            even = z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
-            rows = telling(U[good], even, FIT_ROWS_MAX)
-            theta += fit(design, X[good[rows]], even[rows], se2[rows], warm and warm[:design.size])
+        # With several objectives theta is fitted to even weights: a fit belongs to the history,
+        # not to the trade-off of the trial that happened to be due.
+        warm, k = theta, len(weights)
+        even = z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
+        rows = telling(U[good], even, FIT_ROWS_MAX)
+        theta = fit(design, X[good[rows]], even[rows], se2[rows], warm and warm[:size])
         if failed:
             rows = telling(U, _ranked(well, z), FIT_ROWS_MAX)
-            theta += fit(design, X[rows], labels[rows], np.zeros(len(rows)), warm and warm[-design.size:])
+            theta += fit(design, X[rows], labels[rows], told[rows], warm and warm[size:])
         made = Fit(design.model, n, theta)
 
-    posterior, success, held = None, None, good
-    if len(good):
-        rows = telling(U[good], z, ROWS_MAX)
-        held = good[rows]
-        posterior = Posterior.of(design, theta[:design.size], X[held], z[rows], se2[rows])
+    rows = telling(U[good], z, ROWS_MAX)
+    held, success = good[rows], None
+    posterior = Posterior.of(design, theta[:size], X[held], z[rows], se2[rows])
     if failed:
         rows = telling(U, _ranked(well, z), ROWS_MAX)
-        success = Success(
-            Posterior.of(design, theta[-design.size:], X[rows], labels[rows], np.zeros(len(rows))), level)
-        if posterior is not None:
-            # A place that fails has no outcome to learn: it is believed, so that nothing draws there.
-            never = X[rows[~well[rows]]]
-            posterior = posterior.condition(never, posterior.predict(never)[0])
+        success = Success(Posterior.of(design, theta[size:], X[rows], labels[rows], told[rows]), level)
+        # A place that fails has no outcome to learn: it is believed, so that nothing draws there.
+        never = X[rows[~well[rows]]]
+        posterior = posterior.condition(never, posterior.predict(never)[0])
     return Surrogate(design, U, known, posterior, held, success, made)
 
 
