@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help demo test check quick mutants bench schemas clean
 
 help:                     ## what there is
-	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bayesd needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
@@ -35,6 +35,10 @@ mutants: .venv/.ready     ## planted faults that the simulation must catch
 
 bench: .venv/.ready       ## throughput beside a floor and a peer, replay, memory
 	$(BIN)/python tests/bench/run.py
+
+.PHONY: bench-quality
+bench-quality: .venv/.ready     ## quality of the points beside random search and the peers installed; options in ARGS
+	$(BIN)/python tests/bench/quality/run.py $(ARGS)
 
 schemas: .venv/.ready     ## write schemas/json again
 	$(BIN)/python -m bayesd_schemas.generate schemas/json

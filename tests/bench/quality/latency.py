@@ -25,7 +25,7 @@ SPACES: dict[str, dict[str, Any]] = {
 
 
 def outcome(params: Any) -> float:
-    return float(sum((ord(v) - 97 if isinstance(v, str) else v) ** 2 for v in params.values())) ** 1.2
+    return float(sum((ord(v) - 97 if isinstance(v, str) else v) ** 2 for v in params.values()) ** 1.2)
 
 
 def cpu_ms(problem: Problem, count: int = 1, times: int = 7) -> float:
