@@ -235,7 +235,7 @@ _TABLES: dict[str, type[BaseModel]] = {"budget": Budget, "lease": Lease, "retry"
 _EXAMPLES = {
     "name": 'name = "digits-svm"', "metric": 'metric = "accuracy"', "direction": 'direction = "maximize"',
     "method": 'method = "bayes"', "seed": "seed = 7", "noise": 'noise = "learn"', "late": 'late = "use"',
-    "constraints": 'constraints = ["batch * units <= 65536"]',
+    "surrogate": 'surrogate = "gp"', "constraints": 'constraints = ["batch * units <= 65536"]',
     "tags": 'tags = ["gpu"]', "trials": "trials = 60", "wall": 'wall = "2h"', "cost": "cost = 25.0",
     "default_s": "default_s = 600", "max_s": "max_s = 604800", "lost": "lost = 2", "crash": "crash = 0",
     "timeout": "timeout = 0", "oom": "oom = 0", "low": "low = 1e-3", "high": "high = 1e3", "scale": 'scale = "log"',

@@ -33,7 +33,7 @@ from bayesd.study.state import State, apply
 from bayesd.study.state import Study as Folded
 from bayesd.study.state import Trial as FoldedTrial
 from bayesd_schemas.messages import Ask, BadMessage, Beat, Request, validate
-from bayesd_schemas.study import Direction, Method, StudySpec
+from bayesd_schemas.study import Direction, Method, Model, StudySpec
 
 T = TypeVar("T")
 WORKER = "inprocess"
@@ -81,10 +81,12 @@ class Study(AbstractContextManager["Study"]):
     def __init__(self, space: Mapping[str, Mapping[str, Any]], *, direction: Direction | None = None,
                  metric: str | None = None, objectives: Sequence[Mapping[str, Any]] | None = None,
                  method: Method = "bayes", seed: int = 0, noise: Literal["learn", "none"] = "learn",
-                 constraints: Sequence[str] = (), budget: int | None = None, name: str = "study",
+                 surrogate: Model = "gp", constraints: Sequence[str] = (), budget: int | None = None, name: str = "study",
                  log: str | Path | None = None) -> None:
         said: dict[str, Any] = {"name": name, "space": {key: dict(each) for key, each in space.items()},
                                 "method": method, "seed": seed, "noise": noise}
+        if surrogate != "gp":
+            said["surrogate"] = surrogate
         if direction is not None:
             said["direction"] = direction
         if metric is not None:

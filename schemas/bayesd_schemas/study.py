@@ -25,6 +25,7 @@ from bayesd_schemas.space import Finite, Params, Space
 
 Method = Literal["grid", "random", "sobol", "bayes"]
 Direction = Literal["minimize", "maximize"]
+Model = Literal["gp", "forest"]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/@-]{0,63}$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:=-]{1,64}$")]
 
@@ -104,6 +105,8 @@ class StudySpec(_Part):
     seed: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = 0
     noise: Literal["learn", "none"] = Field("learn", description="none: the same point always gives the same value, "
                                             "so no point is proposed twice.")
+    surrogate: Model = Field("gp", description="Method bayes: a Gaussian process, or a random forest for large spaces "
+                             "that are mostly categorical or conditional.")
     late: Literal["use", "ignore"] = Field("use", description="Whether a late outcome is an observation.")
     tags: Annotated[list[Tag], Field(max_length=16)] = Field(
         default=[], description="Only asks that carry all of these tags get trials.")

@@ -12,11 +12,12 @@ Ament et al., "Unexpected improvements to expected improvement" (2023), equation
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.special import erfcx, log_ndtr, ndtr
 
+from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.posterior import Posterior
 from bayesd.optimize.streams import Floats
@@ -60,30 +61,43 @@ def log_ei_gradient(mean: Floats, variance: Floats, d_mean: Floats, d_variance: 
     return value + np.log(sd), slope[:, None] * d_z + d_log_sd
 
 
+Model: TypeAlias = Posterior | Forest
+
+
 class _OfModel:
     """What an acquisition takes from the model under it."""
 
-    posterior: Posterior
+    posterior: Model
 
     @property
     def design(self) -> Design:
-        return self.posterior.kernel.design
+        return self.posterior.design
+
+    @property
+    def smooth(self) -> bool:
+        """Whether there is a gradient: a forest is made of steps."""
+        return isinstance(self.posterior, Posterior)
 
     @property
     def lengths(self) -> Floats:
         """(m,) length scales of the numeric columns."""
-        return self.posterior.kernel.lengths[:self.design.m]
+        return self.posterior.lengths
 
     def embedded(self, X: Floats) -> Floats:
         """Coordinates in which distances are in length scales."""
-        return self.posterior.kernel.embedded(X)
+        return self.posterior.embedded(X)
+
+    def _slopes(self, X: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Mean, variance and their derivatives, of a model that is smooth."""
+        assert isinstance(self.posterior, Posterior)
+        return self.posterior.predict_gradient(X)
 
 
 @dataclass(frozen=True)
 class Improvement(_OfModel):
     """log EI over the best belief."""
 
-    posterior: Posterior
+    posterior: Model
     best: float
 
     def value(self, X: Floats) -> Floats:
@@ -92,7 +106,7 @@ class Improvement(_OfModel):
 
     def gradient(self, X: Floats) -> tuple[Floats, Floats]:
         """Value (n,) and its derivatives (n, m) in the numeric columns."""
-        return log_ei_gradient(*self.posterior.predict_gradient(X), self.best)
+        return log_ei_gradient(*self._slopes(X), self.best)
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ class Success(_OfModel):
     leave far places on the wrong side their small chance for ever.
     """
 
-    posterior: Posterior
+    posterior: Model
     level: float
     """The latent's mean where nothing is known."""
 
@@ -116,7 +130,7 @@ class Success(_OfModel):
 
     def gradient(self, X: Floats) -> tuple[Floats, Floats]:
         """Value (n,) and its derivatives (n, m) in the numeric columns."""
-        mean, variance, d_mean, d_variance = self.posterior.predict_gradient(X)
+        mean, variance, d_mean, d_variance = self._slopes(X)
         wide = np.sqrt(variance + DOUBT)
         z = (mean + self.level) / wide
         value = log_ndtr(z)
@@ -131,7 +145,7 @@ class Thrift(_OfModel):
     of 1 it is improvement per unit of cost (Snoek et al. 2012, section 3.2); a power that falls
     to 0 as the budget ends cools it (Lee et al., "Cost-aware Bayesian optimization", 2020)."""
 
-    posterior: Posterior
+    posterior: Model
     """Of the logarithm of the cost, in any unit: a constant factor moves nothing."""
     power: float = 1.0
 
@@ -141,7 +155,7 @@ class Thrift(_OfModel):
 
     def gradient(self, X: Floats) -> tuple[Floats, Floats]:
         """Value (n,) and its derivatives (n, m) in the numeric columns."""
-        mean, _, d_mean, _ = self.posterior.predict_gradient(X)
+        mean, _, d_mean, _ = self._slopes(X)
         return -self.power * mean, -self.power * d_mean
 
 
@@ -154,6 +168,10 @@ class Together:
     @property
     def design(self) -> Design:
         return self.terms[0].design
+
+    @property
+    def smooth(self) -> bool:
+        return all(term.smooth for term in self.terms)
 
     @property
     def lengths(self) -> Floats:

@@ -138,6 +138,19 @@ class Posterior:
                          noise, L, dpotrs(L, z, lower=1)[0])
 
     @property
+    def design(self) -> Design:
+        return self.kernel.design
+
+    @property
+    def lengths(self) -> Floats:
+        """(m,) length scales of the numeric columns."""
+        return self.kernel.lengths[:self.design.m]
+
+    def embedded(self, X: Floats) -> Floats:
+        """Coordinates in which distances are in length scales."""
+        return self.kernel.embedded(X)
+
+    @property
     def means(self) -> Floats:
         """(n,) mean at the data: k alpha, and (k + noise) alpha is z."""
         return np.asarray(self.z - self.noise * self.alpha)

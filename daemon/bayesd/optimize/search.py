@@ -6,8 +6,10 @@ Notation
 
 The sweep looks everywhere and around the best data points, the climb refines the few best
 candidates along their real axes, and the moves change one discrete axis at a time, which no
-gradient can. Points that are known or not allowed are left out before the sweep, not after it: in
-a small space every top candidate would be one of them.
+gradient can. Where the target has no gradient at all, Gaussian steps along the real axes join the
+moves, in place of the climb (after the local search of SMAC, Hutter et al. 2011). Points that are
+known or not allowed are left out before the sweep, not after it: in a small space every top
+candidate would be one of them.
 """
 
 from collections.abc import Callable
@@ -27,6 +29,8 @@ AROUND = 384            # perturbations of the best data points
 STARTS = 8
 CLIMBS = 8              # steps of the climb
 ROUNDS = 3              # rounds of one-coordinate moves
+STEP_ROUNDS = 8         # of moves and random steps, where there is no climb
+STEPS = 24              # random steps from each candidate in one round
 SWEEP_BITS = 20         # grid of the candidates
 CLIMB_BITS = 18         # grid of climbed points: coarser, because a climb gathers rounding errors
 FEW = 12                # an axis of at most this many cells is tried in full
@@ -42,6 +46,10 @@ class Target(Protocol):
 
     @property
     def design(self) -> Design: ...
+
+    @property
+    def smooth(self) -> bool:
+        """Whether it has a gradient that a climb can follow."""
 
     @property
     def lengths(self) -> Floats:
@@ -95,21 +103,24 @@ def maximise(target: Target, stream: Stream, centres: Floats, known: Floats,
     order = np.argsort(-scores, kind="stable")
     chosen = _diverse(target, U, order)
     V, reached = U[chosen], scores[chosen]
-    climbed = of.snap(_climb(target, V), CLIMB_BITS)
-    V, reached = _better(V, reached, climbed, value, free)
-    for _ in range(ROUNDS if any(axis.kind != "real" for axis in of.axes) else 0):
+    if target.smooth:
+        climbed = of.snap(_climb(target, V), CLIMB_BITS)
+        V, reached = _better(V, reached, climbed, value, free)
+    stepping = not target.smooth and bool(_relaxed(of).any())
+    for _ in range(ROUNDS if target.smooth else STEP_ROUNDS):
         owner, W = _moves(of, V, stream)
+        if stepping:
+            stepped, steps = _steps(of, V, stream)
+            owner, W = np.concatenate([owner, stepped]), np.vstack([W, steps])
         ok = free(W)
         owner, W = owner[ok], W[ok]
-        if not len(W):
-            break
-        gained = value(W)
+        gained = value(W) if len(W) else np.empty(0)
         any_better = False
         for i in range(len(V)):
             mine = np.flatnonzero(owner == i)
             if len(mine) and gained[k := mine[int(np.argmax(gained[mine]))]] > reached[i]:
                 V[i], reached[i], any_better = W[k], gained[k], True
-        if not any_better:
+        if not any_better and not stepping:      # new steps may gain where the last ones did not
             break
     # The sweep's best stay in the list: should all climbed points turn out known, they are next.
     V, reached = np.vstack([V, U[order[:64]]]), np.concatenate([reached, scores[order[:64]]])
@@ -163,6 +174,12 @@ def _diverse(target: Target, U: Floats, order: Ints) -> Ints:
     return np.asarray(order[picked], dtype=np.int64)
 
 
+def _relaxed(of: Cube) -> Bools:
+    """(p,): axes fine enough to be moved along as if they were real."""
+    return np.array([axis.kind == "real" or (axis.kind == "cells" and axis.cells > RELAXED) for axis in of.axes],
+                    dtype=np.bool_)
+
+
 def _climb(target: Target, V: Floats) -> Floats:
     """Projected BFGS from all rows of V at once; three step lengths are tried in one batch.
 
@@ -170,8 +187,7 @@ def _climb(target: Target, V: Floats) -> Floats:
     """
     design = target.design
     of, m = design.of, design.m
-    numeric = [of.axes[j] for j in design.numeric]
-    free_axes = np.array([axis.kind == "real" or axis.cells > RELAXED for axis in numeric], dtype=np.bool_)
+    free_axes = _relaxed(of)[design.numeric]
     if not free_axes.any():
         return V
     X = design.features(V)
@@ -262,6 +278,21 @@ def _moves(of: Cube, V: Floats, stream: Stream) -> tuple[Ints, Floats]:
     if not moved:
         return np.empty(0, dtype=np.int64), np.empty((0, of.p))
     return np.concatenate(owners), np.vstack(moved)
+
+
+def _steps(of: Cube, V: Floats, stream: Stream) -> tuple[Ints, Floats]:
+    """Every row of V with steps of several sizes along one or a few real axes: (row it came from, candidate)."""
+    row = np.repeat(np.arange(len(V)), STEPS)
+    movable = (of.active(V) & _relaxed(of))[row]
+    size = 2.0 ** (-1 - 8 * stream.uniform(len(row), 1))
+    step = size * ndtri(np.clip(stream.uniform(len(row), of.p), 1e-12, 1 - 1e-12))
+    drawn = np.where(movable, stream.uniform(len(row), of.p), np.inf)
+    moves = drawn < 1 / np.maximum(movable.sum(axis=1, keepdims=True), 1)
+    moves |= drawn == drawn.min(axis=1, keepdims=True)
+    moves &= movable
+    some = moves.any(axis=1)
+    U = np.clip(V[row] + np.where(moves, step, 0.0), 0.0, 1.0)
+    return row[some], of.snap(U[some], CLIMB_BITS)
 
 
 _MIX = np.random.Philox(key=[0, 0], counter=(0, 0, 0, 0)).random_raw(2048) | np.uint64(1)

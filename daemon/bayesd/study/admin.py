@@ -191,7 +191,7 @@ def study_close(desk: Desk, client: str, request: Request) -> Result:
     return "ok", view.study_row(study)
 
 
-AMENDABLE = ("budget", "lease", "retry", "late", "noise", "tags", "method", "space", "constraints")
+AMENDABLE = ("budget", "lease", "retry", "late", "noise", "tags", "method", "surrogate", "space", "constraints")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bayesd_schemas.constraints import Constraint
 from bayesd_schemas.space import Params, Space
-from bayesd_schemas.study import Direction, Method
+from bayesd_schemas.study import Direction, Method, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Problem:
     pending: tuple[Params, ...] = ()
     fit: Fit | None = None
     constraints: tuple[Constraint, ...] = ()
+    surrogate: Model = "gp"
+    """What method bayes learns with."""
     """What every proposed point must satisfy, read against `space`. Points of the history need not."""
 
 
