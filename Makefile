@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help demo test check quick mutants bench schemas clean
 
 help:                     ## what there is
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
 
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bayesd needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }

@@ -137,6 +137,17 @@ def test_a_fit_finds_the_axis_that_matters_and_is_rounded(plain: Design) -> None
     assert all(round(t, 2) == t for t in theta)
 
 
+def test_noise_is_not_explained_by_short_length_scales(plain: Design) -> None:
+    rng = np.random.default_rng(4)
+    X = rng.random((80, 3))
+    z = 2 * X[:, 0] + rng.normal(size=80)
+    trapped = (*np.log([0.07, 0.07, 0.07, 1.0, 0.0025, 0.02]).tolist(), *[0.0] * 6)
+    for warm in (None, trapped):
+        theta = fit(plain, X, z / z.std(), np.zeros(80), warm)
+        assert np.exp(theta[4]) > 0.3
+        assert np.exp(theta[0]) > 0.2
+
+
 def test_a_warm_start_never_ends_below_the_prior(plain: Design) -> None:
     X, z, se2 = data(plain, 20)
     cold = negative_log_posterior(plain, np.array(fit(plain, X, z, se2, None)), X, z, se2)[0]

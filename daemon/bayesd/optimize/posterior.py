@@ -19,6 +19,8 @@ from bayesd.optimize.kernel import Design, Kernel, distance, matern, matern_and_
 from bayesd.optimize.streams import Floats
 
 ITERATIONS = 30
+NOISY = -1.5                # logarithm of the noise at which the second climb starts
+MARGIN = 1e-3               # by which it has to be better
 DECIMALS = 2                # of theta: enough for the model, few enough for another machine's last bits
 _TINY = 1e-12
 
@@ -80,17 +82,25 @@ def negative_log_posterior(design: Design, theta: Floats, X: Floats, z: Floats,
 def fit(design: Design, X: Floats, z: Floats, se2: Floats, warm: tuple[float, ...] | None) -> tuple[float, ...]:
     """The maximum a posteriori theta, rounded.
 
-    Starts from the last fit unless the prior's centre already explains the data better.
+    Two climbs: from the last fit, unless the prior's centre already explains the data better, and
+    from a noisy world. The likelihood has a second top where short length scales explain noise as
+    signal; a search that starts there stays there, result after result, and sees no structure.
     """
     mean, _, low, high = design.prior
-    start = mean
+
+    def value(theta: Floats) -> tuple[float, Floats]:
+        return negative_log_posterior(design, theta, X, z, se2)
+
+    start, noisy = mean, mean.copy()
+    noisy[design.of.p + 1] = NOISY
     if warm is not None:
         last = np.clip(np.array(warm), low, high)
-        if negative_log_posterior(design, last, X, z, se2)[0] < negative_log_posterior(design, mean, X, z, se2)[0]:
+        if value(last)[0] < value(mean)[0]:
             start = last
-    found = minimize(lambda theta: negative_log_posterior(design, theta, X, z, se2), start, jac=True,
-                     method="L-BFGS-B", bounds=list(zip(low, high, strict=True)),
-                     options={"maxiter": ITERATIONS, "maxcor": 10})
+    climbs = [minimize(value, at, jac=True, method="L-BFGS-B", bounds=list(zip(low, high, strict=True)),
+                       options={"maxiter": ITERATIONS, "maxcor": 10}) for at in (start, noisy)]
+    # By a margin, so that of two climbs to one top the same counts on every machine.
+    found = climbs[1] if climbs[1].fun < climbs[0].fun - MARGIN else climbs[0]
     theta = found.x if np.all(np.isfinite(found.x)) else mean
     return tuple(round(float(t), DECIMALS) + 0.0 for t in theta)
 
