@@ -81,8 +81,8 @@ class Study(AbstractContextManager["Study"]):
     def __init__(self, space: Mapping[str, Mapping[str, Any]], *, direction: Direction | None = None,
                  metric: str | None = None, objectives: Sequence[Mapping[str, Any]] | None = None,
                  method: Method = "bayes", seed: int = 0, noise: Literal["learn", "none"] = "learn",
-                 surrogate: Model = "gp", constraints: Sequence[str] = (), budget: int | None = None, name: str = "study",
-                 log: str | Path | None = None) -> None:
+                 surrogate: Model = "gp", constraints: Sequence[str] = (),
+                 budget: int | None = None, name: str = "study", log: str | Path | None = None) -> None:
         said: dict[str, Any] = {"name": name, "space": {key: dict(each) for key, each in space.items()},
                                 "method": method, "seed": seed, "noise": noise}
         if surrogate != "gp":

@@ -71,9 +71,9 @@ HISTORIES: dict[str, Sequence[float | None]] = {
 
 
 @pytest.mark.parametrize("name", list(HISTORIES))
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_any_history_has_a_next_point(name: str, direction: Any) -> None:
-    problem = told(HISTORIES[name], directions=(direction,))
+@pytest.mark.parametrize(("direction", "surrogate"), [("minimize", "gp"), ("maximize", "gp"), ("maximize", "forest")])
+def test_any_history_has_a_next_point(name: str, direction: Any, surrogate: Any) -> None:
+    problem = told(HISTORIES[name], directions=(direction,), surrogate=surrogate)
     for proposal in suggest(problem, 2).proposals:
         assert TWO.check(proposal.params) == proposal.params
         assert proposal.fallback is None
@@ -158,6 +158,18 @@ def test_a_known_error_is_believed() -> None:
     told_so = posterior_at_data(fresh(history=(*history[:10], replace(odd, se=100.0), *history[11:])))[0][10]
     assert abs(told_so) < abs(plain)
     assert abs(told_so) < 5
+
+
+def test_a_forest_learns_a_tree_of_parameters() -> None:
+    now = play(fresh(TREE, surrogate="forest"), 35, tree, workers=4)
+    plain = [best(play(fresh(TREE, method="random", seed=seed), 35, tree)) for seed in range(5)]
+    assert best(now) < 0.4 * np.mean(plain)
+    suggestion = suggest(now)
+    assert suggestion.fit is None       # it has no hyperparameters to log
+    assert suggestion == suggest(now)
+    assert suggestion.proposals[0].sampler == "bayes"
+    observed = [o.values[0] for o in now.history if o.values]
+    assert np.corrcoef(posterior_at_data(now)[0], observed)[0, 1] > 0.8
 
 
 # Fits ------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from bayesd.optimize import outcomes
-from bayesd.optimize.acquisition import Success
+from bayesd.optimize.acquisition import Model, Success
 from bayesd.optimize.encode import Ints, cube
+from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.outcomes import Outcomes
 from bayesd.optimize.posterior import Posterior, fit
@@ -22,6 +23,7 @@ from bayesd.study.problem import Fit, Problem
 
 CENTRES = 5         # best data points, around which rows are near
 FIT_ROWS_MAX = 256  # a fit's cost is cubic and its answer is a handful of numbers
+FOREST_ROWS_MAX = 5000
 ROWS_MAX = 300      # more observations than this: the model takes the telling ones
 
 
@@ -33,14 +35,14 @@ class Surrogate:
     U: Floats
     """(n, p) unit coordinates of the whole history."""
     outcomes: Outcomes
-    posterior: Posterior
+    posterior: Model
     """Of the transformed outcomes."""
     rows: Ints
     """The rows of U whose outcomes the posterior holds, in its order; failures that it believes follow."""
     success: Success | None
     """None while no trial has failed."""
     fit: Fit | None
-    """A fit made on the way; None when the given one was used."""
+    """A fit made on the way; None when the given one was used, and for a forest, which has none."""
 
 
 def refit_due(n: int, last: int) -> bool:
@@ -64,6 +66,17 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
     level = float(ndtri((len(good) + 1) / (n + 2)))
     labels, told = np.where(well, 1.0, -1.0) - level, np.zeros(n)
 
+    def chosen(most: int) -> tuple[Ints, Ints]:
+        """Rows of the outcomes, and where trials have failed rows of the history, failures among them."""
+        return telling(U[good], z, most), telling(U, _ranked(well, z), most) if failed else good[:0]
+
+    if problem.surrogate == "forest":
+        rows, every = chosen(FOREST_ROWS_MAX)
+        posterior: Model = Forest.of(design, X[good[rows]], z[rows], se2[rows], problem.seed)
+        success = Success(Forest.of(design, X[every], labels[every], told[every], problem.seed), level) \
+            if failed else None
+        return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, None)
+
     # Where trials have failed there are two thetas in a row: of the outcomes, and of success.
     last, size = problem.fit, design.size
     theta: tuple[float, ...] | None = None
@@ -75,23 +88,22 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
         # not to the trade-off of the trial that happened to be due.
         warm, k = theta, len(weights)
         even = z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
-        rows = telling(U[good], even, FIT_ROWS_MAX)
+        rows, every = chosen(FIT_ROWS_MAX)
         theta = fit(design, X[good[rows]], even[rows], se2[rows], warm and warm[:size])
         if failed:
-            rows = telling(U, _ranked(well, z), FIT_ROWS_MAX)
-            theta += fit(design, X[rows], labels[rows], told[rows], warm and warm[size:])
+            theta += fit(design, X[every], labels[every], told[every], warm and warm[size:])
         made = Fit(design.model, n, theta)
 
-    rows = telling(U[good], z, ROWS_MAX)
-    held, success = good[rows], None
-    posterior = Posterior.of(design, theta[:size], X[held], z[rows], se2[rows])
-    if failed:
-        rows = telling(U, _ranked(well, z), ROWS_MAX)
-        success = Success(Posterior.of(design, theta[size:], X[rows], labels[rows], told[rows]), level)
-        # A place that fails has no outcome to learn: it is believed, so that nothing draws there.
-        never = X[rows[~well[rows]]]
-        posterior = posterior.condition(never, posterior.predict(never)[0])
-    return Surrogate(design, U, known, posterior, held, success, made)
+    rows, every = chosen(ROWS_MAX)
+    posterior = Posterior.of(design, theta[:size], X[good[rows]], z[rows], se2[rows])
+    success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level) \
+        if failed else None
+    return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, made)
+
+
+def _believing(posterior: Model, never: Floats) -> Model:
+    """A place that fails has no outcome to learn: it is believed, so that nothing draws there."""
+    return posterior.condition(never, posterior.predict(never)[0]) if len(never) else posterior
 
 
 def _ranked(well: NDArray[np.bool_], z: Floats) -> Floats:
