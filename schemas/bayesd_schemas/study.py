@@ -105,8 +105,8 @@ class StudySpec(_Part):
     seed: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = 0
     noise: Literal["learn", "none"] = Field("learn", description="none: the same point always gives the same value, "
                                             "so no point is proposed twice.")
-    surrogate: Model = Field("gp", description="Method bayes: a Gaussian process, or a random forest for large spaces "
-                             "that are mostly categorical or conditional.")
+    surrogate: Model = Field("gp", description="What method bayes learns with: a Gaussian process (gp), which was "
+                             "ahead wherever both were measured, or a forest of randomised trees.")
     late: Literal["use", "ignore"] = Field("use", description="Whether a late outcome is an observation.")
     tags: Annotated[list[Tag], Field(max_length=16)] = Field(
         default=[], description="Only asks that carry all of these tags get trials.")

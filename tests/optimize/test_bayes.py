@@ -176,9 +176,11 @@ def test_a_forest_learns_a_tree_of_parameters() -> None:
 
 def test_fits_follow_counts_and_are_taken_as_given() -> None:
     due = [n for n, last in zip(range(6, 200), range(5, 200), strict=False) if surrogate.refit_due(n, last)]
-    assert due[:20] == list(range(6, 26))
-    assert surrogate.refit_due(105, 100)
-    assert not surrogate.refit_due(104, 100)
+    assert due == list(range(6, 21))
+    assert surrogate.refit_due(110, 100)
+    assert not surrogate.refit_due(109, 100)
+    anew = [n for n in range(6, 101) if surrogate.anew_due(n, n - 1)]
+    assert anew == [6, 7, 8, 11, 13, 16, 21, 26, 32, 41, 51, 64, 81]
     problem = told([float(i * i) for i in range(30)])
     first = suggest(problem)
     assert first.fit is not None

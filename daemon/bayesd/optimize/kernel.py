@@ -45,9 +45,11 @@ _EDGE = 1e-6                # the warp's slope is infinite at 0 or 1 for a or b 
 
 # (mean, sd, lowest, highest) of the logarithm
 _PRIOR_LENGTH = (math.log(0.5), 0.8, math.log(0.01), math.log(100))
+# Categories are far apart already: at 0.5 two points that differ in two of them have nothing in common.
+_PRIOR_CHOICE_LENGTH = (math.log(2.0), 0.8, math.log(0.01), math.log(100))
 _PRIOR_S2 = (0.0, 1.0, -6.0, 6.0)
 _PRIOR_NOISE = (-6.0, 2.0, math.log(1e-6), 2.0)     # wide: LN(-4, 1) was a little worse
-_PRIOR_TREND = (math.log(0.02), 1.5, -10.0, 4.0)    # weak: of 0.1 it misled under noise and early on
+_PRIOR_TREND = (math.log(0.05), 1.5, -10.0, 4.0)    # 0.1 misled under noise, 0.02 missed bowls
 _PRIOR_WARP = (0.0, 0.3, -1.5, 1.5)
 _PRIOR_FIDELITY = (math.log(4.0), 0.8, math.log(0.1), math.log(100))    # in doublings
 
@@ -123,7 +125,8 @@ class Design:
     @cached_property
     def prior(self) -> tuple[Floats, Floats, Floats, Floats]:
         """Mean, sd, lowest and highest of theta, each (size,)."""
-        rows = np.array([_PRIOR_LENGTH] * self.of.p + [_PRIOR_S2, _PRIOR_NOISE, _PRIOR_TREND]
+        lengths = [_PRIOR_CHOICE_LENGTH if axis.kind == "choice" else _PRIOR_LENGTH for axis in self.of.axes]
+        rows = np.array(lengths + [_PRIOR_S2, _PRIOR_NOISE, _PRIOR_TREND]
                         + [_PRIOR_WARP] * (2 * self.m) + [_PRIOR_FIDELITY] * self.fidelity)
         return rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3]
 

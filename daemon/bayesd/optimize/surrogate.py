@@ -46,8 +46,13 @@ class Surrogate:
 
 
 def refit_due(n: int, last: int) -> bool:
-    """A schedule of counts alone: at every result while they are few, then every twentieth part."""
-    return n >= last + max(1, last // 20) or n < last
+    """A schedule of counts alone: at every result while they are few, then with every tenth part more."""
+    return n >= last + max(1, last // 10) or n < last
+
+
+def anew_due(n: int, last: int) -> bool:
+    """Whether a fit looks for another top of the likelihood too: with every fourth part more."""
+    return n < last or (n**3).bit_length() != (last**3).bit_length()
 
 
 def surrogate(problem: Problem, weights: Floats) -> Surrogate:
@@ -89,9 +94,10 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
         warm, k = theta, len(weights)
         even = z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
         rows, every = chosen(FIT_ROWS_MAX)
-        theta = fit(design, X[good[rows]], even[rows], se2[rows], warm and warm[:size])
+        anew = warm is None or last is None or anew_due(n, last.n)
+        theta = fit(design, X[good[rows]], even[rows], se2[rows], warm and warm[:size], anew)
         if failed:
-            theta += fit(design, X[every], labels[every], told[every], warm and warm[size:])
+            theta += fit(design, X[every], labels[every], told[every], warm and warm[size:], anew)
         made = Fit(design.model, n, theta)
 
     rows, every = chosen(ROWS_MAX)
