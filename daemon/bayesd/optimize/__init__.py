@@ -38,7 +38,7 @@ def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float,
     """What the model believes at each observation of the history: (means, sds), metric units.
 
     With several objectives: of the first. Where no model can be made, what was observed, and a
-    standard deviation of 0. A failed trial has the mean that the model gives to failures.
+    standard deviation of 0. A failed trial has what the model expects there, had the trial ended well.
     """
     with one_blas_thread():
         return bayes.posterior_at_data(problem)
