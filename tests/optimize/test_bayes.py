@@ -180,7 +180,9 @@ def test_fits_follow_counts_and_are_taken_as_given() -> None:
     assert surrogate.refit_due(110, 100)
     assert not surrogate.refit_due(109, 100)
     anew = [n for n in range(6, 101) if surrogate.anew_due(n, n - 1)]
-    assert anew == [6, 7, 8, 11, 13, 16, 21, 26, 32, 41, 51, 64, 81]
+    assert anew == [21, 26, 32, 41, 51, 64, 81]
+    assert surrogate.anew_due(20, 0)
+    assert not surrogate.anew_due(19, 0)
     problem = told([float(i * i) for i in range(30)])
     first = suggest(problem)
     assert first.fit is not None

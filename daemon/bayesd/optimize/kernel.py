@@ -49,7 +49,7 @@ _PRIOR_LENGTH = (math.log(0.5), 0.8, math.log(0.01), math.log(100))
 _PRIOR_CHOICE_LENGTH = (math.log(2.0), 0.8, math.log(0.01), math.log(100))
 _PRIOR_S2 = (0.0, 1.0, -6.0, 6.0)
 _PRIOR_NOISE = (-6.0, 2.0, math.log(1e-6), 2.0)     # wide: LN(-4, 1) was a little worse
-_PRIOR_TREND = (math.log(0.05), 1.5, -10.0, 4.0)    # 0.1 misled under noise, 0.02 missed bowls
+_PRIOR_TREND = (math.log(0.1), 1.5, -10.0, 4.0)
 _PRIOR_WARP = (0.0, 0.3, -1.5, 1.5)
 _PRIOR_FIDELITY = (math.log(4.0), 0.8, math.log(0.1), math.log(100))    # in doublings
 

@@ -22,6 +22,7 @@ from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Fit, Problem
 
 CENTRES = 5         # best data points, around which rows are near
+ANEW_MIN = 20       # results from which noise can be told from structure
 FIT_ROWS_MAX = 256  # a fit's cost is cubic and its answer is a handful of numbers
 FOREST_ROWS_MAX = 5000
 ROWS_MAX = 300      # more observations than this: the model takes the telling ones
@@ -51,8 +52,12 @@ def refit_due(n: int, last: int) -> bool:
 
 
 def anew_due(n: int, last: int) -> bool:
-    """Whether a fit looks for another top of the likelihood too: with every fourth part more."""
-    return n < last or (n**3).bit_length() != (last**3).bit_length()
+    """Whether a fit looks for another top of the likelihood too: with every fourth part more results.
+
+    Of fewer than 20 nobody can tell whether they are noisy, and to believe it hid the peaks of
+    functions in two and three dimensions.
+    """
+    return n >= ANEW_MIN and (n < last or (n**3).bit_length() != (last**3).bit_length())
 
 
 def surrogate(problem: Problem, weights: Floats) -> Surrogate:
@@ -94,7 +99,7 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
         warm, k = theta, len(weights)
         even = z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
         rows, every = chosen(FIT_ROWS_MAX)
-        anew = warm is None or last is None or anew_due(n, last.n)
+        anew = anew_due(n, 0 if warm is None or last is None else last.n)
         theta = fit(design, X[good[rows]], even[rows], se2[rows], warm and warm[:size], anew)
         if failed:
             theta += fit(design, X[every], labels[every], told[every], warm and warm[size:], anew)
