@@ -40,7 +40,7 @@ def suggest(problem: Problem, count: int) -> Suggestion:
         done = len(proposals)
         now = replace(problem, number=problem.number + done, pending=(
             *problem.pending, *(proposal.params for proposal in proposals)),
-            drawn=proposals[-1].drawn if proposals else problem.drawn)
+            drawn=proposals[-1].drawn if proposals else problem.drawn, fit=made or problem.fit)
         if not _enough(now):
             step = _designed(now)
         else:
