@@ -13,7 +13,7 @@ help:                     ## what there is
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bayesd needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[daemon]' --group dev
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[daemon,bench]' --group dev
 	@touch $@
 
 demo: .venv/.ready        ## tune a real model: daemon, broker, workers, two kills, a winner, a proof

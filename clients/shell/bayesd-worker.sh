@@ -63,8 +63,8 @@ result() {  # What the tell says about a training that ended by itself with this
         ($last | fromjson? // null) as $value | {$seconds} +
         if $status != 0 then {state: "fail", error: "exit status \($status): \($last[:4000])"}
         elif $value | type == "object" then $value
-        elif $value | type == "number" then {$value}    # jq reads nan, and the daemon takes the null for what it is.
-        elif $last | test("^[+-]?inf(inity)?$"; "i") then {value: $last}
+        elif $last | test("^[+-]?(nan|inf(inity)?)$"; "i") then {value: $last}    # one jq reads nan, the next does not
+        elif $value | type == "number" then {$value}
         else {state: "fail", class: "other", error: "no number in the last line: \($last[:4000])"} end'
 }
 
