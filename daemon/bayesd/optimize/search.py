@@ -126,8 +126,10 @@ def maximise(target: Target, stream: Stream, centres: Floats, known: Floats,
     V, reached = np.vstack([V, U[order[:64]]]), np.concatenate([reached, scores[order[:64]]])
     _, first = np.unique(_fingerprints(of, of.snap(V, SWEEP_BITS)), return_index=True)
     first = np.sort(first)
-    # Rounded, so that of two climbs to one top the same comes first on every machine.
-    order = first[np.argsort(-np.round(reached[first], 6), kind="stable")]
+    # Rounded, so that of two climbs to one top the same comes first on every machine. Where nothing is
+    # left to gain the logarithm is in the tens of thousands, and so are its rounding errors.
+    size = 10.0 ** np.floor(np.log10(np.maximum(np.abs(reached[first]), 1.0)))
+    order = first[np.argsort(-np.round(reached[first] / size, 6) * size, kind="stable")]
     return Found(V[order], reached[order])
 
 
