@@ -35,6 +35,7 @@ from bayesd_schemas.space import FLOAT_LEVELS, FloatParameter, IntParameter, Par
 
 LENGTH_MAX = 1000       # characters of a constraint
 DEPTH_MAX = 100         # of its tree
+STEPS_MAX = 500         # in its tree; a chain reads its middle twice, and chains may stand in chains
 EXPONENT_MAX = 1024     # of ** when it is written as a number
 DRAWS_MAX = 10_000      # points drawn to see that constraints can hold
 DRAWN_MAX = 100_000     # values drawn for them: a study is opened between two messages
@@ -178,6 +179,7 @@ class _Reader:
         self._space = space
         self._quoted: list[tuple[Literal["text", "name"], str]] = []
         self._names: dict[str, None] = {}
+        self._steps = 0
 
     def constraint(self) -> Constraint:
         if len(self._text) > LENGTH_MAX:
@@ -256,6 +258,9 @@ class _Reader:
     # The nodes ------------------------------------------------------------------------------
 
     def _node(self, node: ast.expr, depth: int) -> Node:
+        self._steps += 1
+        if self._steps > STEPS_MAX:
+            self._wrong(f"has more than {STEPS_MAX} steps; split it at its ands into several constraints")
         if depth > DEPTH_MAX:
             self._wrong(f"is nested deeper than {DEPTH_MAX} steps; split it into several constraints")
         below = depth + 1
@@ -346,6 +351,8 @@ class _Reader:
         for op, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(op, (ast.In, ast.NotIn)):
                 of = self._node(left, depth)
+                if of.kind == "truth" and of.op != "name":
+                    self._wrong("asks whether a comparison is in a list; write the comparison, or not (...)")
                 # One value in parentheses is no tuple to Python, and means the same.
                 elements = right.elts if isinstance(right, (ast.Tuple, ast.List)) else [right]
                 values = [self._node(each, depth) for each in elements]

@@ -214,3 +214,15 @@ def test_what_a_log_accepted_is_not_judged_at_points_again() -> None:
     with pytest.raises(ValidationError):
         StudySpec.model_validate(data)
     assert StudySpec.model_validate(data, context=LOGGED).constrained[0].text == "log(x) > 0"
+
+
+def test_a_short_text_cannot_become_a_large_tree() -> None:
+    space = Space.model_validate({"a": {"type": "categorical", "choices": [True, False]},
+                                  "b": {"type": "categorical", "choices": [True, False]}})
+    chain = member = "a == b"
+    for _ in range(30):
+        chain = f"b==({chain})==b"
+        member = f"({member}) in (true,true)"
+    for text in (chain, member):
+        with pytest.raises(ValueError, match=r"steps|in a list"):
+            parse([text], space)

@@ -186,7 +186,10 @@ def another(problem: Problem, number: int, known: Seen) -> dict[str, Any] | None
 def free_cell(space: Space, stream: streams.Stream, known: Seen,
               constraints: Sequence[Constraint] = ()) -> dict[str, Any] | None:
     """An unknown, allowed cell of a finite space, looked for from a random one onward."""
-    of = cells.finite(space, constraints)
+    try:
+        of = cells.finite(space, constraints)
+    except ValueError:      # its conditions are too entangled to be numbered
+        return None
     if of is None or not of.total:
         return None
     if not of.sieved:

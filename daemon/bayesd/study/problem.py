@@ -59,9 +59,9 @@ class Problem:
     pending: tuple[Params, ...] = ()
     fit: Fit | None = None
     constraints: tuple[Constraint, ...] = ()
+    """What every proposed point must satisfy, read against `space`. Points of the history need not."""
     surrogate: Model = "gp"
     """What method bayes learns with."""
-    """What every proposed point must satisfy, read against `space`. Points of the history need not."""
 
 
 @dataclass(frozen=True, slots=True)
