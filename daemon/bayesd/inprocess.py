@@ -20,14 +20,15 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import ValidationError
 
-from bayesd import winner
+from bayesd import __version__, winner
 from bayesd.daemon import SystemClock, new_log_id
 from bayesd.files import BadFile, read_study
+from bayesd.fingerprint import fingerprint
 from bayesd.log import DiskFull, SqliteLog, read_events
 from bayesd.optimize import suggest
 from bayesd.service import event_of, fold
 from bayesd.study import admin, rules, view
-from bayesd.study.desk import Desk, Letter, restart
+from bayesd.study.desk import Desk, Letter, note_engine, restart
 from bayesd.study.problem import Problem
 from bayesd.study.state import State, apply
 from bayesd.study.state import Study as Folded
@@ -153,6 +154,8 @@ class Study(AbstractContextManager["Study"]):
             if not state.log:
                 desk.record("log.opened", {"log": new_log_id(), "format": 1, "version": "inprocess"})
             desk.record("daemon.started", {"epoch": log.epoch if log is not None else 1, "version": "inprocess"})
+            if log is not None:      # only a log is audited
+                note_engine(desk, fingerprint(__version__))
             known = state.studies.get(spec.name)
             if known is None or known.spec != spec:
                 self._request("study.create", {"spec": spec.model_dump(mode="json", exclude_unset=True)})

@@ -32,8 +32,7 @@ from bayesd.bus import Ack, Bus
 from bayesd.log import Damaged, DiskFull, Log, LogError
 from bayesd.optimize import suggest
 from bayesd.study import admin, rules, snapshot, view
-from bayesd.study.canonical import canonical, leaf_hash
-from bayesd.study.desk import Desk, Letter, Order, restart
+from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
 from bayesd_schemas.messages import BadMessage, Request, decode, validate
@@ -177,9 +176,7 @@ class Service:
             desk.record("log.opened", {"log": self._new_log(), "format": 1, "version": self.version})
         desk.record("daemon.started", {"epoch": self.log.epoch, "version": self.version})
         if self._fingerprint is not None:
-            known = leaf_hash(canonical(self._fingerprint)).hex()
-            if known != state.fingerprint:
-                desk.record("engine.fingerprint", {"fingerprint": known, "engine": self._fingerprint})
+            note_engine(desk, self._fingerprint)
         rows = desk.take_rows()
         try:
             await self.log.append(rows)

@@ -356,7 +356,8 @@ class Daemon:
     def __init__(self, broker: MemoryBroker, disk: MemoryDisk | None = None, *, settings: Settings | None = None,
                  suggest: Suggest = inline, before_commit: Hook | None = None, after_commit: Hook | None = None,
                  make_bus: Callable[[MemoryBroker], MemoryBus] = MemoryBus,
-                 on_end: Callable[[BaseException | None], None] = lambda error: None) -> None:
+                 on_end: Callable[[BaseException | None], None] = lambda error: None,
+                 fingerprint: dict[str, Any] | None = None) -> None:
         self.broker = broker
         self.disk = MemoryDisk() if disk is None else disk
         self.settings = settings or Settings(settle_s=0.0)
@@ -370,6 +371,7 @@ class Daemon:
         self._after_commit = after_commit
         self._make_bus = make_bus
         self._on_end = on_end
+        self._fingerprint = fingerprint
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, *, now: float = 0.0) -> Service:
@@ -380,7 +382,7 @@ class Daemon:
         self.clock = HandClock(asyncio.get_running_loop(), now=now)
         bus = self.bus = self._make_bus(self.broker)
         service = Service(log, bus, self.clock, settings=self.settings, suggest=self._suggest,
-                          new_log=lambda: "memory", version="testing")
+                          new_log=lambda: "memory", version="testing", fingerprint=self._fingerprint)
         self.service = service
         self._task = asyncio.create_task(self._live(service, log), name=f"life {self.lives}")
         return service

@@ -108,6 +108,10 @@ class TrialProposed(_Data):
     gap: Number | None = None
     mean: Number | None = None
     sd: Number | None = None
+    index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of the ranked candidates it was")
+    number: Count | None = Field(None, description="The trial that it was made for, if it became a later one")
+    engine: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
+        None, description="How the fingerprint of what computed it begins")
     fallback: str | None = Field(None, description="Why a plainer sampler answered")
 
 
@@ -187,6 +191,7 @@ class ModelFitted(_Data):
     n: Annotated[int, Field(ge=0)]
     theta: list[Number]
     as_of: Annotated[int, Field(ge=0)]
+    number: Count | None = Field(None, description="The trial that was to be suggested; it draws the trade-off's weights")
 
 
 class WorkerRevoked(_Data):

@@ -8,9 +8,13 @@ from dataclasses import replace
 
 from bayesd.optimize import bayes, samplers
 from bayesd.optimize.threads import one_blas_thread
-from bayesd.study.problem import Problem, Suggestion
+from bayesd.study.problem import Fit, Problem, Suggestion
+from bayesd_schemas.space import Params
 
-__all__ = ["posterior_at_data", "suggest"]
+__all__ = ["VERSION", "doubt_of", "fit_of", "posterior_at_data", "suggest", "value_of"]
+
+VERSION = 1
+"""Of the engine: raised with every change after which some problem may get another answer."""
 
 
 def suggest(problem: Problem, count: int = 1) -> Suggestion:
@@ -42,3 +46,21 @@ def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float,
     """
     with one_blas_thread():
         return bayes.posterior_at_data(problem)
+
+
+def value_of(problem: Problem, params: Params) -> float | None:
+    """The acquisition of any point, as `suggest` would see it for the next trial; None where it asks no model."""
+    with one_blas_thread():
+        return bayes.value_of(problem, params)
+
+
+def fit_of(problem: Problem) -> Fit | None:
+    """The fit that `suggest` would make on the way; None where the one in the problem will do or none is needed."""
+    with one_blas_thread():
+        return bayes.fit_of(problem)
+
+
+def doubt_of(problem: Problem, fit: Fit) -> float:
+    """What `fit_of` made as small as it could, -log p(theta | history) up to a constant, of any fit."""
+    with one_blas_thread():
+        return bayes.doubt_of(problem, fit)

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from bayesd.optimize import samplers, search, streams
-from bayesd.optimize.acquisition import Improvement, Together
+from bayesd.optimize.acquisition import Improvement, Model, Together
 from bayesd.optimize.allowed import allowed
 from bayesd.optimize.encode import PINNED, Cube, cube
 from bayesd.optimize.streams import Floats
-from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, surrogate
+from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, doubt, surrogate
 from bayesd.study.problem import Fit, Problem, Proposal, Suggestion
 from bayesd_schemas.constraints import broken
+from bayesd_schemas.space import Params
 
 _ABSENT: Any = object()
 
@@ -91,7 +92,8 @@ def _weights(problem: Problem) -> Floats:
     return np.asarray(spacing / max(float(spacing.sum()), 1e-300))
 
 
-def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
+def _believed(problem: Problem, base: Surrogate) -> tuple[search.Target, Model, Floats, Floats]:
+    """(what is maximised, the posterior in it, centres of the search, known points), pending trials believed."""
     design, posterior = base.design, base.posterior
     known, U, means = base.U, base.U[base.rows], posterior.means[:len(base.rows)]
     if problem.pending:
@@ -102,7 +104,12 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         U, known, means = np.vstack([U, P]), np.vstack([known, P]), np.concatenate([means, believed])
     centres = U[np.argsort(means, kind="stable")[:CENTRES]]
     gain = Improvement(posterior, float(np.min(means)))
-    target: search.Target = gain if base.success is None else Together((gain, base.success))
+    return gain if base.success is None else Together((gain, base.success)), posterior, centres, known
+
+
+def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
+    design = base.design
+    target, posterior, centres, known = _believed(problem, base)
     # A known point is not proposed again while there are new ones, whether repeats are allowed or
     # not: allowing them was tried, and was worse even on tabulated runs whose repeats differ.
     stream = streams.Stream(problem.seed, problem.number, "bayes")
@@ -129,7 +136,7 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         acquisition=float(found.acquisition[pick]),
         gap=float(found.acquisition[pick] - following[0]) if len(following) else None,
         mean=float(base.outcomes.metric(mean)[0]) if one else None,
-        sd=float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0]) if one else None),),
+        sd=float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0]) if one else None, index=pick),),
         counters={"observations": float(len(base.rows))})
 
 
@@ -142,6 +149,25 @@ def _first_new(problem: Problem, of: Cube, U: Floats) -> tuple[int, dict[str, An
         if not any(all(old.get(name, _ABSENT) == params.get(name, _ABSENT) for name in of.names) for old in tried):
             return i, params
     return 0, None
+
+
+def value_of(problem: Problem, params: Params) -> float | None:
+    """See `bayesd.optimize.value_of`."""
+    if problem.method != "bayes" or not _enough(problem):
+        return None
+    base = surrogate(problem, _weights(problem))
+    target = _believed(problem, base)[0]
+    return float(target.value(base.design.features(base.design.of.encode([params])))[0])
+
+
+def fit_of(problem: Problem) -> Fit | None:
+    """See `bayesd.optimize.fit_of`."""
+    return surrogate(problem, _weights(problem)).fit
+
+
+def doubt_of(problem: Problem, fit: Fit) -> float:
+    """See `bayesd.optimize.doubt_of`."""
+    return doubt(problem, _weights(problem), fit.theta)
 
 
 def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,6 +5,8 @@ et al., "Bayesian optimization with unknown constraints", 2014). A failure count
 worse: the regression then bends towards a cliff that the outcomes do not have.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +19,7 @@ from bayesd.optimize.encode import Ints, cube
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.outcomes import Outcomes
-from bayesd.optimize.posterior import Posterior, fit
+from bayesd.optimize.posterior import Posterior, fit, negative_log_posterior
 from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Fit, Problem
 
@@ -60,25 +62,62 @@ def anew_due(n: int, last: int) -> bool:
     return n >= ANEW_MIN and (n < last or (n**3).bit_length() != (last**3).bit_length())
 
 
+@dataclass(frozen=True)
+class _Told:
+    """A history as arrays: n rows, of which `good` (g,) ended well."""
+
+    design: Design
+    U: Floats
+    X: Floats
+    well: NDArray[np.bool_]
+    good: Ints
+    outcomes: Outcomes
+    se2: Floats
+    """(g,)"""
+    labels: Floats
+    level: float
+
+    @classmethod
+    def of(cls, problem: Problem, weights: Floats) -> "_Told":
+        design = Design(cube(problem.space))
+        well = np.array([observation.values is not None for observation in problem.history])
+        good = np.flatnonzero(well)
+        U = design.of.encode([observation.params for observation in problem.history])
+        known = transformed(problem, weights)
+        level = float(ndtri((len(good) + 1) / (len(well) + 2)))
+        return cls(design, U, design.features(U), well, good, known, _known_noise(problem, known),
+                   np.where(well, 1.0, -1.0) - level, level)
+
+    @property
+    def failed(self) -> bool:
+        return len(self.good) < len(self.well)
+
+    def chosen(self, most: int) -> tuple[Ints, Ints]:
+        """Rows of the outcomes, and where trials have failed rows of the history, failures among them."""
+        return (telling(self.U[self.good], self.outcomes.z, most),
+                telling(self.U, _ranked(self.well, self.outcomes.z), most) if self.failed else self.good[:0])
+
+    def to_fit(self, problem: Problem) -> Iterator[tuple[Floats, Floats, Floats]]:
+        """X, z and se2 that theta is fitted to, first of the outcomes, then of success where trials have failed."""
+        # With several objectives theta is fitted to even weights: a fit belongs to the history,
+        # not to the trade-off of the trial that happened to be due.
+        k = len(problem.directions)
+        even = self.outcomes.z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
+        rows, every = self.chosen(FIT_ROWS_MAX)
+        yield self.X[self.good[rows]], even[rows], self.se2[rows]
+        if self.failed:
+            yield self.X[every], self.labels[every], np.zeros(len(every))
+
+
 def surrogate(problem: Problem, weights: Floats) -> Surrogate:
     """The model that `problem` describes, and with several objectives the trade-off `weights` (k,).
 
     Needs one observation that is not a failure.
     """
-    design = Design(cube(problem.space))
-    history, n = problem.history, len(problem.history)
-    well = np.array([observation.values is not None for observation in history])
-    good, failed = np.flatnonzero(well), not well.all()
-    U = design.of.encode([observation.params for observation in history])
-    X = design.features(U)
-    known = transformed(problem, weights)
-    z, se2 = known.z, _known_noise(problem, known)
-    level = float(ndtri((len(good) + 1) / (n + 2)))
-    labels, told = np.where(well, 1.0, -1.0) - level, np.zeros(n)
-
-    def chosen(most: int) -> tuple[Ints, Ints]:
-        """Rows of the outcomes, and where trials have failed rows of the history, failures among them."""
-        return telling(U[good], z, most), telling(U, _ranked(well, z), most) if failed else good[:0]
+    data = _Told.of(problem, weights)
+    design, U, X, well, good = data.design, data.U, data.X, data.well, data.good
+    n, failed, chosen, known = len(well), data.failed, data.chosen, data.outcomes
+    z, se2, level, labels, told = known.z, data.se2, data.level, data.labels, np.zeros(n)
 
     if problem.surrogate == "forest":
         rows, every = chosen(FOREST_ROWS_MAX)
@@ -94,15 +133,9 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
         theta = last.theta
     made = None
     if theta is None or last is None or refit_due(n, last.n):
-        # With several objectives theta is fitted to even weights: a fit belongs to the history,
-        # not to the trade-off of the trial that happened to be due.
-        warm, k = theta, len(weights)
-        even = z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
-        rows, every = chosen(FIT_ROWS_MAX)
-        anew = anew_due(n, 0 if warm is None or last is None else last.n)
-        theta = fit(design, X[good[rows]], even[rows], se2[rows], warm and warm[:size], anew)
-        if failed:
-            theta += fit(design, X[every], labels[every], told[every], warm and warm[size:], anew)
+        anew = anew_due(n, 0 if theta is None or last is None else last.n)
+        theta = sum((fit(design, *part, theta and theta[at * size:(at + 1) * size], anew)
+                     for at, part in enumerate(data.to_fit(problem))), ())
         made = Fit(design.model, n, theta)
 
     rows, every = chosen(ROWS_MAX)
@@ -110,6 +143,16 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
     success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level) \
         if failed else None
     return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, made)
+
+
+def doubt(problem: Problem, weights: Floats, theta: tuple[float, ...]) -> float:
+    """-log p(theta | history) up to a constant: what a fit makes small. Infinite where theta is of other axes."""
+    data = _Told.of(problem, weights)
+    size = data.design.size
+    if len(theta) != size * (1 + data.failed):
+        return math.inf
+    return sum(negative_log_posterior(data.design, np.array(theta[at * size:(at + 1) * size]), *part)[0]
+               for at, part in enumerate(data.to_fit(problem)))
 
 
 def _believing(posterior: Model, never: Floats) -> Model:

@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.problem import Problem, Proposal
 from bayesd.study.row import Row
 from bayesd.study.state import Data, Event, Lease, State, Study, apply
 from bayesd_schemas.messages import Ask
+from bayesd_schemas.space import Params
 
 PATIENCE_S = 90.0     # an unserved ask lapses this long after its last copy or beat
 ANSWER_S = 1.5        # every ask is answered within 2 s; this leaves half a second for the way
@@ -67,6 +69,8 @@ class Candidate:
     """How many observations it was made from."""
     made: float
     fit_seq: int
+    number: int
+    """Of the trial that it was made for; overtaken by a plainer sampler it may become a later one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -260,17 +264,33 @@ class Desk:
 
     def problem(self, study: Study) -> tuple[Problem, tuple[int, ...]]:
         """What the optimiser is asked now, with the numbers of the pending trials."""
-        drawer = self.drawer(study.name)
-        pending = (*study.running.values(), *study.waiting.values())
-        ahead = tuple(candidate.proposal.params for candidate in drawer.candidates)
-        last = drawer.candidates[-1].proposal.drawn if drawer.candidates else study.drawn
-        return Problem(
-            space=study.spec.space, directions=tuple(goal.direction for goal in study.goals),
-            method=study.spec.method, seed=study.spec.seed, repeats=study.repeats,
-            number=len(study.trials) + 1 + len(ahead), drawn=last, history=tuple(study.history),
-            pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
-            constraints=study.spec.constrained, surrogate=study.spec.surrogate,
-        ), tuple(trial.number for trial in pending)
+        ready = self.drawer(study.name).candidates
+        return problem_of(study, tuple(candidate.proposal.params for candidate in ready),
+                          ready[-1].proposal.drawn if ready else study.drawn)
+
+
+def problem_of(study: Study, ahead: tuple[Params, ...], drawn: int) -> tuple[Problem, tuple[int, ...]]:
+    """A study as the optimiser sees it behind the candidates `ahead`: what it is asked, and an audit asks again."""
+    pending = (*study.running.values(), *study.waiting.values())
+    return Problem(
+        space=study.spec.space, directions=tuple(goal.direction for goal in study.goals),
+        method=study.spec.method, seed=study.spec.seed, repeats=study.repeats,
+        number=len(study.trials) + 1 + len(ahead), drawn=drawn, history=tuple(study.history),
+        pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
+        constraints=study.spec.constrained, surrogate=study.spec.surrogate,
+    ), tuple(trial.number for trial in pending)
+
+
+def note_engine(desk: Desk, engine: dict[str, Any]) -> None:
+    """Say in the log what computes from here on, if it is not what computed before."""
+    known = engine_id(engine)
+    if known != desk.state.fingerprint:
+        desk.record("engine.fingerprint", {"fingerprint": known, "engine": engine})
+
+
+def engine_id(engine: dict[str, Any]) -> str:
+    """The fingerprint of an engine in 64 hex digits."""
+    return leaf_hash(canonical(engine)).hex()
 
 
 def restart(desk: Desk) -> None:

@@ -81,6 +81,8 @@ class Proposal:
     mean: float | None = None
     """What the model expects here, in the units of the metric."""
     sd: float | None = None
+    index: int | None = None
+    """Which of the ranked candidates it was: those before it were known points or pending."""
     fallback: str | None = None
     """Why a plainer sampler answered than the study asked for."""
 

@@ -167,7 +167,11 @@ def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
         data["age_s"] = round(desk.now - candidate.made, 3)
     if candidate.ahead:
         data["ahead"] = [dict(params) for params in candidate.ahead]
-    for name in ("acquisition", "gap", "mean", "sd", "fallback"):
+    if candidate.number != len(study.trials) + 1:
+        data["number"] = candidate.number
+    if desk.state.fingerprint is not None:
+        data["engine"] = desk.state.fingerprint[:16]
+    for name in ("acquisition", "gap", "mean", "sd", "index", "fallback"):
         value = getattr(proposal, name)
         if value is not None and (isinstance(value, str) or math.isfinite(value)):
             data[name] = value
@@ -287,18 +291,19 @@ def supply(desk: Desk, order: Order, suggestion: Suggestion) -> None:
         # A fit is logged whatever becomes of the candidates that asked for it.
         fit = suggestion.fit
         desk.record("model.fitted", {"model": fit.model, "n": fit.n, "theta": list(fit.theta),
-                                     "as_of": order.as_of}, study=study)
+                                     "as_of": order.as_of, "number": order.problem.number}, study=study)
     if order.version != study.version or order.generation != drawer.generation or study.status == "closed":
         return
     overtaken = order.problem.number != len(study.trials) + len(drawer.candidates) + 1
     if overtaken and not (study.spec.method == "bayes" and study.repeats):
         return         # a plainer sampler answered meanwhile, and these may be the same points
-    ahead = [candidate.proposal.params for candidate in drawer.candidates if candidate.proposal.sampler == "bayes"]
-    for proposal in suggestion.proposals:
-        drawer.candidates.append(Candidate(proposal, order.as_of, order.pending, tuple(ahead),
-                                           len(order.problem.history), desk.now, study.fit_seq))
-        if proposal.sampler == "bayes":
-            ahead.append(proposal.params)
+    # By value where a model saw them; elsewhere they are the trials proposed since `as_of`, and may be hundreds.
+    ahead = order.problem.pending[len(order.pending):] if study.spec.method == "bayes" else None
+    for number, proposal in enumerate(suggestion.proposals, order.problem.number):
+        drawer.candidates.append(Candidate(proposal, order.as_of, order.pending, ahead or (),
+                                           len(order.problem.history), desk.now, study.fit_seq, number))
+        if ahead is not None:
+            ahead = (*ahead, proposal.params)
     if suggestion.exhausted and not suggestion.proposals:
         drawer.exhausted = True
     serve(desk, study)
