@@ -191,7 +191,7 @@ class ModelFitted(_Data):
     n: Annotated[int, Field(ge=0)]
     theta: list[Number]
     as_of: Annotated[int, Field(ge=0)]
-    number: Count | None = Field(None, description="The trial that was to be suggested; it draws the trade-off's weights")
+    number: Count | None = Field(None, description="The trial that was to be suggested: it draws a trade-off")
 
 
 class WorkerRevoked(_Data):

@@ -77,7 +77,7 @@ def audited(file: Path, study: str | None = None, from_seq: int = 1,
     levels = [_level("L0", "bytes, chain", events, events - proof.events), state, *audits.table(verdicts)]
     report = {
         "file": str(file), "log": proof.log, "events": folded.events, "head": proof.hash.hex(),
-        "study": study, "from": from_seq, "engine": engine,
+        "study": study, "from": from_seq, "engine": engine, "here": here,
         "engines": [{"fingerprint": name, "seq": seq, "here": name == engine, "apart": audits.apart(said, here)}
                     for name, (seq, said) in plan.engines.items()],
         "levels": levels, "enqueued": plan.enqueued, "unknown_samplers": dict(plan.unknown),
