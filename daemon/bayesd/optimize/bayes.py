@@ -114,7 +114,7 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         params = samplers.another(problem, problem.number, samplers.seen(problem))
         if params is not None:
             return Suggestion((Proposal(params, "bayes", name, problem.drawn + 1,
-                                        fallback="bayes: no candidate of the search was new"),))
+                                        fallback="bayes: no candidate of the search was new and allowed"),))
         if not problem.repeats:
             return Suggestion((), exhausted=True)
         found = search.maximise(target, stream, centres, known[:0], judge)

@@ -17,7 +17,7 @@ from bayesd.optimize.encode import Ints, cube
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.outcomes import Outcomes
-from bayesd.optimize.posterior import Posterior, fit
+from bayesd.optimize.posterior import DECIMALS, Posterior, fit
 from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Fit, Problem
 
@@ -74,6 +74,7 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
     known = transformed(problem, weights)
     z, se2 = known.z, _known_noise(problem, known)
     level = float(ndtri((len(good) + 1) / (n + 2)))
+    floor = 1 / (n + 2)
     labels, told = np.where(well, 1.0, -1.0) - level, np.zeros(n)
 
     def chosen(most: int) -> tuple[Ints, Ints]:
@@ -83,14 +84,14 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
     if problem.surrogate == "forest":
         rows, every = chosen(FOREST_ROWS_MAX)
         posterior: Model = Forest.of(design, X[good[rows]], z[rows], se2[rows], problem.seed)
-        success = Success(Forest.of(design, X[every], labels[every], told[every], problem.seed), level) \
+        success = Success(Forest.of(design, X[every], labels[every], told[every], problem.seed), level, floor) \
             if failed else None
         return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, None)
 
     # Where trials have failed there are two thetas in a row: of the outcomes, and of success.
     last, size = problem.fit, design.size
     theta: tuple[float, ...] | None = None
-    if last is not None and last.model == design.model and len(last.theta) == size * (1 + failed):
+    if last is not None and _is_of(last, design, 1 + failed):
         theta = last.theta
     made = None
     if theta is None or last is None or refit_due(n, last.n):
@@ -107,9 +108,19 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
 
     rows, every = chosen(ROWS_MAX)
     posterior = Posterior.of(design, theta[:size], X[good[rows]], z[rows], se2[rows])
-    success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level) \
+    success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level, floor) \
         if failed else None
     return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, made)
+
+
+def _is_of(last: Fit, design: Design, models: int) -> bool:
+    """Whether a recorded fit speaks of these models, and of nothing that no fit could say."""
+    if last.model != design.model or len(last.theta) != design.size * models:
+        return False
+    _, _, low, high = design.prior
+    theta = np.array(last.theta).reshape(models, design.size)
+    half = 0.5 * 10.0**-DECIMALS       # theta is rounded
+    return bool(np.all((theta >= low - half) & (theta <= high + half)))
 
 
 def _believing(posterior: Model, never: Floats) -> Model:
