@@ -211,6 +211,21 @@ def test_what_fails_even_at_random_says_that_nothing_is_left(monkeypatch: pytest
     assert suggest(problem).exhausted
 
 
+def test_a_look_back_takes_the_recorded_fit_however_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = told([math.sin(i) for i in range(40)])
+    early = suggest(replace(problem, history=problem.history[:20])).fit
+    assert early is not None
+    assert surrogate.refit_due(40, early.n)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr(surrogate, "fit", never)
+    means, sds = posterior_at_data(replace(problem, fit=early))
+    assert len(set(means)) == 40
+    assert all(sd > 0 for sd in sds)
+
+
 def test_more_observations_than_the_model_holds() -> None:
     rng = np.random.default_rng(0)
     history = tuple(Observation(i, {"x": float(x), "y": float(y)}, (float(x * x + y * y),))

@@ -60,10 +60,11 @@ def anew_due(n: int, last: int) -> bool:
     return n >= ANEW_MIN and (n < last or (n**3).bit_length() != (last**3).bit_length())
 
 
-def surrogate(problem: Problem, weights: Floats) -> Surrogate:
+def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surrogate:
     """The model that `problem` describes, and with several objectives the trade-off `weights` (k,).
 
-    Needs one observation that is not a failure.
+    Needs one observation that is not a failure. Without `refit` the recorded fit counts, however old:
+    who looks back wants what was believed, and in the time of one factorisation.
     """
     design = Design(cube(problem.space))
     history, n = problem.history, len(problem.history)
@@ -94,7 +95,7 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
     if last is not None and _is_of(last, design, 1 + failed):
         theta = last.theta
     made = None
-    if theta is None or last is None or refit_due(n, last.n):
+    if theta is None or last is None or (refit and refit_due(n, last.n)):
         # With several objectives theta is fitted to even weights: a fit belongs to the history,
         # not to the trade-off of the trial that happened to be due.
         warm, k = theta, len(weights)
