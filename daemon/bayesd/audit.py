@@ -155,9 +155,10 @@ def _moment(state: State, event: Event, frozen: _Frozen | None, fits: Mapping[in
         wrong.append("pending")
     if engine is not None and engine != (state.fingerprint or "")[:16]:
         wrong.append("engine")
-    # What was drawn before it is what the newest trial says: candidates leave the drawer in their order.
-    problem = replace(frozen.problem, number=data.get("number") or event.trial or 0, drawn=study.drawn,
-                      pending=(*frozen.problem.pending, *ahead), fit=fit)
+    # Candidates leave the drawer in their order, so number and draws follow from the trial before; but where two
+    # answers overtook each other the event says them.
+    problem = replace(frozen.problem, number=data.get("number") or event.trial or 0,
+                      drawn=data.get("after", study.drawn), pending=(*frozen.problem.pending, *ahead), fit=fit)
     return Moment(event, problem, state.fingerprint, tuple(wrong))
 
 
@@ -165,7 +166,7 @@ def _ahead(study: Study, event: Event, frozen: _Frozen) -> tuple[tuple[Params, .
     """The candidates that lay before it, and whether the event says the same.
 
     A drawer is first in, first out, and dropping one drops all behind it; so they are the trials proposed since
-    `as_of`. Except where a plainer sampler answered meanwhile: then only the event knows them.
+    `as_of`. Except where another answer came in between: then only the event knows them.
     """
     data, number = event.data, event.trial or 0
     said = tuple(_typed(study, params) for params in data.get("ahead", ()))
@@ -275,7 +276,7 @@ def _equal(said: Evidence, found: Evidence, name: str, data: Mapping[str, Any]) 
 def _asked(moment: Moment) -> Evidence:
     data = moment.event.data
     return {"as_of": data["as_of"], "engine": moment.engine, **{
-        name: data[name] for name in ("fit", "pending", "ahead", "number", "space_rev") if name in data}}
+        name: data[name] for name in ("fit", "pending", "ahead", "number", "after", "space_rev") if name in data}}
 
 
 def _worth(problem: Problem, data: Mapping[str, Any]) -> float | None:

@@ -109,8 +109,8 @@ class _Bucket:
 
 async def in_thread(problem: Problem, count: int) -> Suggestion:
     """Think in a thread, so that results go on being taken meanwhile; points that need no thought take
-    microseconds, less than the way to a thread and back."""
-    if problem.method in ("random", "sobol"):
+    microseconds, less than the way to a thread and back. Under constraints many may be drawn for one."""
+    if problem.method in ("random", "sobol") and not problem.constraints:
         return suggest(problem, count)
     return await asyncio.to_thread(suggest, problem, count)
 
@@ -119,7 +119,8 @@ class Service:
     """One daemon life on one log and one bus. `await Service(...).run()` ends after `stop()`."""
 
     def __init__(self, log: Log, bus: Bus, clock: Clock, *, settings: Settings | None = None, version: str = "0",
-                 suggest: Suggest = in_thread, new_log: Callable[[], str] = lambda: "log",
+                 suggest: Suggest = in_thread, plainly: Suggest = in_thread,
+                 new_log: Callable[[], str] = lambda: "log",
                  fingerprint: dict[str, Any] | None = None) -> None:
         self.log = log
         self.bus = bus
@@ -131,6 +132,7 @@ class Service:
         self.counters = Counters()
         self.replayed = 0
         self._suggest = suggest
+        self._plainly = plainly        # answers where `suggest` is too slow, or fails
         self._new_log = new_log
         self._fingerprint = fingerprint
         self._committed = 0
@@ -499,15 +501,19 @@ class Service:
         except Exception as error:
             logger.exception("the optimiser failed on %s; a random point answers. Please report this", order.study)
             self.counters.fallbacks += order.wanted
-            plain = suggest(replace(order.problem, method="random"), order.wanted)
+            plain = await self._plainly(replace(order.problem, method="random"), order.wanted)
             return replace(plain, proposals=tuple(
                 replace(proposal, drawn=order.problem.drawn, fallback=f"error: {type(error).__name__}")
                 for proposal in plain.proposals))
 
-    def _answer_overdue(self) -> None:
-        for order in rules.overdue(self.desk, self.settings.deadline_s):
-            self.counters.fallbacks += order.wanted
-            rules.supply_fallback(self.desk, order, suggest(order.problem, order.wanted))
+    async def _answer_overdue(self) -> None:
+        desk = self.desk
+        for order in rules.overdue(desk, self.settings.deadline_s):
+            suggestion = await self._plainly(order.problem, order.wanted)
+            if desk is not self.desk or self._stopped:
+                return                 # folded again meanwhile
+            self.counters.fallbacks += len(suggestion.proposals)
+            rules.supply_fallback(desk, order, suggestion)
 
     # ------------------------------------------------------------ time
 
@@ -528,7 +534,9 @@ class Service:
             full_since = None
             self._note_jump(now)
             rules.on_tick(self.desk)
-            self._answer_overdue()
+            await self._answer_overdue()
+            if self._stopped or self.desk.disk_full:
+                continue
             if self._announce_at is not None and now >= self._announce_at and self.bus.connected:
                 self._announce()
             if self._announced:

@@ -39,6 +39,7 @@ STEPS_MAX = 500         # in its tree; a chain reads its middle twice, and chain
 EXPONENT_MAX = 1024     # of ** when it is written as a number
 DRAWS_MAX = 10_000      # points drawn to see that constraints can hold
 DRAWN_MAX = 100_000     # values drawn for them: a study is opened between two messages
+JUDGED_MAX = 500_000    # steps of constraints taken for them, for the same reason
 
 Kind = Literal["number", "truth", "choice"]
 Truth: TypeAlias = int
@@ -64,6 +65,8 @@ class Constraint:
     names: tuple[str, ...]
     """The parameters that it names."""
     root: Node
+    steps: int = 1
+    """How much work it is to judge a point."""
 
     def holds(self, params: Params) -> bool:
         """True at a point that this constraint allows; `params` are the active parameters."""
@@ -197,7 +200,7 @@ class _Reader:
         root = self._truth(tree.body, 1)
         if not self._names:
             self._wrong("names no parameter, so it is the same at every point; take it out")
-        return Constraint(self._text, tuple(self._names), root)
+        return Constraint(self._text, tuple(self._names), root, self._steps)
 
     def _wrong(self, words: str) -> NoReturn:
         shown = self._text if len(self._text) <= 100 else self._text[:97] + "..."
@@ -433,17 +436,19 @@ def require_possible(constraints: Sequence[Constraint], space: Space, *, grid: b
 
     A space of few points is looked at in full. From any other, points are drawn as a sampler would
     draw them (`grid`: from the levels of method grid) by hashes of their numbers: the answer is the
-    same on every machine that calculates alike.
+    same on every machine that calculates alike. Of constraints that take very many steps fewer points
+    are judged, and what nobody has looked through is not called impossible.
     """
     if not constraints:
         return
     held = [False] * len(constraints)
     points, whole = _points(constraints, space, grid)
+    most = JUDGED_MAX // sum(constraint.steps for constraint in constraints)
     count = 0
     for params in points:
         count += 1
         here = [constraint.holds(params) for constraint in constraints]
-        if all(here):
+        if all(here) or count > most:
             return
         held = [a or b for a, b in zip(held, here, strict=True)]
     where = "no point of the space satisfies" if whole else f"none of {count} points drawn from the space satisfies"

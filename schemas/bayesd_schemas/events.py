@@ -110,6 +110,8 @@ class TrialProposed(_Data):
     sd: Number | None = None
     index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of the ranked candidates it was")
     number: Count | None = Field(None, description="The trial that it was made for, if it became a later one")
+    after: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="`drawn` before it, if not that of the trial before")
     engine: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
         None, description="How the fingerprint of what computed it begins")
     fallback: str | None = Field(None, description="Why a plainer sampler answered")

@@ -29,7 +29,7 @@ from bayesd.study.desk import engine_id
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.row import Row
 from bayesd.study.state import Event, State, replay
-from bayesd.testing import Daemon, MemoryBroker, run
+from bayesd.testing import Daemon, MemoryBroker, inline, run
 
 HERE = fingerprint("0")
 ENGINE = engine_id(HERE)
@@ -196,11 +196,11 @@ async def work(broker: MemoryBroker, name: str, trials: int, seconds: float = 1.
 
 
 def serve(think: Callable[[Problem, int], Any], workers: int, trials: int, kill_s: float | None = None,
-          **spec: Any) -> list[Event]:
+          plainly: Callable[[Problem, int], Any] = inline, **spec: Any) -> list[Event]:
     async def story() -> MemoryDisk:
         broker, disk = MemoryBroker(), MemoryDisk()
         daemon = Daemon(broker, disk, suggest=think, fingerprint=HERE)
-        await daemon.start()
+        (await daemon.start())._plainly = plainly
         await begin(broker, **spec)
         tasks = [asyncio.create_task(work(broker, f"v{i}", trials)) for i in range(workers)]
         if kill_s is not None:
@@ -244,6 +244,15 @@ def test_a_plainer_sampler_under_the_deadline_and_the_slow_answer_behind_it() ->
     assert fallbacks["deadline"] >= 3
     assert samplers["bayes"] >= 5
     assert [event for event in proposed(events) if "number" in event.data]
+
+
+def test_a_plainer_sampler_that_is_overtaken_itself() -> None:
+    """Its points are random ones that were made for numbers of the slow answer, which came first after all."""
+    events = serve(thinking(lambda problem: 1.6 if problem.number % 4 == 0 else 0.02), workers=3, trials=8,
+                   plainly=thinking(lambda problem: 0.6), space=FLOATS)
+    passes(events)
+    late = [event.data for event in proposed(events) if event.data.get("fallback") == "deadline"]
+    assert [data for data in late if data.get("number") and data.get("after") is not None]
 
 
 def test_a_daemon_that_was_killed_and_an_optimiser_that_broke(caplog: pytest.LogCaptureFixture) -> None:
@@ -468,6 +477,7 @@ def test_a_whole_log_passes(log: Path, sh: Shell) -> None:
     assert sh(f"log audit {log} -f value").out.startswith("passed\t")
 
 
+@pytest.mark.slow
 def test_many_processes_say_what_one_says(log: Path, sh: Shell) -> None:
     assert sh(f"log audit {log} -f json --jobs 2").json == sh(f"log audit {log} -f json").json
 

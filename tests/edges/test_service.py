@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from bayesd import service
 from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Row
 from bayesd.optimize import suggest
 from bayesd.service import Settings, fold
 from bayesd.study import snapshot
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.testing import Daemon, MemoryBroker, MemoryClient, run
+from bayesd_schemas.constraints import parse
+from bayesd_schemas.space import Space
 
 SPACE = {"x": {"type": "float", "low": 0, "high": 1}}
 
@@ -249,3 +254,24 @@ def test_public_state_is_shown_under_load() -> None:
         return seen
 
     assert run(story()) >= 8
+
+
+def test_points_under_constraints_are_not_drawn_between_two_messages() -> None:
+    space = Space.model_validate({"x": {"type": "float", "low": 0, "high": 1}})
+    plain = Problem(space, ("minimize",), "random", 1, True, 1, 0)
+
+    async def threads(problem: Problem) -> list[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            seen: list[str] = []
+
+            def where(*_: object) -> Suggestion:
+                seen.append(threading.current_thread().name)
+                return Suggestion(())
+
+            patch.setattr(service, "suggest", where)
+            await service.in_thread(problem, 1)
+        return seen
+
+    here = threading.current_thread().name
+    assert asyncio.run(threads(plain)) == [here]
+    assert asyncio.run(threads(replace(plain, constraints=parse(["x < 1e-6"], space)))) != [here]

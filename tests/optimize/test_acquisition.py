@@ -94,14 +94,20 @@ def test_success_is_the_chance_that_the_latent_is_positive(believed: tuple[Poste
     mean, variance = latent.predict(at)
     rng = np.random.default_rng(1)
     drawn = mean + 0.3 + np.sqrt(variance + DOUBT) * rng.normal(size=(400_000, 3))
-    chance = np.exp(Success(latent, 0.3).value(at))
-    assert chance == pytest.approx((drawn > 0).mean(axis=0), abs=0.004)
+    chance = np.exp(Success(latent, 0.3, 0.01).value(at))
+    assert chance == pytest.approx(0.01 + 0.99 * (drawn > 0).mean(axis=0), abs=0.004)
     assert chance[0] > 0.7 > 0.3 > chance[2]
+
+
+def test_no_verdict_on_success_is_surer_than_the_trials_can_show(believed: tuple[Posterior, Posterior]) -> None:
+    latent, corner = believed[1], np.array([[0.9, 0.1]])
+    assert np.exp(Success(latent, -9.0, 1 / 22).value(corner)) == pytest.approx(1 / 22)
+    assert np.allclose(Success(latent, -9.0, 1 / 22).gradient(corner)[1], 0)
 
 
 def test_terms_add_up_and_their_gradients_equal_finite_differences(believed: tuple[Posterior, Posterior]) -> None:
     one, other = believed
-    terms = (Improvement(one, -0.5), Success(other, 0.2), Thrift(other, 0.7))
+    terms = (Improvement(one, -0.5), Success(other, 0.2, 0.01), Thrift(other, 0.7))
     at = np.random.default_rng(2).uniform(0.05, 0.95, (9, 2))
     for target in (*terms, Together(terms)):
         value, slope = target.gradient(at)

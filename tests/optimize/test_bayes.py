@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bayesd.optimize import bayes, posterior_at_data, suggest, surrogate
+from bayesd.optimize import bayes, posterior_at_data, samplers, suggest, surrogate
 from bayesd.study.problem import Fit, Observation, Problem
 from bayesd_schemas.space import Space
 
@@ -194,8 +194,36 @@ def test_fits_follow_counts_and_are_taken_as_given() -> None:
 
 def test_a_fit_of_another_model_is_not_used() -> None:
     problem = told([float(i * i) for i in range(12)])
-    for strange in (Fit("older", 12, (0.0,) * 11), Fit(suggest(problem).fit.model, 12, (0.0,) * 3)):  # type: ignore[union-attr]
+    own = suggest(problem).fit
+    assert own is not None
+    for strange in (Fit("older", 12, own.theta), Fit(own.model, 12, (0.0,) * 3),
+                    Fit(own.model, 12, (math.nan, *own.theta[1:])), Fit(own.model, 12, (900.0, *own.theta[1:]))):
         assert suggest(replace(problem, fit=strange)) == suggest(problem)
+
+
+def test_what_fails_even_at_random_says_that_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no")
+
+    problem = told([1.0] * 12)
+    monkeypatch.setattr(samplers, "random", broken)
+    monkeypatch.setattr(bayes, "suggest", broken)
+    assert suggest(problem).exhausted
+
+
+def test_a_look_back_takes_the_recorded_fit_however_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = told([math.sin(i) for i in range(40)])
+    early = suggest(replace(problem, history=problem.history[:20])).fit
+    assert early is not None
+    assert surrogate.refit_due(40, early.n)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr(surrogate, "fit", never)
+    means, sds = posterior_at_data(replace(problem, fit=early))
+    assert len(set(means)) == 40
+    assert all(sd > 0 for sd in sds)
 
 
 def test_more_observations_than_the_model_holds() -> None:

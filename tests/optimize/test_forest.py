@@ -163,7 +163,7 @@ def test_every_kind_of_space(any_space: Space) -> None:
             mean, variance = one.predict(at)
             assert np.all(np.isfinite(mean))
             assert np.all(variance >= FLOOR * (1 - 1e-12))
-        target = Together((Improvement(forest, float(forest.means.min())), Success(forest, 0.3)))
+        target = Together((Improvement(forest, float(forest.means.min())), Success(forest, 0.3, 0.01)))
         assert not target.smooth
         found = search.maximise(target, Stream(1, n, "bayes"), known[:5], known)
         if len(found.U):

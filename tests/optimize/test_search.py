@@ -37,3 +37,21 @@ def test_as_high_as_a_dense_grid(parameters: dict[str, Any], seed: int) -> None:
     # What is known is left out, and the next best stands first.
     again = search.maximise(Improvement(posterior, best), Stream(seed, 1, "bayes"), U[:5], np.vstack([U, found.U]))
     assert not {row.tobytes() for row in again.U} & {row.tobytes() for row in found.U}
+
+
+def test_wide_rows_are_judged_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Space.model_validate({"x": {"type": "float", "low": 0, "high": 1},
+                                  "c": {"type": "categorical", "choices": ["a", "b", "c"]}})
+    design = Design(cube(space))
+    U = np.random.default_rng(0).random((9, 2))
+    theta = tuple(design.prior[0].tolist())
+    posterior = Posterior.of(design, theta, design.features(U), np.sin(7 * U[:, 0]), np.zeros(9))
+
+    def best() -> search.Found:
+        return search.maximise(Improvement(posterior, 0.0), Stream(1, 1, "test"), U[:2], U)
+
+    whole = best()
+    monkeypatch.setattr(search, "FEATURES_MAX", 7 * design.width)
+    parts = best()
+    assert np.array_equal(parts.U, whole.U)
+    assert np.allclose(parts.acquisition, whole.acquisition, rtol=1e-9)

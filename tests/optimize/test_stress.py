@@ -267,7 +267,7 @@ def inspect(proposal: Proposal, problem: Problem) -> None:
     assert list(checked) == list(proposal.params), "another order"
     assert broken(problem.constraints, proposal.params) is None, "a constraint is broken"
     # In a coarse space different candidates may be one point, and the search runs out of them before its time.
-    ran_out = "bayes: no candidate of the search was new" if coarse(problem.space) else None
+    ran_out = "bayes: no candidate of the search was new and allowed" if coarse(problem.space) else None
     assert proposal.fallback in (None, ran_out), proposal.fallback
     for name in ("acquisition", "gap", "mean", "sd"):
         number = getattr(proposal, name)

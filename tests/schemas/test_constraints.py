@@ -1,6 +1,7 @@
 """The language of constraints: what holds, what does not, and the words for what cannot be read."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bayesd_schemas import constraints
-from bayesd_schemas.constraints import parse
+from bayesd_schemas.constraints import JUDGED_MAX, Node, parse, require_possible
 from bayesd_schemas.space import Space
 from bayesd_schemas.study import LOGGED, StudySpec
 
@@ -226,3 +227,21 @@ def test_a_short_text_cannot_become_a_large_tree() -> None:
     for text in (chain, member):
         with pytest.raises(ValueError, match=r"steps|in a list"):
             parse([text], space)
+
+
+def test_constraints_of_many_steps_do_not_hold_up_who_reads_them() -> None:
+    space = Space.model_validate({f"x{i}": {"type": "float", "low": 0, "high": 1} for i in range(9)})
+    text = " + ".join(f"x{i % 9}*x{(i + 1) % 9}" for i in range(90)) + " < 0"
+    made = parse([text], space)
+    assert made[0].steps > 300
+    seen: list[int] = []
+
+    def never(*_: object) -> int:
+        seen.append(1)
+        return -1
+
+    made = tuple(replace(each, root=Node("counted", "truth")) for each in made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constraints, "_evaluate", never)
+        require_possible(made, space, grid=False)       # not called impossible: nobody has looked it through
+    assert len(seen) * made[0].steps <= JUDGED_MAX + 2 * made[0].steps

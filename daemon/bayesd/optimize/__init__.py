@@ -34,8 +34,11 @@ def suggest(problem: Problem, count: int = 1) -> Suggestion:
         with one_blas_thread():
             return bayes.suggest(problem, count)
     except Exception as error:      # a study must go on; the log says why it did so on random points
-        return samplers.random(replace(problem, repeats=problem.repeats and problem.method != "grid"), count,
-                               fallback=f"{problem.method}: {type(error).__name__}: {error}"[:200])
+        if problem.method == "random":
+            return Suggestion((), exhausted=True)
+        plain = suggest(replace(problem, method="random", repeats=problem.repeats and problem.method != "grid"), count)
+        reason = f"{problem.method}: {type(error).__name__}: {error}"[:200]
+        return replace(plain, proposals=tuple(replace(proposal, fallback=reason) for proposal in plain.proposals))
 
 
 def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float, ...]]:

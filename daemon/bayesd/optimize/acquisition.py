@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.special import erfcx, log_ndtr, ndtr
+from scipy.special import erfcx, ndtr
 
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
@@ -115,28 +115,34 @@ class Success(_OfModel):
 
     The latent is regressed on labels of 1 and -1 (least-squares classification, Rasmussen and
     Williams, section 6.5). Its noise does not widen the verdict: where failures are chance that
-    would only lower every point alike, and where one border parts success from failure it would
-    leave far places on the wrong side their small chance for ever.
+    would only lower every point alike. But nobody knows more from n trials than they can show, so
+    no verdict goes below 1 / (n + 2) (Laplace's rule of succession after n failures): without that
+    floor the regression's ripples on chance failures ruled whole regions out.
     """
 
     posterior: Model
     level: float
     """The latent's mean where nothing is known."""
+    floor: float
+    """The least probability."""
 
     def value(self, X: Floats) -> Floats:
         """(n,) of features (n, D)."""
         mean, variance = self.posterior.predict(X)
-        return np.asarray(log_ndtr((mean + self.level) / np.sqrt(variance + DOUBT)))
+        return np.asarray(self._log((mean + self.level) / np.sqrt(variance + DOUBT)))
 
     def gradient(self, X: Floats) -> tuple[Floats, Floats]:
         """Value (n,) and its derivatives (n, m) in the numeric columns."""
         mean, variance, d_mean, d_variance = self._slopes(X)
         wide = np.sqrt(variance + DOUBT)
         z = (mean + self.level) / wide
-        value = log_ndtr(z)
-        mills = np.exp(-0.5 * z * z - _LOG_SQRT_2PI - value)
+        value = self._log(z)
+        slope = (1 - self.floor) * np.exp(-0.5 * z * z - _LOG_SQRT_2PI - value)
         d_z: Any = d_mean / wide[:, None] - (z / (2 * wide * wide))[:, None] * d_variance
-        return np.asarray(value), mills[:, None] * d_z
+        return value, slope[:, None] * d_z
+
+    def _log(self, z: Floats) -> Floats:
+        return np.asarray(np.log(self.floor + (1 - self.floor) * ndtr(z)))
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         params = samplers.another(problem, problem.number, samplers.seen(problem))
         if params is not None:
             return Suggestion((Proposal(params, "bayes", name, problem.drawn + 1,
-                                        fallback="bayes: no candidate of the search was new"),))
+                                        fallback="bayes: no candidate of the search was new and allowed"),))
         if not problem.repeats:
             return Suggestion((), exhausted=True)
         found = search.maximise(target, stream, centres, known[:0], judge)
@@ -178,7 +178,7 @@ def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float,
     if not observed:
         return (0.0,) * len(first.history), (0.0,) * len(first.history)
     try:
-        base = surrogate(first if len(problem.directions) == 1 else replace(first, fit=None), np.ones(1))
+        base = surrogate(first if len(problem.directions) == 1 else replace(first, fit=None), np.ones(1), refit=False)
         X = base.design.features(base.U)
         blocks = [base.posterior.predict(X[i:i + ROWS_MAX]) for i in range(0, len(X), ROWS_MAX)]
         mean, variance = (np.concatenate(parts) for parts in zip(*blocks, strict=True))

@@ -29,6 +29,7 @@ State: TypeAlias = tuple[Class, ...]
 
 STATES_MAX = 200_000
 SIEVED_MAX = 2**16      # configurations of a block that are tried one by one: half a second
+JUDGED_MAX = 2**20      # steps of constraints taken for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ class _Block:
         self.total = 1
         for component in components:
             self.total *= component.total
-        self.sieved = not constraints or self.total <= SIEVED_MAX
+        steps = sum(constraint.steps for constraint in constraints)
+        self.sieved = not constraints or (self.total <= SIEVED_MAX and self.total * steps <= JUDGED_MAX)
         if constraints and self.sieved:
             allowed = []
             for number in range(self.total):

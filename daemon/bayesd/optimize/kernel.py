@@ -106,10 +106,15 @@ class Design:
         axes += "fidelity" * self.fidelity
         return f"gp-matern52-kumaraswamy-quadratic/2:{blake2b(axes.encode(), digest_size=6).hexdigest()}"
 
+    @property
+    def width(self) -> int:
+        """D, the number of features."""
+        return self.m + self.one_hot + len(self.arcs) + self.fidelity
+
     def features(self, U: Floats, fidelity: Floats | None = None) -> Floats:
         """X of unit coordinates (n, p); `fidelity` (n,) in (0, 1], by default the full one."""
         active = self.of.active(U) if self.of.conditional else None
-        X = np.zeros((len(U), self.m + self.one_hot + len(self.arcs) + self.fidelity))
+        X = np.zeros((len(U), self.width))
         X[:, :self.m] = self.of.pin(U)[:, self.numeric]
         rows, at = np.arange(len(U)), self.m
         for j in self.choices:

@@ -234,7 +234,7 @@ def _covariance(kernel: Kernel, one: tuple[Floats, Floats, Floats], other: tuple
 
 
 def _factor(K: Floats) -> Floats:
-    """Lower Cholesky factor. Near duplicates need jitter, in steps that start below the noise floor."""
+    """Lower Cholesky factor of a new matrix. Near duplicates need jitter, in steps that start below the noise floor."""
     for jitter in (0.0, 1e-8, 1e-6, 1e-4):
         shifted = K.copy(order="F")
         shifted[np.diag_indices(len(K))] += jitter * float(np.mean(np.diagonal(K)))

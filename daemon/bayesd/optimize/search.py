@@ -36,6 +36,7 @@ CLIMB_BITS = 18         # grid of climbed points: coarser, because a climb gathe
 FEW = 12                # an axis of at most this many cells is tried in full
 CURVED_MAX = 100        # more numeric axes than this climb along the gradient alone
 MOVES_MAX = 2000        # in one round; with more discrete axes than that allows, each round draws some
+FEATURES_MAX = 2**20    # numbers in the features of candidates judged at once
 RELAXED = 20            # an ordered axis of more cells than this also takes part in the climb
 
 _STEPS = np.array([1.0, 0.25, 0.0625])
@@ -92,7 +93,11 @@ def maximise(target: Target, stream: Stream, centres: Floats, known: Floats,
         return ok
 
     def value(U: Floats) -> Floats:
-        return target.value(design.features(U))
+        # In blocks where a row is very wide: thousands of choices would take a gigabyte at once.
+        rows = max(1, FEATURES_MAX // design.width)
+        if len(U) <= rows:
+            return target.value(design.features(U))
+        return np.concatenate([target.value(design.features(U[i:i + rows])) for i in range(0, len(U), rows)])
 
     U = np.vstack([_everywhere(stream, of.p), _around(stream, of, centres)])
     U = of.snap(U, SWEEP_BITS)

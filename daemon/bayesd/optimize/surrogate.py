@@ -19,7 +19,7 @@ from bayesd.optimize.encode import Ints, cube
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.outcomes import Outcomes
-from bayesd.optimize.posterior import Posterior, fit, negative_log_posterior
+from bayesd.optimize.posterior import DECIMALS, Posterior, fit, negative_log_posterior
 from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Fit, Problem
 
@@ -109,30 +109,32 @@ class _Told:
             yield self.X[every], self.labels[every], np.zeros(len(every))
 
 
-def surrogate(problem: Problem, weights: Floats) -> Surrogate:
+def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surrogate:
     """The model that `problem` describes, and with several objectives the trade-off `weights` (k,).
 
-    Needs one observation that is not a failure.
+    Needs one observation that is not a failure. Without `refit` the recorded fit counts, however old:
+    who looks back wants what was believed, and in the time of one factorisation.
     """
     data = _Told.of(problem, weights)
     design, U, X, well, good = data.design, data.U, data.X, data.well, data.good
     n, failed, chosen, known = len(well), data.failed, data.chosen, data.outcomes
     z, se2, level, labels, told = known.z, data.se2, data.level, data.labels, np.zeros(n)
+    floor = 1 / (n + 2)
 
     if problem.surrogate == "forest":
         rows, every = chosen(FOREST_ROWS_MAX)
         posterior: Model = Forest.of(design, X[good[rows]], z[rows], se2[rows], problem.seed)
-        success = Success(Forest.of(design, X[every], labels[every], told[every], problem.seed), level) \
+        success = Success(Forest.of(design, X[every], labels[every], told[every], problem.seed), level, floor) \
             if failed else None
         return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, None)
 
     # Where trials have failed there are two thetas in a row: of the outcomes, and of success.
     last, size = problem.fit, design.size
     theta: tuple[float, ...] | None = None
-    if last is not None and last.model == design.model and len(last.theta) == size * (1 + failed):
+    if last is not None and _is_of(last, design, 1 + failed):
         theta = last.theta
     made = None
-    if theta is None or last is None or refit_due(n, last.n):
+    if theta is None or last is None or (refit and refit_due(n, last.n)):
         anew = anew_due(n, 0 if theta is None or last is None else last.n)
         theta = sum((fit(design, *part, theta and theta[at * size:(at + 1) * size], anew)
                      for at, part in enumerate(data.to_fit(problem))), ())
@@ -140,7 +142,7 @@ def surrogate(problem: Problem, weights: Floats) -> Surrogate:
 
     rows, every = chosen(ROWS_MAX)
     posterior = Posterior.of(design, theta[:size], X[good[rows]], z[rows], se2[rows])
-    success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level) \
+    success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level, floor) \
         if failed else None
     return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, made)
 
@@ -153,6 +155,16 @@ def doubt(problem: Problem, weights: Floats, theta: tuple[float, ...]) -> float:
         return math.inf
     return sum(negative_log_posterior(data.design, np.array(theta[at * size:(at + 1) * size]), *part)[0]
                for at, part in enumerate(data.to_fit(problem)))
+
+
+def _is_of(last: Fit, design: Design, models: int) -> bool:
+    """Whether a recorded fit speaks of these models, and of nothing that no fit could say."""
+    if last.model != design.model or len(last.theta) != design.size * models:
+        return False
+    _, _, low, high = design.prior
+    theta = np.array(last.theta).reshape(models, design.size)
+    half = 0.5 * 10.0**-DECIMALS       # theta is rounded
+    return bool(np.all((theta >= low - half) & (theta <= high + half)))
 
 
 def _believing(posterior: Model, never: Floats) -> Model:

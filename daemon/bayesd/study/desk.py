@@ -70,7 +70,9 @@ class Candidate:
     made: float
     fit_seq: int
     number: int
-    """Of the trial that it was made for; overtaken by a plainer sampler it may become a later one."""
+    """Of the trial that it was made for; overtaken by another answer it may become a later one."""
+    drawn: int
+    """What was drawn before it."""
 
 
 @dataclass(slots=True, eq=False)

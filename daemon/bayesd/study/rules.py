@@ -169,6 +169,8 @@ def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
         data["ahead"] = [dict(params) for params in candidate.ahead]
     if candidate.number != len(study.trials) + 1:
         data["number"] = candidate.number
+    if candidate.drawn != study.drawn:
+        data["after"] = candidate.drawn
     if desk.state.fingerprint is not None:
         data["engine"] = desk.state.fingerprint[:16]
     for name in ("acquisition", "gap", "mean", "sd", "index", "fallback"):
@@ -299,9 +301,11 @@ def supply(desk: Desk, order: Order, suggestion: Suggestion) -> None:
         return         # a plainer sampler answered meanwhile, and these may be the same points
     # By value where a model saw them; elsewhere they are the trials proposed since `as_of`, and may be hundreds.
     ahead = order.problem.pending[len(order.pending):] if study.spec.method == "bayes" else None
+    drawn = order.problem.drawn
     for number, proposal in enumerate(suggestion.proposals, order.problem.number):
         drawer.candidates.append(Candidate(proposal, order.as_of, order.pending, ahead or (),
-                                           len(order.problem.history), desk.now, study.fit_seq, number))
+                                           len(order.problem.history), desk.now, study.fit_seq, number, drawn))
+        drawn = proposal.drawn
         if ahead is not None:
             ahead = (*ahead, proposal.params)
     if suggestion.exhausted and not suggestion.proposals:
