@@ -22,6 +22,7 @@ from typing import TypeAlias
 import orjson
 
 from bayesd.study.canonical import ZERO
+from bayesd.study.merkle import Tree
 from bayesd.study.row import Fields
 
 APPLICATION_ID = 0x62617964     # "bayd", for file(1)
@@ -155,10 +156,11 @@ class Report:
 
 # --- Trust: the way to open a file, and the proof of a chain -----------------------------------
 
-def verify(path: AnyPath, on_progress: Progress | None = None) -> Report:
+def verify(path: AnyPath, on_progress: Progress | None = None, tree: Tree | None = None) -> Report:
     """Check every byte of every event, offline and read-only. Raises only CannotOpen or I/O errors.
 
-    Works on a file and a directory that cannot be written, and beside a running daemon.
+    Works on a file and a directory that cannot be written, and beside a running daemon. The events that
+    verify become leaves of `tree`: their hashes are at hand here, and a second reading would cost seconds.
     """
     path = true_name(path)
     seq, last_hash, last_body, log, epoch = 0, bytes(32), b"", None, None
@@ -171,6 +173,8 @@ def verify(path: AnyPath, on_progress: Progress | None = None) -> Report:
                     name = orjson.loads(chunk[0][1]).get("log")
                     log = name if isinstance(name, str) else None
                 seq, last_body, last_hash = chunk[-1][:3]
+                if tree is not None:
+                    tree.extend(fields[2] for fields in chunk)
                 if on_progress is not None:
                     on_progress(seq)
             with translated(seq):
@@ -302,12 +306,12 @@ def _schema(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
             for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_schema")}
 
 
-def prepare(path: Path, on_progress: Progress | None) -> Report:
+def prepare(path: Path, on_progress: Progress | None, tree: Tree | None = None) -> Report:
     """Under the lock: create the file if there is none, and let nobody write to one that is damaged."""
     with translated(0):
         if not path.exists() or path.stat().st_size == 0:
             create(path)
-    report = verify(path, on_progress)
+    report = verify(path, on_progress, tree)
     if report.damage is not None:
         raise report.damage
     return report
