@@ -107,9 +107,6 @@ class Counters:
     events: int = 0
     suggestions: int = 0
     fallbacks: int = 0
-    heads_signed: int = 0
-    heads_ignored: int = 0
-    """Heads that were shown to us and that no key of this log signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -674,7 +671,6 @@ class Service:
                 return
             if note is None:
                 return
-            self.counters.heads_signed += 1
             self._publish_head()
             if self._outside.keep is not None:
                 if self._repaired is not None:      # what follows it in the file is of the log that goes on
@@ -705,7 +701,6 @@ class Service:
         assert self.heads is not None
         theirs = self.heads.read(note)
         if theirs is None:
-            self.counters.heads_ignored += 1
             return False
 
         async def look(heads: Heads) -> None:
