@@ -178,8 +178,7 @@ class SqliteLog:
             lock = take_lock(path)
         opened: list[aiosqlite.Connection] = []
         try:
-            tree = Tree()
-            report = await asyncio.to_thread(prepare, path, on_progress, tree)
+            report = await asyncio.to_thread(prepare, path, on_progress)
             with translated(report.seq):
                 writer = await aiosqlite.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_S,
                                                  isolation_level="IMMEDIATE")
@@ -193,11 +192,10 @@ class SqliteLog:
             if seq != report.seq:
                 # Another writer, whom a stolen lock did not stop, appended after we had verified.
                 # It is fenced from now on; what it wrote must verify like the rest.
-                tree = Tree()
-                report = await asyncio.to_thread(verify, path, None, tree)
+                report = await asyncio.to_thread(verify, path)
                 if report.damage:
                     raise report.damage
-            return cls(path, lock, writer, reader, epoch, (report.seq, report.hash), tree)
+            return cls(path, lock, writer, reader, epoch, (report.seq, report.hash), report.tree)
         except BaseException:
             for connection in reversed(opened):
                 with suppress(sqlite3.Error):
