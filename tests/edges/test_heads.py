@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import pytest
 from tests.edges.test_service import Worker, begin, events
 
-from bayesd.heads import RolledBack
+from bayesd.heads import Heads, RolledBack
 from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Row
 from bayesd.notes import Signer, open_note
 from bayesd.service import Outside, Settings, fold
 from bayesd.study import snapshot
 from bayesd.study.merkle import root_of
-from bayesd.testing import Daemon, MemoryBroker, run
+from bayesd.testing import Daemon, MemoryBroker, Weather, run
 
 SIGNER = Signer("memory", bytes(range(32)))
 STRANGER = Signer("memory", bytes(32))
@@ -218,6 +218,37 @@ def test_a_copy_that_was_put_back_is_refused_by_the_head_that_the_broker_keeps()
         worker.say("ask", id="a9", run="r2", study="s")
         await worker.wait(lambda kind, body: kind == "grant")
         await right.stop()
+
+    run(story())
+
+
+def test_nothing_is_signed_or_announced_before_the_witness_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Heads._root_at
+
+    async def slowly(heads: Heads, size: int) -> bytes:
+        await asyncio.sleep(5.0)                            # a million events take some seconds
+        return await right(heads, size)
+
+    async def story() -> None:
+        broker, elsewhere = MemoryBroker(), MemoryBroker()
+        disk = await grown(broker)
+        fork = copy_of(disk, len(disk.rows) - 6)
+        for _ in range(8):                                  # it goes on alone, where nobody listens
+            lonely = Daemon(elsewhere, fork, signer=SIGNER)
+            await lonely.start()
+            await asyncio.sleep(1.0)
+            lonely.kill()
+        assert len(fork.rows) > len(disk.rows)
+        notes, said = list(fork.notes), []
+        broker.watchers.append(lambda who, topic, payload: said.append(payload) if who == "daemon" else None)
+        broker.weather = Weather(delay_s=0.4)
+        monkeypatch.setattr(Heads, "_root_at", slowly)
+        daemon = Daemon(broker, fork, signer=SIGNER, settings=Settings(settle_s=0.5, tick_s=0.01, note_events=1))
+        await daemon.start()
+        await asyncio.sleep(10.0)
+        assert isinstance(daemon.ended, RolledBack)
+        assert fork.notes == notes
+        assert said == []
 
     run(story())
 

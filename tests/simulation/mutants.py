@@ -61,7 +61,8 @@ MUTANTS = [
     # Heads.
     Mutant("a head is said and not saved", HEADS, "        await self._log.save_note(size, note.encode())\n", ""),
     Mutant("a head of our own looks like another future", HEADS,
-           "if theirs.size > tree.size", "if theirs.size >= tree.size"),
+           "            return True\n        return await self._root",
+           "            return False\n        return await self._root"),
     # Tells and fences.
     Mutant("an older fence counts", RULES, "newest = lease.fence == trial.fence", "newest = True"),
     Mutant("an expired lease does not count", RULES,
