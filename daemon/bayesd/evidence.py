@@ -9,18 +9,15 @@ Feed it the verified events in order, then ask for the verdict.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import orjson
 
 from bayesd import notes
 from bayesd.notes import BadKey, BadNote, Checkpoint, Verifier
 from bayesd.study.merkle import Tree
+from bayesd.study.row import Fields
 
-Stored: TypeAlias = tuple[int, bytes, bytes, bytes, bytes | None, int | None, bytes, bytes | None]
-"""A row as SQLite has it: text stays bytes, since decoding it costs as much as hashing."""
-
-_STARTED, _REPAIRED = b"daemon.started", b"log.repaired"
+_STARTED, _REPAIRED = "daemon.started", "log.repaired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +119,7 @@ class Evidence:
 
     # ------------------------------------------------------------ the events
 
-    def take(self, rows: Sequence[Stored]) -> None:
+    def take(self, rows: Sequence[Fields]) -> None:
         """The next events. They are verified and follow the ones before."""
         for row in rows:
             if row[3] == _STARTED or row[3] == _REPAIRED:
@@ -137,7 +134,7 @@ class Evidence:
             (self._right if self.tree.root() == claim.said.root else self._wrong).append(claim)
         self.tree.extend(leaves[done:])
 
-    def _listen(self, row: Stored) -> None:
+    def _listen(self, row: Fields) -> None:
         """Keys that the log names, and what an operator gave up."""
         data = orjson.loads(row[1]).get("data")
         if not isinstance(data, dict):

@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from binascii import hexlify
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import TypeAlias
 
 import orjson
 
-from bayesd.evidence import Evidence, Head, Stored, Verdict
+from bayesd.evidence import Evidence, Head, Verdict
 from bayesd.study.canonical import ZERO
 from bayesd.study.merkle import Tree
 from bayesd.study.row import Fields
@@ -176,7 +175,7 @@ class Report:
 # --- Trust: the way to open a file, and the proof of a chain -----------------------------------
 
 def verify(path: AnyPath, on_progress: Progress | None = None, *, keys: Sequence[str] = (),
-           heads: Sequence[Head] = (), on_events: Callable[[list[Stored]], None] | None = None) -> Report:
+           heads: Sequence[Head] = (), on_events: Callable[[list[Fields]], None] | None = None) -> Report:
     """Check every byte of every event and every signed note, offline and read-only.
 
     Raises only CannotOpen, I/O errors, BadKey, and BadNote for a head that is no note or not signed by the `keys`.
@@ -241,24 +240,23 @@ def _notes(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
         return []
 
 
-def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[Stored]]:
+def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[Fields]]:
     """Chunks of verified events; then Damaged, if there is damage.
 
     What is good in a chunk is handed over before the damage is raised, so that a reader sees
     everything that can be trusted.
     """
-    seq, prev = after, ZERO.encode()
+    seq, prev = after, ZERO
     if after:
         with translated(after - 1):
             found = db.execute("SELECT hash FROM event WHERE seq = ?", (after,)).fetchone()
         if found is None:
             return          # nothing follows an event that is not there yet
-        prev = hexlify(found[0])
+        prev = found[0].hex()
     while seq < until:
-        rows: list[Stored] = []
+        rows: list[Fields] = []
         damage: Damaged | None = None
         try:
-            db.text_factory = bytes
             with closing(db.execute("""
                 SELECT seq, body, hash, type, study, trial, actor, cmd FROM event
                 WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
@@ -266,67 +264,61 @@ def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[S
                 rows.extend(found_here)     # keeps what came before an error
         except _SQLITE_ERRORS as error:
             damage = _damage(error, seq + len(rows))
-        finally:
-            db.text_factory = str
-        good = _chained(rows, seq, prev)
-        if good < len(rows):
-            last = rows[good - 1][2].hex() if good else prev.decode()
-            why = fault(_decoded(rows[good]), seq + good + 1, last) or "a column of it is of another type"
-            damage = Damaged(seq + good + 1, why, first=seq + good if why in _EITHER and seq + good else None)
+        good, why = _chained(rows, seq, prev)
+        seq += good
+        if why is not None:
+            damage = Damaged(seq + 1, why, first=seq if seq and why in _EITHER else None)
         if good:
-            seq, prev = seq + good, hexlify(rows[good - 1][2])
-            yield rows if good == len(rows) else rows[:good]
+            prev = rows[good - 1][2].hex()
+            yield rows[:good]
         if damage is not None:
             raise damage
         if good < READ_CHUNK:
             return
 
 
-def _chained(rows: list[Stored], after: int, prev: bytes) -> int:
-    """How many of these rows verify, before the first that does not, if they follow event `after` with hash `prev`.
+def _chained(rows: list[Fields], after: int, prev: str) -> tuple[int, str | None]:
+    """How many of these rows verify behind event `after` with the hash `prev`, and why the next one does not.
 
-    This is the loop that a million events go through, so it parses no body. Canonical JSON has its keys in order: the
-    body of an event begins with actor and cmd and ends with what is flat, from "prev" to "v". Those bytes are put
-    together from the row and compared. Nothing nested can stand in for them, since the last bracket is that of the
-    object itself. What does not look so is left to `fault`, which parses. One thing is not seen here: whether the
-    middle is JSON at all; folding sees it.
+    A million events go through this loop, so it parses no body. Canonical JSON has its keys in order: the body of an
+    event begins with actor and cmd and ends with what is flat, from "prev" to "v". Those bytes are put together from
+    the row and compared. Nothing nested can stand in for them, since the last bracket is that of the object itself.
+    What does not look so is left to `fault`, which parses. One thing is not seen here: whether the middle is JSON at
+    all; whoever folds the events sees it.
     """
-    seq = after
-    try:
-        for row in rows:
-            seq += 1
-            _, body, hash_, type_, study, trial, actor, cmd = row
+    begins: dict[str, bytes] = {}
+    for good, row in enumerate(rows):
+        seq, body, hash_, type_, study, trial, actor, cmd = row
+        try:
             mine = _leaf()
             mine.update(body)
             at = body.rfind(b'"time":"') + 8
-            time = body[at:at + _TIME_BYTES]
+            time = body[at:at + _TIME_BYTES].decode("ascii")
             if study is None:
-                end = b',"prev":"%b","seq":%d,"time":"%b","tv":1,"type":"%b","v":1}' % (prev, seq, time, type_)
+                end = f',"prev":"{prev}","seq":{seq},"time":"{time}","tv":1,"type":"{type_}","v":1}}'
             elif trial is None:
-                end = b',"prev":"%b","seq":%d,"study":"%b","time":"%b","tv":1,"type":"%b","v":1}' % (
-                    prev, seq, study, time, type_)
+                end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","tv":1,"type":"{type_}",'
+                       '"v":1}')
             else:
-                end = b',"prev":"%b","seq":%d,"study":"%b","time":"%b","trial":%d,"tv":1,"type":"%b","v":1}' % (
-                    prev, seq, study, time, trial, type_)
-            begin = b'{"actor":"%b","crit":' % actor if cmd is None else b'{"actor":"%b","cmd":"%b","crit":' % (
-                actor, cmd)
-            if not (row[0] == seq and mine.digest() == hash_ and body.endswith(end) and body.startswith(begin)
-                    # A copy must not reach over the end of its string, and escapes can be written in two ways.
-                    and b"\\" not in body and b'"' not in time and b'"' not in type_ and b'"' not in actor
-                    and (study is None or b'"' not in study) and (cmd is None or b'"' not in cmd)) \
-                    and fault(_decoded(row), seq, prev.decode()) is not None:
-                return seq - after - 1
-            prev = hexlify(hash_)
-    except TypeError:
-        return seq - after - 1
-    return len(rows)
-
-
-def _decoded(row: Stored) -> Fields:
-    seq, body, hash_, *rest = row
-    type_, study, trial, actor, cmd = (each.decode("utf-8", "replace") if isinstance(each, bytes) else each
-                                       for each in rest)
-    return seq, body, hash_, type_, study, trial, actor, cmd  # type: ignore[return-value]  # fault looks at all of them
+                end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","trial":{trial:d},"tv":1,'
+                       f'"type":"{type_}","v":1}}')
+            if cmd is not None:
+                begin = f'{{"actor":"{actor}","cmd":"{cmd}","crit":'.encode()
+            elif (begin := begins.get(actor, b"")) == b"":
+                begin = begins[actor] = f'{{"actor":"{actor}","crit":'.encode()
+            fits = (seq == after + good + 1 and mine.digest() == hash_ and body.endswith(end.encode())
+                    and body.startswith(begin)
+                    # A copy must not reach over the end of its string, and what is escaped has two spellings.
+                    and b"\\" not in body and '"' not in time and '"' not in type_ and '"' not in actor
+                    and (study is None or '"' not in study) and (cmd is None or '"' not in cmd))
+        except (TypeError, AttributeError, ValueError):     # bytes for text, text that is none: the table was made anew
+            fits = False
+        if not fits:
+            why = fault(row, after + good + 1, prev)
+            if why is not None:
+                return good, why
+        prev = hash_.hex()
+    return len(rows), None
 
 
 _leaf = sha256(b"\0").copy         # a copied state is cheaper than a new one

@@ -817,7 +817,11 @@ _SLOW: dict[str, Callable[[Service, Request], Awaitable[Any]]] = {
 
 def event_of(body: bytes, hash: bytes) -> Event:
     """A stored body as the event that it is. Unknown events that are not critical become nothing."""
-    envelope = orjson.loads(body)
+    return event_in(orjson.loads(body), hash)
+
+
+def event_in(envelope: dict[str, Any], hash: bytes) -> Event:
+    """The same for a body that is parsed already."""
     type = envelope["type"]
     if type not in KNOWN:
         if envelope.get("crit", True):

@@ -4,9 +4,10 @@ What verifies is always shown; damage is then told, with its seq, and the verb e
 """
 
 import datetime
+import gc
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,36 +37,78 @@ class Folded:
             raise self.damage
 
 
+class Folding:
+    """Folds events as they come, up to the first that makes no sense; that is then the damage."""
+
+    def __init__(self, on_event: "Callable[[State, Event], None] | None" = None, is_strict: bool = False) -> None:
+        """Strict: the bytes must also be the canonical ones, so that every reader in every language reads the same."""
+        self._states, self._service, self._log = need("bayesd.study.state"), need("bayesd.service"), need("bayesd.log")
+        self._canonical = need("bayesd.study.canonical").canonical if is_strict else None
+        self._loads = need("orjson").loads
+        self._on_event = on_event
+        self._first = self._last = b""
+        self.folded = Folded(self._states.State())
+
+    def take(self, events: Iterable[Sequence[Any]]) -> None:
+        """Fold (seq, body, hash, ...) until the first damage."""
+        folded, canonical, apply, event_in = self.folded, self._canonical, self._states.apply, self._service.event_in
+        if folded.damage is not None:
+            return
+        for seq, body, hash, *_ in events:
+            try:
+                envelope = self._loads(body)
+                if canonical is not None and canonical(envelope) != body:
+                    folded.damage = self._log.Damaged(seq, "its bytes are not the canonical form of what they say")
+                    return
+                event = event_in(envelope, hash)
+                apply(folded.state, event)
+            except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
+                folded.damage = self._log.Damaged(
+                    seq, f"its content makes no sense here ({type(error).__name__}: {error})")
+                return
+            folded.events += 1
+            if self._on_event is not None:
+                self._on_event(folded.state, event)
+            self._first, self._last = self._first or body, body
+
+    def done(self) -> "Folded":
+        if self.folded.events:
+            self.folded.first_time = self._loads(self._first).get("time")
+            self.folded.time = self._loads(self._last).get("time")
+        return self.folded
+
+
+@contextmanager
+def no_collecting() -> Iterator[None]:
+    """A fold makes millions of objects and drops next to none: to look for garbage would be a third of its time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def fold(path: Path, at: str | None = None, *, on_event: "Callable[[State, Event], None] | None" = None,
          what: str = "replaying") -> Folded:
     """Fold the events of a file up to `at`: a seq, a time, or the end."""
-    log, service, states = need("bayesd.log"), need("bayesd.service"), need("bayesd.study.state")
-    canonical = need("orjson").loads
+    log = need("bayesd.log")
     until = None if at is None else _until(path, at)
-    folded = Folded(states.State())
-    with show.progress(what, count(path) if until is None else until) as advance:
+    folding = Folding(on_event)
+    with show.progress(what, count(path) if until is None else until) as advance, no_collecting():
         try:
-            for seq, body, hash in log.read_events(path, 0, until):
-                event = service.event_of(body, hash)
-                try:
-                    states.apply(folded.state, event)
-                except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
-                    raise log.Damaged(
-                        seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
-                folded.events += 1
-                if on_event is not None:
-                    on_event(folded.state, event)
-                if seq == 1:
-                    folded.first_time = canonical(body).get("time")
-                if seq % 1000 == 0:
-                    advance(seq)
-                last = body
+            for event in log.read_events(path, 0, until):
+                folding.take((event,))
+                if folding.folded.damage is not None:
+                    break
+                if event[0] % 1000 == 0:
+                    advance(event[0])
         except log.Damaged as damage:
-            folded.damage = damage
+            folding.folded.damage = damage
+    folded = folding.done()
     if until is not None and folded.state.seq < until and folded.damage is None:
         show.talk(f"the log ends at event {folded.state.seq}")
-    if folded.events:
-        folded.time = canonical(last).get("time")
     return folded
 
 
