@@ -409,7 +409,7 @@ class Daemon:
         service, self.service = self.service, None
         self.disk.kill()
         self.bus.kill()
-        for task in (self._task, *service._slow):
+        for task in (self._task, *service._slow.values()):
             task.cancel()
 
     async def stop(self) -> None:

@@ -3,15 +3,14 @@
 What verifies is always shown; damage is then told, with its seq, and the verb ends with 65.
 """
 
-import datetime
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesd import show
+from bayesd import moments, show
 from bayesd.cli.common import USAGE, Trouble, need
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ class Folded:
     """When the last folded event happened."""
     first_time: str | None = None
     damage: "Damaged | None" = None
+    at: dict[str, Any] | None = None
+    """The moment, if one was asked for."""
 
     def must_be_whole(self) -> None:
         """Raise the damage, after everything that could be shown was shown."""
@@ -63,9 +64,11 @@ def fold(path: Path, at: str | None = None, *, on_event: "Callable[[State, Event
         except log.Damaged as damage:
             folded.damage = damage
     if until is not None and folded.state.seq < until and folded.damage is None:
-        show.talk(f"the log ends at event {folded.state.seq}")
+        raise Trouble(f"the log ends at event {folded.state.seq}: event {until} is not there", USAGE)
     if folded.events:
         folded.time = canonical(last).get("time")
+    if at is not None:
+        folded.at = {"seq": folded.state.seq, "time": folded.time}
     return folded
 
 
@@ -81,30 +84,25 @@ def count(path: Path) -> int | None:
 
 def _until(path: Path, at: str) -> int:
     """The seq that `at` names: itself, or the last event, in the order of the log, at or before a time."""
-    if at.isdigit():
-        return int(at)
-    wanted = moment(at)
-    log, loads = need("bayesd.log"), need("orjson").loads
-    found = 0
     try:
-        for seq, body, _ in log.read_events(path):
-            if moment(loads(body)["time"]) <= wanted:
-                found = seq
-    except log.Damaged:
-        pass        # the fold meets it again, if it is before that moment
+        wanted = moments.parse(at)
+    except moments.NoMoment as error:
+        raise Trouble(str(error), USAGE) from error
+    if isinstance(wanted, int):
+        return wanted
+    found = moments.last_until(wanted, _times(path))
     if not found:
         raise Trouble(f"the log begins after {at}", USAGE)
     return found
 
 
-def moment(text: str) -> datetime.datetime:
-    """A time as people write it; without a zone it is UTC, like all times in a log."""
+def _times(path: Path) -> Iterator[tuple[int, str]]:
+    log, loads = need("bayesd.log"), need("orjson").loads
     try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Trouble(f"{text!r} is neither a seq nor a time, for example --at 120 or --at 2026-11-23T09:00:00Z",
-                      USAGE) from error
-    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
+        for seq, body, _ in log.read_events(path):
+            yield seq, loads(body)["time"]
+    except log.Damaged:
+        pass        # the fold meets it again, if it is before that moment
 
 
 def study_of(folded: Folded, name: str) -> "Study":
@@ -127,8 +125,9 @@ def study_rows(folded: Folded) -> list[dict[str, Any]]:
 def study_page(folded: Folded, name: str) -> dict[str, Any]:
     view = need("bayesd.study.view")
     study = study_of(folded, name)
-    return {**view.study_state(folded.state, study, study.elapsed_s),
-            "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue)}
+    return {**moment_of(folded), **view.study_state(folded.state, study, study.elapsed_s),
+            "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue),
+            **view.origin(study)}
 
 
 def trial_rows(folded: Folded, name: str) -> list[dict[str, Any]]:
@@ -141,14 +140,18 @@ def trial_page(folded: Folded, name: str, number: int) -> dict[str, Any]:
     if number > len(trials):
         folded.must_be_whole()
         raise Trouble(f"{name} has {len(trials)} trials, no trial {number}")
-    page: dict[str, Any] = need("bayesd.study.view").trial_page(trials[number - 1])
-    return page
+    return {**need("bayesd.study.view").trial_page(trials[number - 1]), **moment_of(folded)}
 
 
 def winner(folded: Folded, name: str, rule: str) -> dict[str, Any]:
     choose = need("bayesd.winner")
     study = study_of(folded, name)
-    return {"study": name, **choose.choose(choose.entries(study), problem(folded, study), rule)}
+    return {"study": name, **choose.choose(choose.entries(study), problem(folded, study), rule), **moment_of(folded)}
+
+
+def moment_of(folded: Folded) -> dict[str, Any]:
+    """As a daemon says it in its answers."""
+    return {} if folded.at is None else {"at": folded.at}
 
 
 def problem(folded: Folded, study: "Study") -> Any:

@@ -290,7 +290,7 @@ def supply(desk: Desk, order: Order, suggestion: Suggestion) -> None:
                                      "as_of": order.as_of}, study=study)
     if order.version != study.version or order.generation != drawer.generation or study.status == "closed":
         return
-    overtaken = order.problem.number != len(study.trials) + len(drawer.candidates) + 1
+    overtaken = order.problem.number != study.next_stream + len(drawer.candidates)
     if overtaken and not (study.spec.method == "bayes" and study.repeats):
         return         # a plainer sampler answered meanwhile, and these may be the same points
     ahead = [candidate.proposal.params for candidate in drawer.candidates if candidate.proposal.sampler == "bayes"]
