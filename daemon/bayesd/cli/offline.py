@@ -37,12 +37,12 @@ class Folded:
             raise self.damage
 
 
-def fold(path: Path, at: str | None = None, *, on_event: "Callable[[State, Event], None] | None" = None,
-         what: str = "replaying") -> Folded:
-    """Fold the events of a file up to `at`: a seq, a time, or the end."""
+def fold(path: Path, at: str | None = None, *, until: int | None = None,
+         on_event: "Callable[[State, Event], None] | None" = None, what: str = "replaying") -> Folded:
+    """Fold the events of a file up to `at` as people say it (a seq or a time), up to event `until`, or to the end."""
     log, service, states = need("bayesd.log"), need("bayesd.service"), need("bayesd.study.state")
     canonical = need("orjson").loads
-    until = None if at is None else _until(path, at)
+    until = until if at is None else until_of(path, at)
     folded = Folded(states.State())
     with show.progress(what, count(path) if until is None else until) as advance:
         try:
@@ -82,7 +82,7 @@ def count(path: Path) -> int | None:
         return None
 
 
-def _until(path: Path, at: str) -> int:
+def until_of(path: Path, at: str) -> int:
     """The seq that `at` names: itself, or the last event, in the order of the log, at or before a time."""
     try:
         wanted = moments.parse(at)
@@ -125,9 +125,9 @@ def study_rows(folded: Folded) -> list[dict[str, Any]]:
 def study_page(folded: Folded, name: str) -> dict[str, Any]:
     view = need("bayesd.study.view")
     study = study_of(folded, name)
-    return {**moment_of(folded), **view.study_state(folded.state, study, study.elapsed_s),
+    return {**view.study_state(folded.state, study, study.elapsed_s),
             "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue),
-            **view.origin(study)}
+            **view.origin(study), **moment_of(folded)}
 
 
 def trial_rows(folded: Folded, name: str) -> list[dict[str, Any]]:
