@@ -105,6 +105,12 @@ def _times(path: Path) -> Iterator[tuple[int, str]]:
         pass        # the fold meets it again, if it is before that moment
 
 
+def time_of(path: Path, seq: int) -> str | None:
+    """When an event happened."""
+    loads = need("orjson").loads
+    return next((loads(body)["time"] for _, body, _ in need("bayesd.log").read_events(path, seq - 1, seq)), None)
+
+
 def study_of(folded: Folded, name: str) -> "Study":
     study = folded.state.studies.get(name)
     if study is None:
