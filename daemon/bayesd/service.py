@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from bayesd import winner
+from bayesd import whatif, winner
 from bayesd.bus import Ack, Bus
 from bayesd.log import Damaged, DiskFull, Log, LogError
 from bayesd.moments import NoMoment
@@ -649,6 +649,23 @@ class Service:
         chosen = await asyncio.to_thread(winner.choose, entries, problem, rule)
         return {"study": study.name, **chosen}
 
+    async def _what_if(self, request: Request, moment: Moment | None) -> Any:
+        """A recorded study under other rules; read from the log, and thought about in a thread."""
+        now = admin._study_of(self.desk, request)
+        desk = Desk(self.desk.state if moment is None else moment.state)       # what lies ready is no record
+        study = admin._study_of(desk, request)
+        known = whatif.known(study, desk.problem(study)[0])
+        try:
+            question = whatif.Question.read(request.args)
+        except ValueError as error:
+            raise admin.Refused("bad-field", str(error), "args", '{"trials": 20, "rule": "one-se"}') from error
+        measured, until = winner.entries(now), self._committed if moment is None else moment.seq
+        bodies: list[dict[str, Any]] = []
+        if question.needs_events:
+            async for rows in self.log.read(study.created_seq - 1, until):
+                bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
+        return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
+
     async def _events(self, request: Request, moment: Moment | None) -> Any:
         """Committed events after a seq, of one study or of all; each as its envelope."""
         after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
@@ -669,7 +686,7 @@ class Service:
 
 
 _SLOW: dict[str, Callable[[Service, Request, Moment | None], Awaitable[Any]]] = {
-    "study.best": Service._best, "events": Service._events}
+    "study.best": Service._best, "study.whatif": Service._what_if, "events": Service._events}
 _AT = frozenset((*admin.READS, "study.fork"))      # verbs that may also ask about an earlier moment
 
 

@@ -233,3 +233,23 @@ def test_what_changed_between_two_moments(home: Home, sh: Shell) -> None:
     assert "give the earlier one first" in sh(f"log diff {home.log} {third['seq']} {first['seq']}", code=2).err
     for moments in ("99999999", "1 99999999"):
         assert "the log ends at event" in sh(f"log diff {home.log} {moments}", code=2).err
+
+
+def test_what_if_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) -> None:
+    first, *_ = lived(sh, home, "judged", (3.0, 1.0, 2.0, 0.5))
+    for flags in ("--trials 2 --rule mean", "--no-improvement 1", "--target 1.0 --order trial", "--wall 1h", "--cost 3",
+                  "--trials 3 --order shuffled --seed 4", "--prune median --startup 1", "--method grid --next 2",
+                  f"--method random --at {first['seq']} --next 3", f"--trials 1 --at {first['seq']}"):
+        said = sh(f"study what-if judged {flags} -f json").json
+        assert said == sh(f"study what-if judged {flags} --log {home.log} -f json").json
+        assert said["notes"]
+        assert sh(f"study what-if judged {flags}").out.startswith("study")
+    said = sh("study what-if judged --no-improvement 1")
+    assert "by no-improvement" in said.out
+    assert "trial 2, 1 " in said.out
+    assert "0.5 of the metric" in said.out
+    assert "no result is invented" in said.out
+    for more in ("", f" --log {home.log}"):
+        assert "needs a limit" in sh(f"study what-if judged --order shuffled{more}", code=2).err
+        assert "no study 'nobody'" in sh(f"study what-if nobody{more}", code=1).err
+    assert "never measured" in sh("study what-if judged --method sobol --next 2").out
