@@ -376,7 +376,7 @@ def prune(events: Iterable[Body], of: Known, startup: int = 5, warmup: int = 0) 
         trial, type = body.get("trial"), body["type"]
         if trial is None or trial in void:
             continue
-        if type == "trial.leased" and trial not in cut:
+        if type == "trial.leased":
             running[trial] = {}
         elif type == "trial.reported":
             value = body["data"]["values"].get(of.metric)

@@ -180,6 +180,11 @@ def test_a_winner_that_begins_badly_would_have_been_pruned_and_that_is_said() ->
     assert (said["winner_pruned"], said["winner"]["trial"], said["lost"]["value"]) == (True, 1, 3.5)
 
 
+def test_one_bad_trial_does_not_move_the_yardstick() -> None:
+    said = asked(curves([5.0, 4.0], [6.0, 4.0], [100.0, 4.0], [9.0, 4.0]), prune="median", startup=3)
+    assert [each["trial"] for each in said["pruned"]] == [4]
+
+
 def test_what_the_rule_stopped_is_no_yardstick_afterwards() -> None:
     """With trial 3 as one, the median at step 0 would be 6.0 and not 5.5, and trial 4 would live."""
     said = asked(curves([5.0, 4.0], [6.0, 4.0], [9.0, 4.0], [5.8, 4.0]), prune="median", startup=2)
