@@ -26,19 +26,23 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
 
-from bayesd import winner
+from bayesd import whatif, winner
 from bayesd.bus import Ack, Bus
 from bayesd.heads import Conflict, Heads, RolledBack, fences_from
 from bayesd.log import Damaged, DiskFull, Log, LogError
+from bayesd.moments import NoMoment
 from bayesd.notes import Signer
 from bayesd.optimize import suggest
+from bayesd.past import Moment, Past
 from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
 from bayesd.study.problem import Problem, Suggestion
+from bayesd.study.row import Row
 from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
 from bayesd_schemas.messages import Ask, BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
@@ -177,7 +181,8 @@ class Service:
         self._committing: float | None = None
         self._drift: float | None = None
         self._conflict: LogError | None = None
-        self._slow: set[asyncio.Task[None]] = set()
+        self._slow: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._past = Past(fold_aside)
         self._looks: set[asyncio.Task[None]] = set()
         """Heads that are being held against the log."""
         self._note = asyncio.Event()
@@ -210,6 +215,7 @@ class Service:
         state, self.replayed = await fold(self.log)
         self.desk = Desk(state, operators=self.settings.operators)
         self._committed = state.seq
+        self._past.drop()
         self._shown.clear()            # what it shows was not written; `restart` has every study shown again
         self._touch_clock()
         restart(self.desk)
@@ -361,7 +367,7 @@ class Service:
             if who in desk.state.workers:
                 admin.fail(desk, who, message.id, admin.Refused(
                     "name-in-use", f"{who} is a worker; an operator needs a name of its own", "client"))
-            elif message.verb in _SLOW:
+            elif message.verb in _SLOW or (message.args.get("at") is not None and message.verb in _AT):
                 self._later(who, message)
             else:
                 admin.on_request(desk, who, message)
@@ -615,6 +621,7 @@ class Service:
             await self._answer_overdue()
             if self._stopped or self.desk.disk_full:
                 continue
+            self._past.tidy(now)
             if self._announce_at is not None and now >= self._announce_at and self.bus.connected and not self._looks:
                 self._announce()
             if self._announced:
@@ -755,21 +762,39 @@ class Service:
     # ------------------------------------------------------------ reads that take time
 
     def _later(self, client: str, request: Request) -> None:
+        key = (client, request.id)
+        if key in self._slow:
+            return                     # a copy, and the answer is on its way
         if len(self._slow) >= SLOW_MAX:
             admin.fail(self.desk, client, request.id, admin.Refused(
                 "rate", f"{SLOW_MAX} requests that take time are under way; ask again in a second"))
             return
         task = asyncio.create_task(self._answer_later(client, request), name=f"{request.verb} for {client}")
-        self._slow.add(task)
-        task.add_done_callback(self._slow.discard)
+        self._slow[key] = task
+        task.add_done_callback(lambda _: self._slow.pop(key, None))
 
     async def _answer_later(self, client: str, request: Request) -> None:
         desk = self.desk
         desk.heard(client)
         try:
-            result = await _SLOW[request.verb](self, request)
+            if request.verb in admin.WRITES and not admin.may_write(desk, client, request):
+                self._work.set()
+                return
+            moment = await self._moment(request)
+            if request.verb in admin.WRITES:
+                self._write_of_past(client, request, moment)
+                return
+            if request.verb in _SLOW:
+                result = await _SLOW[request.verb](self, request, moment)
+            else:
+                assert moment is not None
+                result = admin.READS[request.verb](Desk(moment.state), client, request)[1]
+            if moment is not None:
+                result = {**result, "at": moment.words}
         except admin.Refused as refused:
             admin.fail(desk, client, request.id, refused)
+        except NoMoment as error:
+            admin.fail(desk, client, request.id, admin.Refused("bad-field", str(error), "at"))
         except LogError as error:        # what it reads is damaged or gone: the next commit says the same and ends us
             admin.fail(desk, client, request.id, admin.Refused("log", str(error)))
         except Exception:
@@ -779,17 +804,52 @@ class Service:
             admin.reply(desk, client, request.id, "ok", result)
         self._work.set()
 
-    async def _best(self, request: Request) -> Any:
-        study = admin._study_of(self.desk, request)
+    async def _moment(self, request: Request) -> Moment | None:
+        """The moment that a request asks about; None: now."""
+        at = request.args.get("at")
+        if at is None:
+            return None
+        return await self._past.at(self.log, at, self._committed, self.clock.now(), self.clock.time())
+
+    def _write_of_past(self, client: str, request: Request, moment: Moment | None) -> None:
+        """Do a write that begins at a moment of the past, on the newest state."""
+        if self._stopped:
+            return                     # no answer: it is asked again in the next life
+        assert moment is not None
+        self._touch_clock()
+        admin.on_request(self.desk, client, request, partial(admin.study_fork, past=moment.state))
+        self._work.set()
+        self._think.set()
+
+    async def _best(self, request: Request, moment: Moment | None) -> Any:
+        desk = self.desk if moment is None else Desk(moment.state)
+        study = admin._study_of(desk, request)
         rule = request.args.get("rule", winner.DEFAULT)
         if rule not in winner.RULES:
             raise admin.Refused("bad-field", f"rule is one of {', '.join(winner.RULES)}", "rule", '{"rule": "one-se"}')
-        problem, _ = self.desk.problem(study)
+        problem, _ = desk.problem(study)
         entries = winner.entries(study)
         chosen = await asyncio.to_thread(winner.choose, entries, problem, rule)
         return {"study": study.name, **chosen}
 
-    async def _events(self, request: Request) -> Any:
+    async def _what_if(self, request: Request, moment: Moment | None) -> Any:
+        """A recorded study under other rules; read from the log, and thought about in a thread."""
+        now = admin._study_of(self.desk, request)
+        desk = Desk(self.desk.state if moment is None else moment.state)       # what lies ready is no record
+        study = admin._study_of(desk, request)
+        known = whatif.known(study, desk.problem(study)[0])
+        try:
+            question = whatif.Question.read(request.args)
+        except ValueError as error:
+            raise admin.Refused("bad-field", str(error), "args", '{"trials": 20, "rule": "one-se"}') from error
+        measured, until = winner.entries(now), self._committed if moment is None else moment.seq
+        bodies: list[dict[str, Any]] = []
+        if question.needs_events:
+            async for rows in self.log.read(study.created_seq - 1, until):
+                bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
+        return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
+
+    async def _events(self, request: Request, moment: Moment | None) -> Any:
         """Committed events after a seq, of one study or of all; each as its envelope."""
         after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
         study = request.args.get("study")
@@ -808,8 +868,9 @@ class Service:
         return {"events": out}
 
 
-_SLOW: dict[str, Callable[[Service, Request], Awaitable[Any]]] = {
-    "study.best": Service._best, "events": Service._events}
+_SLOW: dict[str, Callable[[Service, Request, Moment | None], Awaitable[Any]]] = {
+    "study.best": Service._best, "study.whatif": Service._what_if, "events": Service._events}
+_AT = frozenset((*admin.READS, "study.fork"))      # verbs that may also ask about an earlier moment
 
 
 # ---------------------------------------------------------------- events out of bytes
@@ -831,26 +892,42 @@ def event_in(envelope: dict[str, Any], hash: bytes) -> Event:
                  envelope.get("cmd"), envelope["data"])
 
 
-async def fold(log: Log, until: int | None = None) -> tuple[State, int]:
-    """The state of a log, from the newest snapshot that can be believed, and how many events were folded."""
+async def fold(log: Log, until: int | None = None, *, aside: bool = False) -> tuple[State, int]:
+    """The state of a log, from the newest snapshot that can be believed, and how many events were folded.
+
+    `aside` folds in a thread, for a daemon that has other things to do.
+    """
     state = State()
     saved = await log.load_snapshot(until)
     if saved is not None and saved.codec == snapshot.CODEC:
-        loaded = snapshot.load(saved.digest, saved.blob)
+        loaded = (await asyncio.to_thread(snapshot.load, saved.digest, saved.blob) if aside
+                  else snapshot.load(saved.digest, saved.blob))
         if loaded is not None and loaded.seq == saved.seq:
             async for rows in log.read(saved.seq - 1, saved.seq):
                 if rows[0].hash == loaded.hash:
                     state = loaded
     folded = 0
     async for rows in log.read(state.seq, until):
-        for row in rows:
-            try:
-                apply(state, event_of(row.body, row.hash))
-            except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
-                raise Damaged(row.seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
+        if aside:
+            await asyncio.to_thread(_apply_all, state, rows)
+        else:
+            _apply_all(state, rows)
+            await asyncio.sleep(0)
         folded += len(rows)
-        await asyncio.sleep(0)
     return state, folded
+
+
+def _apply_all(state: State, rows: list[Row]) -> None:
+    for row in rows:
+        try:
+            apply(state, event_of(row.body, row.hash))
+        except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
+            raise Damaged(row.seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
+
+
+async def fold_aside(log: Log, until: int) -> State:
+    """The state at an earlier event, made while the newest one goes on."""
+    return (await fold(log, until, aside=True))[0]
 
 
 def encode(letter: Letter) -> bytes:

@@ -419,7 +419,7 @@ class Daemon:
         service, self.service = self.service, None
         self.disk.kill()
         self.bus.kill()
-        for task in (self._task, *service._slow, *service._looks):
+        for task in (self._task, *service._slow.values(), *service._looks):
             task.cancel()
 
     async def stop(self) -> None:

@@ -722,8 +722,9 @@ class World:
         elif verb == "close":
             operator.ask("study.close", {"study": name, "running": rng.choice(["finish", "stop"])})
         elif verb == "read":
+            past = {"at": max(1, self.ledger.seq // 2)} if self.ledger.seq % 2 else {}
             operator.ask(rng.choice(["study.list", "study.show", "trial.list", "worker.list", "events", "study.best"]),
-                         {"study": name})
+                         {"study": name, **past})
         elif len(self.machines) > 1:
             operator.ask("worker.revoke", {"worker": rng.choice(self.machines).name})
 

@@ -152,6 +152,8 @@ class Trial:
     reports: dict[int, Any] | None = None
     """Step -> values of the newest fence."""
     late: list[Outcome] | None = None
+    origin: tuple[str, int] | None = None
+    """Of an imported trial: the study and the number that it had where it was measured."""
 
     @property
     def fence(self) -> int:
@@ -173,6 +175,15 @@ class Trial:
     def is_provisional(self) -> bool:
         """Failed because nobody answered: the first tell with the newest fence replaces it."""
         return self.status == "fail" and self.failure == "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a fork left its study: the event it follows, and the hash that pins everything before it."""
+
+    study: str
+    at: int
+    hash: str
 
 
 @dataclass(slots=True, eq=False)
@@ -211,11 +222,22 @@ class Study:
     """Grows with everything that may move a suggestion, except new trials and appended outcomes."""
     told_seconds: float = 0.0
     told_count: int = 0
+    origin: Origin | None = None
+    """Of a fork: where it began."""
+    imported: int = 0
+    """Trials that were measured elsewhere and are not void."""
+    streams: int = 0
+    """How far the names of random streams are ahead of the trials' numbers: a fork draws none again."""
 
     @property
     def used(self) -> int:
         """Trials that count against the budget: leased at least once and not void."""
-        return len(self.trials) - self.counts["voided"]
+        return len(self.trials) - self.counts["voided"] - self.imported
+
+    @property
+    def next_stream(self) -> int:
+        """The number that names the random stream of the next trial."""
+        return len(self.trials) + 1 + self.streams
 
     @property
     def repeats(self) -> bool:
@@ -368,6 +390,18 @@ def _study_created(state: State, event: Event) -> None:
         spec = spec.model_copy(update={"enqueue": spec.first_points})
     name = intern(spec.name)
     state.studies[name] = Study(name, spec, event.seq, spec.goals, queue=list(spec.first_points))
+
+
+def _study_forked(state: State, event: Event) -> None:
+    """A study that begins where another one was; what was measured there follows as imported trials."""
+    _study_created(state, event)
+    assert event.study is not None
+    study, data = state.studies[event.study], event.data
+    origin = data["origin"]
+    study.origin = Origin(intern(origin["study"]), origin["at"], origin["hash"])
+    study.drawn, study.streams = data.get("drawn", 0), data.get("streams", 0)
+    if data.get("queue") is not None:
+        study.queue = [_typed(study, params) for params in data["queue"]]
 
 
 def _study_amended(state: State, event: Event) -> None:
@@ -733,8 +767,35 @@ def _outcome_late(state: State, event: Event) -> None:
         _observe(trial, values, outcome.se)
 
 
+def _trial_imported(state: State, event: Event) -> None:
+    """A result that was measured elsewhere: a trial without a lease, or one more observation of such a trial."""
+    study, data = _study(state, event), event.data
+    assert event.trial is not None
+    values, se = _values(study, data), _float(data.get("se"))
+    if event.trial <= len(study.trials):
+        trial = study.trials[event.trial - 1]
+        told = _floats(data["values"]) if data.get("values") is not None else None
+        trial.late = [*(trial.late or ()), Outcome(
+            "fail" if values is None else "complete", 0, told, se, None, data.get("class"), event.seq)]
+        _observe(trial, values, se)
+        return
+    assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
+    status: TrialStatus = data.get("state") or ("fail" if values is None else "complete")
+    origin = data["origin"]
+    trial = Trial(study, event.trial, _typed(study, data["params"]), study.space_rev, "imported", event.seq, status,
+                  values=values, se=se, seconds=_float(data.get("seconds")), failure=data.get("class"),
+                  outcome_seq=event.seq, origin=(intern(origin["study"]), origin["trial"]))
+    study.trials.append(trial)
+    study.counts[status] += 1
+    study.imported += 1
+    _observe(trial, values, se)
+    if status == "complete" and _better(study, trial, study.best):
+        study.best = trial
+
+
 def _outcome_voided(state: State, event: Event) -> None:
     trial = _trial(state, event)
+    trial.study.imported -= trial.origin is not None
     _end_open(state, trial, event.data.get("ended", "voided"))
     _move(trial, "voided")
     _forget(trial, keep_late=False)
@@ -755,6 +816,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "engine.fingerprint": _engine_fingerprint,
     "clock.jumped": _nothing,
     "study.created": _study_created,
+    "study.forked": _study_forked,
     "study.amended": _study_amended,
     "study.paused": _study_paused,
     "study.resumed": _study_resumed,
@@ -771,6 +833,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "trial.completed": _trial_completed,
     "trial.failed": _trial_failed,
     "trial.pruned": _trial_pruned,
+    "trial.imported": _trial_imported,
     "outcome.late": _outcome_late,
     "outcome.voided": _outcome_voided,
     "model.fitted": _model_fitted,
