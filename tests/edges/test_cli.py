@@ -360,6 +360,9 @@ def test_cancel_void_and_revoke(at_home: Home, sh: Shell) -> None:
     assert sh("ask mend --name held", code=1).json["status"] == "rejected"
     row = next(row for row in sh("worker list -f json").json if row["worker"] == "held")
     assert row["revoked"] == "no good"
+    assert sh("worker revoke held --void", code=2).err.startswith("error: --void needs --reason")
+    done = sh("worker revoke held --void --reason 'no good at all' -f json")
+    assert ("0 trials are void" in done.err, done.json["trials"]) == (True, [])
 
 
 def test_every_rule_of_the_daemon_can_be_typed() -> None:

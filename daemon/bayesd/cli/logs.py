@@ -91,7 +91,8 @@ def _snapshots(file: Path) -> list[Any]:
 def replay(file: Path, at: str | None, format: str) -> None:
     """Show any past moment, posterior rebuilt.
 
-    The state of every study comes from its events alone; a model comes from its recorded fit.
+    The state of every study comes from its events alone; a model comes from its recorded fit. In json and yaml,
+    knowledge is a digest of what the optimiser knows: points, outcomes, noise, pending points, fit.
     """
     folded = offline.fold(file, at)
     digest = need("bayesd.study.snapshot").digest(folded.state)
@@ -110,7 +111,8 @@ def _moment(folded: offline.Folded, study: Any) -> dict[str, Any]:
     view = need("bayesd.study.view")
     return {"study": study.name, "state": study.status, "closed_by": study.closed_by,
             "trials": {**study.counts, "total": study.used}, "best": view.best(study),
-            "elapsed_s": study.elapsed_s, "fit": _fit(study), "posterior": _posterior(folded, study)}
+            "elapsed_s": study.elapsed_s, "fit": _fit(study), "posterior": _posterior(folded, study),
+            "knowledge": need("bayesd.study.knowledge").knowledge_digest(study)}
 
 
 def _fit(study: Any) -> dict[str, Any] | None:

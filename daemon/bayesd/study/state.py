@@ -628,7 +628,8 @@ def _forget(trial: Trial, *, keep_late: bool) -> None:
     study.history = [seen for seen in study.history
                      if seen.trial != trial.number or (keep_late and seen.values is not None)]
     study.version += 1
-    # A fit that saw what is gone is gone with it, and the next starts from the prior.
+    # A fit that saw what is gone is gone with it, and the next starts from the prior: whether or not it saw
+    # it, so that what is known afterwards does not depend on that (see `knowledge.py`).
     study.fit = None
 
 
