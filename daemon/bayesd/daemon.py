@@ -22,6 +22,7 @@ from bayesd.config import Config, ConfigError, state_directory, write_runtime
 from bayesd.fingerprint import fingerprint
 from bayesd.log import SqliteLog
 from bayesd.service import Service, Settings
+from bayesd.study.state import refuse_newer
 from bayesd_schemas.topics import Topics
 
 logger = logging.getLogger("bayesd")
@@ -56,7 +57,8 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     systemd.notify(STATUS=f"verifying {path}")
     with _extending_timeout() as progress:
-        log = await SqliteLog.open(path, allow_network=config.allow_network_filesystem, on_progress=progress)
+        log = await SqliteLog.open(path, allow_network=config.allow_network_filesystem, on_progress=progress,
+                                   look=refuse_newer)
     try:
         async with contextlib.AsyncExitStack() as stack:
             broker, qos, settle_s = config.broker, 1, 0.5

@@ -29,7 +29,7 @@ from bayesd.service import event_of, fold
 from bayesd.study import admin, rules, view
 from bayesd.study.desk import Desk, Letter, restart
 from bayesd.study.problem import Problem
-from bayesd.study.state import State, apply
+from bayesd.study.state import State, apply, refuse_newer
 from bayesd.study.state import Study as Folded
 from bayesd.study.state import Trial as FoldedTrial
 from bayesd_schemas.messages import Ask, BadMessage, Beat, Request, validate
@@ -143,8 +143,9 @@ class Study(AbstractContextManager["Study"]):
 
     def _open(self, spec: StudySpec, path: str | Path | None) -> None:
         self._loop = asyncio.new_event_loop() if path is not None else None
-        log = self._wait(SqliteLog.open(path)) if path is not None else None
+        log: SqliteLog | None = None
         try:
+            log = self._wait(SqliteLog.open(path, look=refuse_newer)) if path is not None else None
             state = self._wait(fold(log))[0] if log is not None else State()
             self._begin(Desk(state), log)
             desk = self._desk
@@ -163,6 +164,9 @@ class Study(AbstractContextManager["Study"]):
         except BaseException:
             if log is not None:
                 self._wait(log.close())
+            if self._loop is not None:
+                self._loop.close()
+                self._loop = None
             raise
 
     _loop: asyncio.AbstractEventLoop | None = None

@@ -36,6 +36,7 @@ from bayesd.logfile import (
     LockedOut,
     LogBug,
     LogError,
+    Look,
     Progress,
     Report,
     fault,
@@ -145,13 +146,14 @@ class SqliteLog:
         self._file = os.stat(path)
 
     @classmethod
-    async def open(cls, path: AnyPath, *, allow_network: bool = False,
-                   on_progress: Progress | None = None) -> "SqliteLog":
+    async def open(cls, path: AnyPath, *, allow_network: bool = False, on_progress: Progress | None = None,
+                   look: Look | None = None) -> "SqliteLog":
         """Open a log to write, creating it if it is not there: lock, look, verify, raise the epoch.
 
         A network file system is refused unless `allow_network`: file locks and shared memory,
         on which SQLite's WAL rests, do not hold there. `on_progress` is called from a thread
-        with the number of events verified so far.
+        with the number of events verified so far, and `look` with the envelope of every event:
+        what it raises ends the opening before a byte of the file is changed.
         """
         path = true_name(path)
         with translated(0):
@@ -160,7 +162,7 @@ class SqliteLog:
             lock = take_lock(path)
         opened: list[aiosqlite.Connection] = []
         try:
-            report = await asyncio.to_thread(prepare, path, on_progress)
+            report = await asyncio.to_thread(prepare, path, on_progress, look)
             with translated(report.seq):
                 writer = await aiosqlite.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_S,
                                                  isolation_level="IMMEDIATE")

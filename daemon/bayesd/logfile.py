@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -83,6 +83,7 @@ READ_CHUNK = 1000               # events a read hands over at once
 BUSY_S = 5.0                    # how long to wait for a stranger who holds SQLite's write lock
 AnyPath: TypeAlias = str | os.PathLike[str]
 Progress: TypeAlias = Callable[[int], None]
+Look: TypeAlias = Callable[[dict[str, Any]], object]
 
 
 # --- What can go wrong -------------------------------------------------------------------------
@@ -155,18 +156,21 @@ class Report:
 
 # --- Trust: the way to open a file, and the proof of a chain -----------------------------------
 
-def verify(path: AnyPath, on_progress: Progress | None = None) -> Report:
-    """Check every byte of every event, offline and read-only. Raises only CannotOpen or I/O errors.
+def verify(path: AnyPath, on_progress: Progress | None = None, look: Look | None = None, *,
+           alone: bool = False) -> Report:
+    """Check every byte of every event, offline and read-only. Raises only CannotOpen or I/O errors, and what
+    `look` raises, which sees the envelope of every event.
 
-    Works on a file and a directory that cannot be written, and beside a running daemon.
+    Works on a file and a directory that cannot be written, and beside a running daemon. Who is `alone` with the
+    file, under its lock, leaves no trace beside it either.
     """
     path = true_name(path)
     seq, last_hash, last_body, log, epoch = 0, bytes(32), b"", None, None
     damage: Damaged | None = None
     try:
         _look_at_header(path)
-        with reading(path) as db:
-            for chunk in _verified(db, 0, upper(None)):
+        with reading(path, alone=alone) as db:
+            for chunk in _verified(db, 0, upper(None), look):
                 if seq == 0:
                     name = orjson.loads(chunk[0][1]).get("log")
                     log = name if isinstance(name, str) else None
@@ -198,7 +202,7 @@ def read_events(path: AnyPath, after: int = 0, until: int | None = None) -> Iter
                 yield fields[0], fields[1], fields[2]
 
 
-def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[Fields]]:
+def _verified(db: sqlite3.Connection, after: int, until: int, look: Look | None = None) -> Iterator[list[Fields]]:
     """Chunks of verified events; then Damaged, if there is damage.
 
     What is good in a chunk is handed over before the damage is raised, so that a reader sees
@@ -221,7 +225,7 @@ def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[F
                 WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
                 """, (seq if seq else -2**63, until, READ_CHUNK))) as rows:     # none before event 1 either
                 for fields in rows:
-                    why = fault(fields, seq + 1, prev)
+                    why = fault(fields, seq + 1, prev, look)
                     if why is not None:
                         raise Damaged(seq + 1, why)
                     seq, prev = seq + 1, fields[2].hex()
@@ -238,8 +242,9 @@ def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[F
             return
 
 
-def fault(fields: Fields, expected: int, prev: str) -> str | None:
-    """Why this row cannot be event `expected` after the event with hash `prev`; None when it can."""
+def fault(fields: Fields, expected: int, prev: str, look: Look | None = None) -> str | None:
+    """Why this row cannot be event `expected` after the event with hash `prev`; None when it can. Then `look` has
+    seen its envelope."""
     seq, body, hash_, type_, study, trial, actor, cmd = fields
     if seq != expected:
         return "it is missing" if seq > expected else f"event {seq} stands in its place"
@@ -259,6 +264,8 @@ def fault(fields: Fields, expected: int, prev: str) -> str | None:
     if told("type") != type_ or told("study") != study or told("trial") != trial \
             or told("actor") != actor or told("cmd") != cmd or type_ is None or actor is None:
         return "type, study, trial, actor or cmd beside its body are not those in its body"
+    if look is not None:
+        look(event)
     return None
 
 
@@ -302,12 +309,13 @@ def _schema(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
             for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_schema")}
 
 
-def prepare(path: Path, on_progress: Progress | None) -> Report:
-    """Under the lock: create the file if there is none, and let nobody write to one that is damaged."""
+def prepare(path: Path, on_progress: Progress | None, look: Look | None = None) -> Report:
+    """Under the lock: create the file if there is none, and let nobody write to one that is damaged, or of which
+    `look` says so. Until this returns an existing file is as it was, to the byte."""
     with translated(0):
         if not path.exists() or path.stat().st_size == 0:
             create(path)
-    report = verify(path, on_progress)
+    report = verify(path, on_progress, look, alone=True)
     if report.damage is not None:
         raise report.damage
     return report
@@ -365,10 +373,13 @@ def _look_at_header(path: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection]:
     """A read-only connection, also where the directory cannot be written."""
+    wal = Path(f"{path}-wal")
+    # SQLite makes an empty WAL and an index of it even to read. Who is alone and has no WAL needs neither.
+    still = "&immutable=1" if alone and not (wal.exists() and wal.stat().st_size > 0) else ""
     with translated(0):
-        db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None)
+        db = sqlite3.connect(f"{path.as_uri()}?mode=ro{still}", uri=True, timeout=BUSY_S, isolation_level=None)
     copy: tempfile.TemporaryDirectory[str] | None = None
     try:
         try:
@@ -379,7 +390,6 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             # To read a WAL needs a file beside it. Without a WAL the file can be read as one that
             # never changes; with one, a copy of both is read, since the WAL may hold events.
             db.close()
-            wal = Path(f"{path}-wal")
             with translated(0):
                 if wal.exists() and wal.stat().st_size > 0:
                     copy = tempfile.TemporaryDirectory(prefix="bayesd-verify-")

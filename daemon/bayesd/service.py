@@ -35,10 +35,11 @@ from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.desk import Desk, Letter, Order, restart
 from bayesd.study.problem import Problem, Suggestion
-from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
+from bayesd.study.state import Event, State, apply, refuse_newer
 from bayesd_schemas.messages import BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
+from bayesd_schemas.upcast import VERSIONS, upcast
 
 logger = logging.getLogger("bayesd")
 
@@ -633,15 +634,12 @@ _SLOW: dict[str, Callable[[Service, Request], Awaitable[Any]]] = {
 
 
 def event_of(body: bytes, hash: bytes) -> Event:
-    """A stored body as the event that it is. Unknown events that are not critical become nothing."""
+    """A stored body as the event that it is, in today's shape. Unknown events that are not critical become nothing."""
     envelope = orjson.loads(body)
-    type = envelope["type"]
-    if type not in KNOWN:
-        if envelope.get("crit", True):
-            raise UnknownEvent(envelope["seq"], type)
-        type = "clock.jumped"
+    type = "clock.jumped" if refuse_newer(envelope) else envelope["type"]
+    data = upcast(type, envelope.get("tv", 1), envelope["data"]) if type in VERSIONS else envelope["data"]
     return Event(envelope["seq"], hash, type, envelope.get("study"), envelope.get("trial"), envelope["actor"],
-                 envelope.get("cmd"), envelope["data"])
+                 envelope.get("cmd"), data)
 
 
 async def fold(log: Log, until: int | None = None) -> tuple[State, int]:

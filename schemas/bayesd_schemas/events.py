@@ -1,8 +1,8 @@
 """Every event of the log, as it lies in the file.
 
-An event's shape is a promise: a new field has a default, a new meaning gets a new type, and old
-logs stay readable for ever. The daemon writes plain dictionaries on its hot path; a test and
-every simulated world hold them against these models.
+An event's shape is a promise: a new field has a default, a new meaning gets a new type, what neither can
+express gets a step in `upcast.py`, and old logs stay readable for ever. The daemon writes plain dictionaries on
+its hot path; a test and every simulated world hold them against these models.
 
 Canonical JSON (RFC 8785) writes 1.0 as 1, so numbers that are floats by meaning may read as ints.
 """
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from bayesd_schemas.names import Count, Id, Name, Run
 from bayesd_schemas.space import Value
 from bayesd_schemas.study import StudySpec
+from bayesd_schemas.upcast import upcast
 
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of the message's known fields")]
@@ -235,7 +236,8 @@ _adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(model) for name, mod
 
 
 def validate(envelope: dict[str, Any]) -> Envelope:
-    """Hold an event against its model. Raises pydantic.ValidationError, or KeyError for an unknown type."""
+    """Hold an event, of any version, against its model. Raises pydantic.ValidationError, or KeyError for an
+    unknown type."""
     checked = Envelope.model_validate(envelope)
-    _adapters[checked.type].validate_python(checked.data)
+    _adapters[checked.type].validate_python(upcast(checked.type, checked.tv, checked.data))
     return checked

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bayesd import show
+from bayesd_schemas.upcast import upcast
 
 Data = dict[str, Any]
 
@@ -14,8 +15,8 @@ def of(body: Data) -> str:
     if phrase is None:
         return show.cell(body["data"])[:120]
     try:
-        words = phrase(body["data"])
-    except (KeyError, TypeError, AttributeError):
+        words = phrase(upcast(body["type"], body.get("tv", 1), body["data"]))
+    except (KeyError, TypeError, AttributeError):     # of a later version
         words = show.cell(body["data"])[:120]
     actor = str(body["actor"])
     return f"{words}  by {actor.partition('/')[2]}" if actor.startswith("operator/") else words

@@ -21,6 +21,7 @@ from bayesd.study.problem import Problem, Proposal
 from bayesd.study.row import Row
 from bayesd.study.state import Data, Event, Lease, State, Study, apply
 from bayesd_schemas.messages import Ask
+from bayesd_schemas.upcast import VERSIONS
 
 PATIENCE_S = 90.0     # an unserved ask lapses this long after its last copy or beat
 ANSWER_S = 1.5        # every ask is answered within 2 s; this leaves half a second for the way
@@ -153,7 +154,7 @@ class Desk:
             data["elapsed_s"] = round(self.elapsed(study), 3)
         seq = state.seq + 1
         envelope: dict[str, Any] = {
-            "v": 1, "tv": 1, "seq": seq, "log": state.log or data["log"], "epoch": state.epoch or 1,
+            "v": 1, "tv": VERSIONS.get(type, 1), "seq": seq, "log": state.log or data["log"], "epoch": state.epoch or 1,
             "type": type, "crit": type not in NOT_CRITICAL, "time": self.time, "actor": actor, "data": data,
             "prev": state.hash.hex()}
         if name is not None:

@@ -27,7 +27,7 @@ tell the result, however late; an older fence is history.
      [complete | fail | pruned]  [waiting] --+      outcome.voided: any -> [voided]
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, TypeAlias
@@ -35,6 +35,7 @@ from typing import Any, Literal, TypeAlias
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
+from bayesd_schemas.upcast import VERSIONS
 
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voided"]
@@ -266,10 +267,21 @@ class State:
 class UnknownEvent(Exception):
     """The log holds a critical event that this version does not know: use a newer one."""
 
-    def __init__(self, seq: int, type: str) -> None:
-        super().__init__(f"event {seq} is of type {type!r}, which this version does not know; "
+    def __init__(self, seq: int, type: str, tv: int = 1) -> None:
+        what = f"of type {type!r}" + (f", version {tv}" if type in KNOWN else "")
+        super().__init__(f"event {seq} is {what}, which this version of bayesd does not know; "
                          "open the log with the version that wrote it, or a newer one")
         self.seq = seq
+
+
+def refuse_newer(envelope: Mapping[str, Any]) -> bool:
+    """True when a later release wrote this event and it may be passed over; raises UnknownEvent when it may not."""
+    type, tv = envelope["type"], envelope.get("tv", 1)
+    if type in KNOWN and tv <= VERSIONS.get(type, 1):
+        return False
+    if envelope.get("crit", True):
+        raise UnknownEvent(envelope["seq"], type, tv)
+    return True
 
 
 def apply(state: State, event: Event) -> None:
