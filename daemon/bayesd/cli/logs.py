@@ -33,15 +33,20 @@ _file = click.argument("file", type=click.Path(path_type=Path))
 # --- Verify ------------------------------------------------------------------------------------------
 
 
-@verb(log, "verify", "bayesd log verify tuning.db")
-@_file
+@verb(log, "verify", "bayesd log verify tuning.db\nbayesd log verify archive/*.jsonl.gz tuning.db")
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
 @format_option
-def verify(file: Path, format: str) -> None:
+def verify(files: tuple[Path, ...], format: str) -> None:
     """Check bytes, chain and state, offline.
 
-    Ends with 65 and names the event when FILE is damaged.
+    FILE is a log, or segments of one (see log archive) in any order, with or without the log itself. Ends with 65
+    and names the event when one is damaged or does not follow.
     """
-    verify_file(file, format)
+    segmented = len(files) > 1 or (files[0].exists() and need("bayesd.segments").is_segment(files[0]))
+    if segmented:
+        _verify_row(files, format)
+    else:
+        verify_file(files[0], format)
 
 
 def verify_file(file: Path, format: str) -> None:
@@ -69,6 +74,29 @@ def verify_file(file: Path, format: str) -> None:
               "damaged_seq": None if damage is None else damage.seq}
     show.record(format, answer, [(key, value) for key, value in answer.items() if value is not None],
                 ["damaged" if damage else "verified", folded.events, answer["head"]])
+    if damage is not None:
+        raise damage
+
+
+def _verify_row(files: tuple[Path, ...], format: str) -> None:
+    """The same of segments: one chain through all of them; the state, if they begin at event 1."""
+    segments, logs = need("bayesd.segments"), need("bayesd.log")
+    joined, folded, damage = segments.Joined(), offline.Folding(), None
+    with show.progress("verifying", None) as advance:
+        try:
+            for seq, body, hash in segments.join(files, joined):
+                if joined.first == 1:
+                    folded.take(body, hash)
+                if seq % 1000 == 0:
+                    advance(seq)
+        except logs.Damaged as found:
+            damage = found
+    answer = {"files": len(files), "log": joined.log, "first": joined.first, "last": joined.seq, "head": joined.hash,
+              "state": folded.digest() if joined.first == 1 else None, "notes": len(joined.notes),
+              "chain": "intact" if damage is None else "broken", "damage": None if damage is None else damage.why,
+              "damaged_seq": None if damage is None else damage.seq}
+    show.record(format, answer, [(key, value) for key, value in answer.items() if value is not None],
+                ["damaged" if damage else "verified", joined.seq, joined.hash])
     if damage is not None:
         raise damage
 
@@ -243,6 +271,51 @@ def export(file: Path, output: Path | None, after: int) -> None:
         finally:
             if output is not None:
                 target.close()
+
+
+@verb(log, "archive", "bayesd log archive tuning.db -o archive\n"
+                      "bayesd log archive tuning.db -o archive --events 100000")
+@_file
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The folder; default FILE's.")
+@click.option("--events", type=click.IntRange(min=1), help="Events of a segment; default 1,000,000.")
+@format_option
+def archive(file: Path, output: Path | None, events: int | None, format: str) -> None:
+    """Write events that are in no segment yet as compressed segments, to keep elsewhere.
+
+    A segment has the hashed bytes of each event on a line, and a file beside it that says where it belongs. FILE
+    stays as it is and may be in use. Free text (errors, reasons) stays in FILE alone.
+    """
+    segments = need("bayesd.segments")
+    with show.progress("archiving", offline.count(file)) as advance:
+        made = segments.archive(file, output or file.parent, events or segments.EVENTS, advance)
+    rows = [{"segment": str(each.path), "first": each.header.first, "last": each.header.last,
+             "bytes": each.header.bytes, "size": each.size, "ratio": round(each.ratio, 3)} for each in made]
+    show.rows(format, rows, _SEGMENTS, "nothing new: segments hold every event")
+
+
+_SEGMENTS = (Column("segment", "SEGMENT"), Column("first", "FIRST", True), Column("last", "LAST", True),
+             Column("bytes", "BYTES", True), Column("size", "SIZE", True), Column("ratio", "RATIO", True))
+
+
+@verb(log, "import", "bayesd log import archive/*.jsonl.gz -o again.db\n"
+                     "bayesd log import archive/*.jsonl.gz tuning.db -o whole.db")
+@click.argument("files", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True, metavar="SEGMENT...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True,
+              help="The log to make; nothing is overwritten.")
+@format_option
+def import_(files: tuple[Path, ...], output: Path, format: str) -> None:
+    """Put a log together from its segments, or from what log export wrote.
+
+    It has the same events, hashes, head and state. A log given besides adds what the segments do not hold yet.
+    """
+    segments = need("bayesd.segments")
+    with show.progress("importing", None) as advance:
+        joined = segments.assemble(files, output, need("bayesd.study.state").refuse_newer, advance)
+    folded = offline.fold(output, what="folding")
+    answer = {"file": str(output), "log": joined.log, "events": joined.seq, "head": joined.hash,
+              "state": need("bayesd.study.snapshot").digest(folded.state), "notes": len(joined.notes)}
+    show.record(format, answer, list(answer.items()), [joined.seq, joined.hash])
+    folded.must_be_whole()
 
 
 @verb(log, "tail", "bayesd log tail\nbayesd log tail --study digits-svm -f json | jq .type")

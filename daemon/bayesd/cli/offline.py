@@ -36,22 +36,39 @@ class Folded:
             raise self.damage
 
 
+class Folding:
+    """A state that takes events one by one, from wherever they come."""
+
+    def __init__(self) -> None:
+        states = need("bayesd.study.state")
+        self.state: State = states.State()
+        self._apply, self._event_of = states.apply, need("bayesd.service").event_of
+
+    def take(self, body: bytes, hash: bytes) -> "Event":
+        event: Event = self._event_of(body, hash)
+        try:
+            self._apply(self.state, event)
+        except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
+            raise need("bayesd.log").Damaged(
+                event.seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
+        return event
+
+    def digest(self) -> str:
+        found: str = need("bayesd.study.snapshot").digest(self.state)
+        return found
+
+
 def fold(path: Path, at: str | None = None, *, on_event: "Callable[[State, Event], None] | None" = None,
          what: str = "replaying") -> Folded:
     """Fold the events of a file up to `at`: a seq, a time, or the end."""
-    log, service, states = need("bayesd.log"), need("bayesd.service"), need("bayesd.study.state")
+    log, folding = need("bayesd.log"), Folding()
     canonical = need("orjson").loads
     until = None if at is None else _until(path, at)
-    folded = Folded(states.State())
+    folded = Folded(folding.state)
     with show.progress(what, count(path) if until is None else until) as advance:
         try:
             for seq, body, hash in log.read_events(path, 0, until):
-                event = service.event_of(body, hash)
-                try:
-                    states.apply(folded.state, event)
-                except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
-                    raise log.Damaged(
-                        seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
+                event = folding.take(body, hash)
                 folded.events += 1
                 if on_event is not None:
                     on_event(folded.state, event)
