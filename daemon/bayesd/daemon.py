@@ -45,6 +45,11 @@ def new_log_id() -> str:
     return secrets.token_hex(8)
 
 
+def new_salt() -> bytes:
+    """What makes a redacted text unguessable."""
+    return secrets.token_bytes(16)
+
+
 def log_path(config: Config) -> Path:
     return config.log or state_directory() / "log.db"
 
@@ -75,7 +80,8 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
                 filters=[*topics.inbound(), *topics.retained()],
                 will=lambda: Will(topics.daemon, service.presence("offline")), qos=qos)
             service = Service(log, bus, SystemClock(), settings=_settings(config, settle_s), version=__version__,
-                              new_log=new_log_id, fingerprint=await asyncio.to_thread(fingerprint, __version__))
+                              new_log=new_log_id, new_salt=new_salt,
+                              fingerprint=await asyncio.to_thread(fingerprint, __version__))
             await service.open()
             if config.operators is None:
                 logger.warning("no list of operators is set: whoever may publish on %s may change studies", address.url)

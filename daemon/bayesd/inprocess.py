@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import ValidationError
 
 from bayesd import winner
-from bayesd.daemon import SystemClock, new_log_id
+from bayesd.daemon import SystemClock, new_log_id, new_salt
 from bayesd.files import BadFile, read_study
 from bayesd.log import DiskFull, SqliteLog, read_events
 from bayesd.optimize import suggest
@@ -147,7 +147,7 @@ class Study(AbstractContextManager["Study"]):
         try:
             log = self._wait(SqliteLog.open(path, look=refuse_newer)) if path is not None else None
             state = self._wait(fold(log))[0] if log is not None else State()
-            self._begin(Desk(state), log)
+            self._begin(Desk(state, new_salt=new_salt if log is not None else None), log)
             desk = self._desk
             self._at()
             restart(desk)

@@ -27,6 +27,7 @@ from bayesd.logfile import (
     BUSY_S,
     READ_CHUNK,
     READING,
+    TEXTS,
     AnyPath,
     CannotOpen,
     CommitFailed,
@@ -55,6 +56,7 @@ from bayesd.logfile import (
 )
 from bayesd.study.canonical import ZERO, leaf_hash
 from bayesd.study.row import Fields, Row
+from bayesd.study.texts import Text
 
 WAL_MAX_BYTES = 16 * 2**20      # beyond this `checkpoint` cuts the WAL file down
 SNAPSHOTS_KEPT = 2
@@ -111,6 +113,10 @@ class Log(Protocol):
 
     async def load_note(self) -> Note | None: ...
 
+    async def texts(self, refs: Sequence[str]) -> dict[str, str]:
+        """The free texts that are still there, by reference."""
+        ...
+
     @property
     def checkpoint_due(self) -> bool:
         """True when so much waits in the WAL that the next idle moment should not be waited for."""
@@ -143,6 +149,7 @@ class SqliteLog:
         self._closed = False
         self._dirty = True              # something may be in the WAL that is not in the file
         self._wal_bound_bytes = WAL_MAX_BYTES
+        self._scrub = False             # the WAL has pages with text that was redacted: cut it soon
         self._file = os.stat(path)
 
     @classmethod
@@ -196,9 +203,9 @@ class SqliteLog:
 
     async def append(self, rows: Sequence[Row]) -> None:
         if rows:
-            await _to_the_end(self._append([row.fields for row in rows]))
+            await _to_the_end(self._append([row.fields for row in rows], [text for row in rows for text in row.texts]))
 
-    async def _append(self, rows: list[Fields]) -> None:
+    async def _append(self, rows: list[Fields], texts: list[Text]) -> None:
         async with self._one_at_a_time:
             self._must_be_able_to_write()
             refuse_bad_rows(rows, self._head)
@@ -214,6 +221,8 @@ class SqliteLog:
                     WHERE (SELECT epoch FROM writer WHERE one = 1) = ?9
                     """, [(*row, self._epoch) for row in rows])
                 if done.rowcount == len(rows):
+                    if texts:
+                        await self._keep(texts)
                     await self._writer.commit()
                 else:
                     await self._fenced()
@@ -226,6 +235,25 @@ class SqliteLog:
                 await self._give_up_transaction(error)
             self._head = rows[-1][0], rows[-1][2]
             self._dirty = True
+            self._scrub = self._scrub or any(text.text is None for text in texts)
+
+    async def _keep(self, texts: list[Text]) -> None:
+        """Free text goes in, or out, in the transaction of its event."""
+        kept = [text for text in texts if text.text is not None]
+        gone = [(text.ref,) for text in texts if text.text is None]
+        if kept:
+            await self._writer.executemany("INSERT OR IGNORE INTO text (ref, salt, text) VALUES (?, ?, ?)", kept)
+        if gone:
+            await self._writer.executemany("DELETE FROM text WHERE ref = ?", gone)
+
+    async def texts(self, refs: Sequence[str]) -> dict[str, str]:
+        out: dict[str, str] = {}
+        with translated(self._head[0]):
+            for at in range(0, len(refs), 500):
+                some = refs[at:at + 500]
+                out.update(await self._reader.execute_fetchall(         # type: ignore[arg-type]  # rows of two
+                    f"SELECT ref, text FROM text WHERE ref IN ({','.join('?' * len(some))})", some))   # noqa: S608
+        return out
 
     def _must_be_able_to_write(self) -> None:
         if self._closed:
@@ -359,7 +387,7 @@ class SqliteLog:
 
     @property
     def checkpoint_due(self) -> bool:
-        return self.wal_bytes > self._wal_bound_bytes
+        return self._scrub or self.wal_bytes > self._wal_bound_bytes
 
     async def checkpoint(self) -> None:
         """Move the WAL into the file. Appends wait meanwhile, so this is for an idle moment.
@@ -380,7 +408,8 @@ class SqliteLog:
                     # Cutting needs a moment without readers. Do not wait for one while results
                     # wait for us: try again when the file has grown by another quarter.
                     await self._writer.execute("PRAGMA busy_timeout = 0")
-                    await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                    done = await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                    self._scrub = self._scrub and next(iter(done))[0] != 0      # a reader was in the way
                     await self._writer.execute(_BUSY_TIMEOUT)
                     self._wal_bound_bytes = max(WAL_MAX_BYTES, self.wal_bytes + WAL_MAX_BYTES // 4)
             except sqlite3.Error as error:
@@ -414,6 +443,7 @@ async def _set_up_writer(db: aiosqlite.Connection) -> None:
         "PRAGMA fullfsync = ON",                # the same on macOS, where fsync alone does not flush
         "PRAGMA checkpoint_fullfsync = ON",
         "PRAGMA wal_autocheckpoint = 0",        # never inside a commit: see checkpoint()
+        "PRAGMA secure_delete = ON",            # what is redacted is written over, not only forgotten
         *READING,
     ):
         await db.execute(pragma)
@@ -431,6 +461,7 @@ async def _raise_epoch(db: aiosqlite.Connection) -> tuple[int, int]:
     """Make every older writer stop at its next append; return our epoch and the seq of the head."""
     try:
         await db.execute("UPDATE writer SET epoch = epoch + 1 WHERE one = 1")
+        await db.execute(TEXTS)                 # a log of an earlier release has no such table yet
         rows = await db.execute_fetchall("""
             SELECT epoch, (SELECT coalesce(max(seq), 0) FROM event) FROM writer WHERE one = 1
             """)
@@ -467,6 +498,7 @@ class MemoryDisk:
     """What survives a daemon that was killed: hand the same disk to the next MemoryLog."""
 
     rows: list[Row] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
     epoch: int = 0
     snapshots: list[Snapshot] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -538,6 +570,11 @@ class MemoryLog:
                 self._must_be_able_to_write()
                 self._must_be_newest()      # who came while we waited has the log now
                 self.disk.rows.extend(rows)
+                for text in (text for row in rows for text in row.texts):
+                    if text.text is None:
+                        self.disk.texts.pop(text.ref, None)
+                    else:
+                        self.disk.texts[text.ref] = text.text
                 self._head = rows[-1].seq, rows[-1].hash
                 if self._after_commit is not None:
                     await self._after_commit(rows)
@@ -588,6 +625,9 @@ class MemoryLog:
 
     async def load_note(self) -> Note | None:
         return self.disk.notes[-1] if self.disk.notes else None
+
+    async def texts(self, refs: Sequence[str]) -> dict[str, str]:
+        return {ref: self.disk.texts[ref] for ref in refs if ref in self.disk.texts}
 
     def _refuse_ahead(self, seq: int) -> None:
         if seq > self.head()[0]:

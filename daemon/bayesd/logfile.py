@@ -23,6 +23,7 @@ import orjson
 
 from bayesd.study.canonical import ZERO
 from bayesd.study.row import Fields
+from bayesd.study.texts import reference
 
 APPLICATION_ID = 0x62617964     # "bayd", for file(1)
 FORMAT = 1                      # user_version: raised when an older bayesd must not touch the file
@@ -72,6 +73,15 @@ CREATE TABLE checkpoint (
     seq    INTEGER PRIMARY KEY,
     note   BLOB NOT NULL
 ) STRICT;
+"""
+
+TEXTS = """
+-- Free text that bodies refer to by SHA-256 of salt and text. Rows may be deleted: that is what it is for.
+CREATE TABLE IF NOT EXISTS text (
+    ref    TEXT PRIMARY KEY,
+    salt   BLOB NOT NULL,
+    text   TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 READING = (
@@ -294,12 +304,26 @@ def _look_round(db: sqlite3.Connection, seq: int, last_body: bytes) -> int:
         wanted = _schema(fresh)
     if not wanted <= _schema(db):
         raise Damaged(seq + 1, "all events verify but tables or triggers around them were changed")
+    for ref, salt, text in db.execute("SELECT ref, salt, text FROM text") if has_texts(db) else ():
+        if reference(salt, text) != ref:
+            raise Damaged(seq + 1, f"all events verify but text {ref} is not the one that was told")
     row = db.execute("SELECT epoch FROM writer WHERE one = 1").fetchone()
     epoch = row[0] if row is not None else None
     written_in = orjson.loads(last_body).get("epoch") if last_body else None
     if type(epoch) is not int or (type(written_in) is int and epoch < written_in):
         raise Damaged(seq + 1, f"all events verify but the writer epoch ({epoch}) is older than the last of them")
     return epoch
+
+
+def has_texts(db: sqlite3.Connection) -> bool:
+    """Logs that only earlier releases wrote have no table of texts."""
+    return db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'text'").fetchone() is not None
+
+
+def read_texts(path: AnyPath) -> dict[str, str]:
+    """The free text in a log file by its reference; what is redacted is not there."""
+    with reading(true_name(path)) as db, translated(0):
+        return dict(db.execute("SELECT ref, text FROM text")) if has_texts(db) else {}
 
 
 def _schema(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
@@ -335,7 +359,7 @@ def create(path: Path) -> None:
     with closing(sqlite3.connect(f"{new.as_uri()}?mode=rw", uri=True, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA fullfsync = ON")
-        db.executescript("BEGIN;" + SCHEMA + "COMMIT;")
+        db.executescript("BEGIN;" + SCHEMA + TEXTS + "COMMIT;")
         db.execute("PRAGMA journal_mode = WAL")
     os.rename(new, path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -15,7 +15,7 @@ import io
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from bayesd.logfile import (
     Look,
     Progress,
     create,
+    has_texts,
     make_directory,
     read_events,
     reading,
@@ -322,8 +323,9 @@ def _same_history(path: Path, joined: Joined) -> None:
 
 
 def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
-             on_progress: Progress | None = None, also: Callable[[sqlite3.Connection], None] | None = None) -> Joined:
-    """A whole log out of segments from event 1 on: same events, same hashes, same head. `also` may add to it."""
+             on_progress: Progress | None = None) -> Joined:
+    """A whole log out of segments from event 1 on: same events, same hashes, same head; and the free text of
+    a live log among them."""
     out = true_name(out)
     if out.exists():
         raise CannotOpen(f"{out} is there already; name another file, nothing is overwritten")
@@ -349,8 +351,10 @@ def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
             db.execute("UPDATE writer SET epoch = ? WHERE one = 1", (joined.epoch,))
             db.executemany("INSERT OR REPLACE INTO checkpoint (seq, note) VALUES (?, ?)",
                            [(seq, note.encode()) for seq, note in joined.notes])
-            if also is not None:
-                also(db)
+            for path in filter(is_log, paths):
+                with reading(true_name(path)) as live:
+                    db.executemany("INSERT OR IGNORE INTO text (ref, salt, text) VALUES (?, ?, ?)", live.execute(
+                        "SELECT ref, salt, text FROM text").fetchall() if has_texts(live) else ())
             db.commit()
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -31,7 +31,7 @@ from bayesd import winner
 from bayesd.bus import Ack, Bus
 from bayesd.log import Damaged, DiskFull, Log, LogError
 from bayesd.optimize import suggest
-from bayesd.study import admin, rules, snapshot, view
+from bayesd.study import admin, rules, snapshot, texts, view
 from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.desk import Desk, Letter, Order, restart
 from bayesd.study.problem import Problem, Suggestion
@@ -122,7 +122,7 @@ class Service:
 
     def __init__(self, log: Log, bus: Bus, clock: Clock, *, settings: Settings | None = None, version: str = "0",
                  suggest: Suggest = in_thread, new_log: Callable[[], str] = lambda: "log",
-                 fingerprint: dict[str, Any] | None = None) -> None:
+                 new_salt: Callable[[], bytes] | None = None, fingerprint: dict[str, Any] | None = None) -> None:
         self.log = log
         self.bus = bus
         self.clock = clock
@@ -134,6 +134,7 @@ class Service:
         self.replayed = 0
         self._suggest = suggest
         self._new_log = new_log
+        self._new_salt = new_salt
         self._fingerprint = fingerprint
         self._committed = 0
         self._acks: deque[tuple[int, Ack]] = deque()
@@ -164,7 +165,7 @@ class Service:
     async def _fold(self) -> None:
         """Every restart is a replay: the only way to a state."""
         state, self.replayed = await fold(self.log)
-        self.desk = Desk(state, operators=self.settings.operators)
+        self.desk = Desk(state, operators=self.settings.operators, new_salt=self._new_salt)
         self._committed = state.seq
         self._shown.clear()            # what it shows was not written; `restart` has every study shown again
         self._touch_clock()
@@ -616,13 +617,19 @@ class Service:
         out: list[Any] = []
         size, last = 0, after
         async for rows in self.log.read(after, self._committed):
-            for row in rows:
-                if study is None or row.study == study:
-                    size += len(row.body) + 1
-                    if out and (len(out) >= limit or size > admin.PAGE_BYTES):
-                        return {"events": out, "next": last}
-                    out.append(orjson.loads(row.body))
-                last = row.seq
+            found = [(row.seq, len(row.body), orjson.loads(row.body)) for row in rows
+                     if study is None or row.study == study]
+            refs = [ref for _, _, body in found if (ref := texts.ref_of(body["type"], body["data"])) is not None]
+            said = await self.log.texts(refs) if refs else {}
+            for seq, length, body in found:
+                body = texts.resolved(body, said)
+                size += length + 1
+                size += len(said.get(texts.ref_of(body["type"], body["data"]) or "", "")) * 2
+                if out and (len(out) >= limit or size > admin.PAGE_BYTES):
+                    return {"events": out, "next": last}
+                out.append(body)
+                last = seq
+            last = rows[-1].seq
         return {"events": out}
 
 

@@ -380,7 +380,8 @@ class Daemon:
         self.clock = HandClock(asyncio.get_running_loop(), now=now)
         bus = self.bus = self._make_bus(self.broker)
         service = Service(log, bus, self.clock, settings=self.settings, suggest=self._suggest,
-                          new_log=lambda: "memory", version="testing")
+                          new_log=lambda: "memory", version="testing",
+                          new_salt=lambda: b"%d salt" % service.desk.state.seq)
         self.service = service
         self._task = asyncio.create_task(self._live(service, log), name=f"life {self.lives}")
         return service

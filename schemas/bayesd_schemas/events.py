@@ -154,7 +154,8 @@ class _Outcome(_Data):
     folds: list[Number | None] | None = None
     seconds: Number | None = None
     cost: Number | None = None
-    error: str | None = None
+    error: str | None = Field(None, description="The daemon's own words; in earlier logs free text, too")
+    error_ref: Hex64 | None = Field(None, description="SHA-256 of salt and free text, which lie outside the body")
     failure: Annotated[str | None, Field(alias="class")] = None
     promoted: Count | None = Field(None, description="The seq of the late outcome that became the result")
     ended: Literal["cancelled"] | None = None
@@ -180,7 +181,8 @@ class OutcomeLate(_Outcome):
 
 
 class OutcomeVoided(_Data):
-    reason: str
+    reason: str | None = None
+    reason_ref: Hex64 | None = None
 
 
 class ModelFitted(_Data):
@@ -192,6 +194,12 @@ class ModelFitted(_Data):
 
 class WorkerRevoked(_Data):
     worker: Name
+    reason: str | None = None
+    reason_ref: Hex64 | None = None
+
+
+class TextRedacted(_Data):
+    refs: Annotated[list[Hex64], Field(min_length=1)]
     reason: str
 
 
@@ -205,6 +213,7 @@ EVENTS: dict[str, type[_Data]] = {
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.completed": TrialCompleted,
     "trial.failed": TrialFailed, "trial.pruned": TrialPruned, "outcome.late": OutcomeLate,
     "outcome.voided": OutcomeVoided, "model.fitted": ModelFitted, "worker.revoked": WorkerRevoked,
+    "text.redacted": TextRedacted,
 }
 """Event type -> the model of its data."""
 

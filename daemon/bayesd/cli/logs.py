@@ -57,8 +57,16 @@ def verify_file(file: Path, format: str) -> None:
     saved = {each.seq: each for each in _snapshots(file)} if report.damage is None else {}
     damage = report.damage
     codec, digest = need("bayesd.study.snapshot").CODEC, need("bayesd.study.snapshot").digest
+    texts = need("bayesd.study.texts")
+
+    referred, redacted = set(), set()
 
     def check(state: Any, event: Any) -> None:
+        ref = texts.ref_of(event.type, event.data)
+        if ref is not None:
+            referred.add(ref)
+        elif event.type == "text.redacted":
+            redacted.update(event.data["refs"])
         # A daemon starts from a snapshot, so one that the events do not bear out is damage, too.
         nonlocal damage
         snapshot = saved.get(event.seq)
@@ -67,9 +75,13 @@ def verify_file(file: Path, format: str) -> None:
     # Up to the proven end: a daemon may be writing behind it.
     folded = offline.fold(file, str(report.seq), on_event=check, what="folding")
     damage = damage or folded.damage
+    there = need("bayesd.logfile").read_texts(file) if report.damage is None else {}
+    kept = {"kept": len(referred & there.keys()), "redacted": len((referred & redacted) - there.keys()),
+            "missing": len(referred - redacted - there.keys())}
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "epoch": report.epoch, "chain": "intact" if report.damage is None else "broken",
               "state": digest(folded.state), "snapshots": len(saved), "studies": len(folded.state.studies),
+              "texts": kept,
               "first": folded.first_time, "last": folded.time, "damage": None if damage is None else damage.why,
               "damaged_seq": None if damage is None else damage.seq}
     show.record(format, answer, [(key, value) for key, value in answer.items() if value is not None],
@@ -238,9 +250,9 @@ def show_(file: Path, study: str | None, trial: int | None, type_: str | None, a
 
 def _chosen(file: Path, after: int, limit: int | None, study: str | None, trial: int | None,
             type_: str | None) -> Iterator[dict[str, Any]]:
-    loads = need("orjson").loads
+    loads, texts, said = need("orjson").loads, need("bayesd.study.texts"), need("bayesd.logfile").read_texts(file)
     for _, body, _ in need("bayesd.log").read_events(file, after):
-        envelope: dict[str, Any] = loads(body)
+        envelope: dict[str, Any] = texts.resolved(loads(body), said)
         if _wanted(envelope, study, trial, type_):
             yield envelope
             if limit is not None:
@@ -256,7 +268,7 @@ def _chosen(file: Path, after: int, limit: int | None, study: str | None, trial:
 def export(file: Path, output: Path | None, after: int) -> None:
     """Write events as JSON, one a line.
 
-    They are byte for byte what was hashed.
+    They are byte for byte what was hashed, so free text is not among them.
     """
     logs = need("bayesd.log")
     events = logs.read_events(file, after)

@@ -73,7 +73,8 @@ _PHRASES: dict[str, Callable[[Data], str]] = {
     "trial.failed": _failed,
     "trial.pruned": _measured,
     "outcome.late": lambda data: f"late: {data['state']} {_measured(data)}",
-    "outcome.voided": lambda data: str(data["reason"]),
+    "outcome.voided": lambda data: str(data.get("reason", "(text outside)")),
     "model.fitted": lambda data: f"{data['model']} of {data['n']} outcomes",
-    "worker.revoked": lambda data: f"{data['worker']}: {data['reason']}",
+    "worker.revoked": lambda data: f"{data['worker']}: {data.get('reason', '(text outside)')}",
+    "text.redacted": lambda data: f"{len(data['refs'])} texts: {data['reason']}",
 }

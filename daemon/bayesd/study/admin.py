@@ -5,6 +5,7 @@ and changes nothing. A read answers from the newest state; its reply waits behin
 like everything else. Replies are paged to stay under 60 KiB.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
 SLOW = ("events", "study.best")     # verbs that read the log or compute: the service answers them
 QUEUE_MAX = 10_000
+REDACT_MAX = 500                    # references in one request
+_REF = re.compile(r"[0-9a-f]{64}")
 
 
 class Refused(Exception):
@@ -354,6 +357,18 @@ def _told_by(desk: Desk, worker: str) -> list[Trial]:
             if trial.status != "voided" and told(trial)]
 
 
+def text_redact(desk: Desk, client: str, request: Request) -> Result:
+    """Delete free text of the log for ever. What it was referred to by stays, and so does the chain."""
+    refs = _need(request, "refs", list, '{"refs": ["<64 hex digits>"]}')
+    if not refs or len(refs) > REDACT_MAX or not all(isinstance(ref, str) and _REF.fullmatch(ref) for ref in refs):
+        raise Refused("bad-field", f"refs are 1 to {REDACT_MAX} references of 64 hex digits, as `bayesd log show "
+                                   "-f json` shows them", "refs")
+    reason = _need(request, "reason", str, '{"reason": "it names a person"}')
+    event = desk.record("text.redacted", {"refs": refs, "reason": cut(reason, 400)}, redacts=tuple(refs),
+                        **_actor(client, request))
+    return "ok", {"redacted": len(refs), "seq": event.seq}
+
+
 # ---------------------------------------------------------------- reads
 
 
@@ -415,6 +430,7 @@ WRITES: dict[str, Act] = {
     "study.create": study_create, "study.pause": study_pause, "study.resume": study_resume,
     "study.close": study_close, "study.amend": study_amend, "study.enqueue": study_enqueue,
     "trial.cancel": trial_cancel, "trial.void": trial_void, "worker.revoke": worker_revoke,
+    "text.redact": text_redact,
 }
 READS: dict[str, Act] = {
     "study.list": study_list, "study.show": study_show, "trial.list": trial_list, "trial.show": trial_show,

@@ -724,7 +724,9 @@ def _outcome_voided(state: State, event: Event) -> None:
 
 def _worker_revoked(state: State, event: Event) -> None:
     name = intern(event.data["worker"])
-    state.workers.setdefault(name, Worker(name)).revoked = event.data.get("reason") or "revoked"
+    # The reason may be redacted one day, and a replay must not notice: so the event stands for it.
+    state.workers.setdefault(name, Worker(name)).revoked = (
+        f"event {event.seq}" if "reason_ref" in event.data else event.data.get("reason") or "revoked")
 
 
 _APPLY: dict[str, Callable[[State, Event], None]] = {
@@ -754,5 +756,6 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "outcome.voided": _outcome_voided,
     "model.fitted": _model_fitted,
     "worker.revoked": _worker_revoked,
+    "text.redacted": _nothing,
 }
 KNOWN = frozenset(_APPLY)
