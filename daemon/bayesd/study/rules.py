@@ -517,7 +517,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
     message = digest_of(tell)
     told = lease.told
     if told is not None:
-        _answer_again(desk, worker, tell.id, told, message)
+        same = told.message in (message, _digest_of(tell, tell.error))      # earlier logs counted the error in
+        _answer_again(desk, worker, tell.id, told, same)
         return
     try:
         type, data = _outcome(study, tell)
@@ -548,15 +549,20 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
 
 
 def digest_of(tell: Tell) -> bytes:
-    """Digest of a tell's known fields without id, ask and seconds, normalised: two tells are the same
-    when these are [2]. Sixteen bytes: it is kept for every trial."""
+    """Digest of a tell's known fields without id, ask, seconds and error, normalised: two tells are the same
+    when these are [2]. Sixteen bytes: it is kept for every trial, and by it an error that was redacted could
+    be guessed, so that stays out."""
+    return _digest_of(tell, None)
+
+
+def _digest_of(tell: Tell, error: str | None) -> bytes:
     failure = (tell.failure or "crash") if tell.state == "fail" else tell.failure
-    known = (tell.state, tell.value, tell.values, tell.folds, tell.cost, failure, tell.error)
+    known = (tell.state, tell.value, tell.values, tell.folds, tell.cost, failure, error)
     return hashlib.sha256(orjson.dumps(known, option=orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
-def _answer_again(desk: Desk, worker: str, id: str, told: Told, message: bytes) -> None:
-    if told.message == message:
+def _answer_again(desk: Desk, worker: str, id: str, told: Told, same: bool) -> None:
+    if same:
         status = "late" if told.status == "late" else "duplicate"
         _receipt(desk, worker, id, status, told.seq, told.hash)
     else:
