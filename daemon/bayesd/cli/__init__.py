@@ -16,7 +16,7 @@ import click
 from bayesd import __version__
 from bayesd.bus import BusError
 from bayesd.call import Refusal
-from bayesd.cli import hand, help, logs, server, studies, trials, watch, workers
+from bayesd.cli import hand, help, logs, pack, server, studies, trials, watch, workers
 from bayesd.cli.common import CONFIG, NO, UNREACHABLE, USAGE, Trouble
 from bayesd.config import ConfigError
 from bayesd.files import BadFile
@@ -45,7 +45,7 @@ def bayesd(debug: bool) -> None:
     """
 
 
-for _module in (server, studies, trials, workers, hand, watch, logs, help):
+for _module in (server, studies, pack, trials, workers, hand, watch, logs, help):
     _module.register(bayesd)
 
 

@@ -1,0 +1,291 @@
+"""The audit pack: one study of a log in one sealed file, which a stranger can read and check offline.
+
+It holds the bytes of the study's events as they were hashed, the hashes of all events of the log, the
+signed notes of its heads, and pages for people: a report, and why each trial was tried. The bytes are
+the record; the pages are made of it and can be made again. Nothing in a pack depends on when or where
+it was packed: the same log and key give the same file.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bayesd import notes, report, winner
+from bayesd.logfile import AnyPath, read_events, reading, true_name
+from bayesd.service import event_of
+from bayesd.study.desk import Desk
+from bayesd.study.merkle import root_of
+from bayesd.study.state import State, Study, apply
+
+MANIFEST, SEAL = "manifest.txt", "seal.txt"
+LONG_AGO = (1980, 1, 1, 0, 0, 0)        # the earliest time that a zip can say
+VERIFIERS = ("bayesd-verify.py", "bayesd-verify.mjs")
+
+Event = dict[str, Any]
+Phrase = Callable[[Event], str]
+
+
+class NoStudy(Exception):
+    """The log has no such study."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a log says of one study, and what proves it."""
+
+    study: Study
+    state: State
+    bodies: tuple[bytes, ...]
+    """The events that concern it, as they were hashed."""
+    events: tuple[Event, ...]
+    """The same, read, each with its `hash`."""
+    hashes: tuple[bytes, ...]
+    """Of all events of the log."""
+    notes: tuple[str, ...]
+    keys: tuple[str, ...]
+    """Public keys, the newest last."""
+    head: Event
+    winner: dict[str, Any]
+    rules: dict[str, dict[str, Any]]
+    """What each rule would take."""
+
+    @property
+    def whole(self) -> bool:
+        return len(self.bodies) == len(self.hashes)
+
+    @property
+    def fingerprints(self) -> dict[str, Any]:
+        """Fingerprint -> what it stands for: the machines and versions that computed suggestions."""
+        return {event["data"]["fingerprint"]: event["data"]["engine"] for event in self.events
+                if event["type"] == "engine.fingerprint"}
+
+
+# --- What goes in ------------------------------------------------------------------------------------
+
+
+def collect(path: AnyPath, name: str, *, whole: bool = False, on_progress: Callable[[int], None] | None = None) -> Record:
+    """Read a log, checking each event, and keep what concerns a study; `whole` keeps everything.
+
+    Raises logfile.Damaged: a damaged log is no evidence, so there is no pack of it.
+    """
+    state, hashes, last = State(), [], b""
+    for seq, body, hash in read_events(path):
+        apply(state, event_of(body, hash))
+        hashes.append(hash)
+        last = body
+        if on_progress is not None and seq % 1000 == 0:
+            on_progress(seq)
+    if name not in state.studies:
+        raise NoStudy(f"this log has no study {name!r}; it has {', '.join(state.studies) or 'none'}")
+    study = state.studies[name]
+    bodies, events = [], []
+    wanted = _lineage(state, name)
+    for seq, body, hash in read_events(path, until=len(hashes)):
+        event = orjson.loads(body)
+        if whole or "study" not in event or seq <= wanted.get(event["study"], 0):
+            bodies.append(body)
+            events.append({**event, "hash": hash.hex()})
+    problem = Desk(state).problem(study)[0]
+    complete = winner.entries(study)
+    rules = {rule: winner.choose(complete, problem, rule) for rule in winner.RULES}
+    keys = dict.fromkeys(event["data"]["key"] for event in events
+                         if event["type"] == "daemon.started" and event["data"].get("key"))
+    return Record(study, state, tuple(bodies), tuple(events), tuple(hashes), _notes(path, len(hashes)), tuple(keys),
+                  orjson.loads(last), rules[winner.DEFAULT], rules)
+
+
+def _lineage(state: State, name: str) -> dict[str, int]:
+    """Study -> up to which event it concerns this one: all of itself, and of what it was forked from the beginning."""
+    found, until = {name: state.seq}, state.seq
+    origin = getattr(state.studies[name], "origin", None)
+    while origin is not None and origin.study in state.studies and origin.study not in found:
+        until = found[origin.study] = min(until, origin.at)
+        origin = getattr(state.studies[origin.study], "origin", None)
+    return found
+
+
+def _notes(path: AnyPath, seq: int) -> tuple[str, ...]:
+    with reading(true_name(path)) as db:
+        found = db.execute("SELECT note FROM checkpoint WHERE seq <= ? ORDER BY seq", (seq,)).fetchall()
+    return tuple(bytes(note).decode() for note, in found)
+
+
+# --- The files ---------------------------------------------------------------------------------------
+
+
+def files(record: Record, pages: Mapping[int, str], phrase: Phrase, signer: notes.Signer | None = None) -> dict[str, bytes]:
+    """Every file of the pack by name. `pages` are the reasons for each trial, as text."""
+    study, log = record.study, record.state.log
+    signed, keys = list(record.notes), list(record.keys)
+    if signer is not None:
+        fresh = signer.sign(len(record.hashes), root_of(record.hashes))
+        signed += [fresh] if fresh not in signed else []
+        keys = [key for key in keys if key != signer.vkey] + [signer.vkey]
+    head = {"seq": len(record.hashes), "hash": record.hashes[-1].hex()}
+    about = {"study": study.name, "log": log, "spec": study.spec.model_dump(mode="json", exclude_unset=True),
+             "state": study.status, "closed_by": study.closed_by, "trials": {**study.counts, "total": study.used},
+             "head": head, "fingerprint": record.fingerprints, "winner": record.winner, "rules": record.rules}
+    out = {f"why/{number}.txt": f"{text.rstrip()}\n\n{_on_record(record, number, phrase)}".encode()
+           for number, text in pages.items()}
+    out |= {
+        "events.jsonl": b"".join(body + b"\n" for body in record.bodies),
+        "hashes.txt": "".join(f"{hash.hex()}\n" for hash in record.hashes).encode(),
+        "checkpoints.txt": notes.join(signed).encode(),
+        "key.txt": "".join(f"{key}\n" for key in keys).encode(),
+        "study.json": (json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        "report.html": report.page(record, signed, keys, phrase, why=set(pages)).encode(),
+        **{f"verify/{path.name}": path.read_bytes() for path in verifiers()}}
+    out["README.txt"] = _readme(record, signed, keys, sealed=signer is not None, verifiers=out).encode()
+    out[MANIFEST] = "".join(f"{sha256(out[name]).hexdigest()}  {name}\n" for name in sorted(out)).encode()
+    if signer is not None:
+        out[SEAL] = signer.sign_text(f"{notes.PREFIX}{log}/pack\n{sha256(out[MANIFEST]).hexdigest()}\n").encode()
+    return out
+
+
+def verifiers() -> list[Path]:
+    """The verifiers of this release: beside the package, or in its source tree."""
+    here = Path(__file__).parent
+    for folder in (here / "verify", here.parents[1] / "deploy" / "verify"):
+        if folder.is_dir():
+            return [folder / name for name in VERIFIERS if (folder / name).is_file()]
+    return []
+
+
+def write(path: Path, content: Mapping[str, bytes]) -> None:
+    """Write the pack, whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as pack:
+            for name in sorted(content):
+                info = zipfile.ZipInfo(name, LONG_AGO)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.create_system, info.external_attr = 3, 0o644 << 16
+                pack.writestr(info, content[name])
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+# --- Pages -------------------------------------------------------------------------------------------
+
+
+def _of_trial(record: Record, number: int) -> Iterable[Event]:
+    return (event for event in record.events
+            if event.get("study") == record.study.name and event.get("trial") == number)
+
+
+def plain_page(record: Record, number: int) -> str:
+    """What was recorded when a trial was proposed, without computing anything again."""
+    trial = record.study.trials[number - 1]
+    made = next(event for event in _of_trial(record, number) if event["type"] in ("trial.proposed", "trial.imported"))
+    lines = [f"Trial {number} of {record.study.name}", "", "  params"]
+    lines += [f"    {name} = {json.dumps(value, ensure_ascii=False)}" for name, value in trial.params.items()]
+    lines += ["", f"  as recorded at event {made['seq']} when it was proposed"]
+    lines += [f"    {key} = {json.dumps(value, ensure_ascii=False)}" for key, value in made["data"].items()
+              if key != "params"]
+    return "\n".join(lines)
+
+
+def _on_record(record: Record, number: int, phrase: Phrase) -> str:
+    """The events behind a page: where each stands in events.jsonl, and the hash that proves it."""
+    lines = [f"The events of trial {number}, in events.jsonl; the hash of event N is line N of hashes.txt", ""]
+    lines += [f"  event {event['seq']:>6}  {event['time'][:19].replace('T', ' ')}  {event['hash'][:16]}…  "
+              f"{event['type']}: {phrase(event)}" for event in _of_trial(record, number)]
+    return "\n".join(lines) + "\n"
+
+
+def _readme(record: Record, signed: Sequence[str], keys: Sequence[str], *, sealed: bool,
+            verifiers: Mapping[str, bytes]) -> str:
+    study, count = record.study, len(record.hashes)
+    begin, end = (str(time)[:19].replace("T", " ") for time in (record.events[0]["time"], record.head["time"]))
+    sample = min(17, len(study.trials)) or 1
+    proposed = next((event["seq"] for event in _of_trial(record, sample)), 1)
+    missing = "" if record.whole else f"""
+   {count - len(record.bodies)} events are of other studies, as far as the record itself says, and are here by their hash
+   alone. To be sure that none of them is about this study, ask for a pack made with --whole."""
+    key = "\n".join(f"       {key}" for key in keys) or "       (none: this log signs nothing)"
+    return f"""\
+AUDIT PACK OF STUDY {study.name}
+
+This is the record of one study of bayesd, a program that tunes parameters: it proposes a trial, a
+worker measures it, and every step is an event in a log that is only ever added to. With this pack
+you can see what was done and why, and check that nobody changed the record. You need no bayesd and
+no network.
+
+    log {record.state.log}, events 1 to {count}, {begin} to {end} UTC
+    {len(study.trials)} trials, study {study.status}{f" by rule {study.closed_by}" if study.closed_by else ""}
+
+
+WHAT HAPPENED, AND WHY
+
+   report.html       the whole study on one page; open it in a browser
+   why/{sample}.txt{" " * (14 - len(f"why/{sample}.txt"))}    why trial {sample} was proposed, what was expected and what came of it; so for every trial
+   study.json        the study as it was declared, its winner, and what computed it
+   events.jsonl      the record: one event a line, in the order of seq
+                     the proposal of trial {sample} is event {proposed}:  grep '","seq":{proposed},' events.jsonl
+
+
+DID NOBODY CHANGE IT? THREE STEPS
+
+1. The files are the ones that were packed. Unpack, and in the folder:
+
+       sha256sum --check --quiet manifest.txt        (macOS: shasum -a 256 --check manifest.txt)
+
+   No line that says FAILED: the files fit the manifest. {"seal.txt signs the manifest; step 2 checks it." if sealed else
+   "There is no seal.txt, so whoever packed them could also have made another manifest."}
+
+2. The record fits together, and is the one that was signed while it was written:
+
+       python3 bayesd-verify.py PACK.zip             (pip install cryptography, for signatures)
+       node bayesd-verify.mjs PACK.zip               (Node 20.15 or newer)
+
+   Both are one file that shares no code with bayesd and can be read in ten minutes. {"Copies are in verify/;" if
+   "verify/" + VERIFIERS[0] in verifiers else "They are in deploy/verify/ of bayesd's source;"}
+   who does not trust this pack takes them from a release of bayesd. The last line is VERIFIED, or FAILED with the
+   number of the first event that does not fit.{missing}
+
+3. The signatures are those of the machine that wrote it. Get one of these from somebody else than
+   who gave you this pack:
+
+     - the log's public key. The daemon prints it when it starts, and has it in the retained MQTT
+       message on topic bayesd/1/head. In this pack key.txt has it:
+{key}
+     - a signed note (three lines and a signature) that left the machine at any time: the last such
+       message, the file named with --heads, or the `seen` of a worker's ask
+
+   and give it to the verifier:  --key 'KEY'  or  --head NOTE-FILE. A record that was changed after that
+   note was made cannot pass, even if all of it, its key and this pack were made anew.
+
+
+WHAT THIS SHOWS, AND WHAT NOT
+
+   checkpoints.txt has {len(signed)} signed notes{f"; the last is about events 1 to {_size(signed[-1])}" if signed else ""}. Each
+   fixes all events before it, byte for byte. Without step 3, this shows that the parts fit together,
+   not that the whole is not a forgery. Nothing shows that a worker measured well: the record says
+   who told which result when. report.html and why/ are made from the record; parts marked as
+   recomputed were computed when the pack was made{", and seal.txt is the packer's word for them" if sealed else
+   ", and nothing here signs them"}.
+
+
+BY HAND
+
+   The hash of event {proposed}, which is line {proposed} of hashes.txt:
+
+       (printf '\\0'; grep '","seq":{proposed},' events.jsonl | tr -d '\\n') | sha256sum
+       sed -n {proposed}p hashes.txt
+
+   Each event names the hash of the event before it as "prev". checkpoints.txt has notes: the log, the
+   number of events, the root of the Merkle tree over the first so many lines of hashes.txt (RFC 9162,
+   section 2.1; base64), an empty line, and an Ed25519 signature (C2SP signed-note, tlog-checkpoint).
+"""
+
+
+def _size(note: str) -> int:
+    return notes.read(note).size
