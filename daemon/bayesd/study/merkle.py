@@ -19,34 +19,40 @@ def node(left: bytes, right: bytes) -> bytes:
 
 
 class Tree:
-    """A tree that grows at its end. Of what is past it keeps the roots of complete subtrees, at most 64."""
+    """A tree that grows at its end. Of what is past it keeps the roots of complete subtrees, one for each height."""
 
     __slots__ = ("_peaks", "size")
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
         self.size = 0
-        self._peaks: list[bytes] = []       # largest first; their sizes are the ones in `size` as a binary number
+        self._peaks: list[bytes | None] = []    # of 2**height leaves each; there where `size` has a 1 in binary
         self.extend(leaves)
 
     def append(self, leaf: bytes) -> None:
-        size, peaks = self.size, self._peaks
-        while size & 1:                     # each carry of size + 1 joins two subtrees of one size
-            leaf = hashlib.sha256(b"\1" + peaks.pop() + leaf).digest()
-            size >>= 1
-        peaks.append(leaf)
-        self.size += 1
+        self.extend((leaf,))
 
     def extend(self, leaves: Iterable[bytes]) -> None:
-        for leaf in leaves:
-            self.append(leaf)
+        """Binary addition: at each height pairs are joined, and what is left over waits there."""
+        level = list(leaves)
+        self.size += len(level)
+        height, peaks = 0, self._peaks
+        while level:
+            if height == len(peaks):
+                peaks.append(None)
+            waiting = peaks[height]
+            if waiting is not None:
+                level.insert(0, waiting)
+            peaks[height] = level.pop() if len(level) & 1 else None
+            pairs = iter(level)
+            level = [hashlib.sha256(b"\1" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
+            height += 1
 
     def root(self) -> bytes:
-        if not self._peaks:
-            return EMPTY
-        root = self._peaks[-1]
-        for peak in reversed(self._peaks[:-1]):
-            root = node(peak, root)
-        return root
+        root: bytes | None = None
+        for peak in self._peaks:
+            if peak is not None:
+                root = peak if root is None else node(peak, root)
+        return EMPTY if root is None else root
 
 
 def root_of(leaves: Sequence[bytes]) -> bytes:
