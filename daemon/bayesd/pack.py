@@ -23,9 +23,13 @@ from bayesd.service import event_of
 from bayesd.study.desk import Desk
 from bayesd.study.merkle import root_of
 from bayesd.study.state import State, Study, apply
+from bayesd.why import words
+from bayesd.why.trial import trial_page
+from bayesd.why.witness import Witness, moments_for
 
 MANIFEST, SEAL = "manifest.txt", "seal.txt"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)        # the earliest time that a zip can say
+PAGES_AT_ONCE = 100     # each holds what was known at its moment
 VERIFIERS = ("bayesd-verify.py", "bayesd-verify.mjs")
 
 Event = dict[str, Any]
@@ -179,6 +183,29 @@ def write(path: Path, content: Mapping[str, bytes]) -> None:
 def _of_trial(record: Record, number: int) -> Iterable[Event]:
     return (event for event in record.events
             if event.get("study") == record.study.name and event.get("trial") == number)
+
+
+def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> dict[int, str]:
+    """Trial -> why it was tried: as recorded, and with what the model says again."""
+    made = {event["trial"]: event["data"] for event in record.events
+            if event["type"] == "trial.proposed" and event["study"] == record.study.name}
+    out = {trial.number: plain_page(record, trial.number) for trial in record.study.trials if trial.number not in made}
+    for some in _batches(list(made), PAGES_AT_ONCE):
+        moments = moments_for([made[number] for number in some],
+                              [record.study.trials[number - 1].outcome_seq for number in some])
+        seen = Witness(record.study.name, moments, set(some))
+        for event, body in zip(record.events, record.bodies, strict=True):
+            seen.see(event_of(body, bytes.fromhex(event["hash"])), body)
+        seen.end()
+        for number in some:
+            out[number] = words.of(trial_page(seen, number))
+            if on_progress is not None:
+                on_progress(len(out))
+    return out
+
+
+def _batches(numbers: list[int], size: int) -> Iterable[list[int]]:
+    return (numbers[i:i + size] for i in range(0, len(numbers), size))
 
 
 def plain_page(record: Record, number: int) -> str:

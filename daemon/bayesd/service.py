@@ -36,6 +36,7 @@ from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.desk import Desk, Letter, Order, restart
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
+from bayesd.why import online
 from bayesd_schemas.messages import BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
@@ -606,6 +607,9 @@ class Service:
         chosen = await asyncio.to_thread(winner.choose, entries, problem, rule)
         return {"study": study.name, **chosen}
 
+    async def _why(self, request: Request) -> Any:
+        return await online.page(self.log, self.desk, self._committed, request, event_of)
+
     async def _events(self, request: Request) -> Any:
         """Committed events after a seq, of one study or of all; each as its envelope."""
         after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
@@ -626,7 +630,7 @@ class Service:
 
 
 _SLOW: dict[str, Callable[[Service, Request], Awaitable[Any]]] = {
-    "study.best": Service._best, "events": Service._events}
+    "study.best": Service._best, "events": Service._events, "why": Service._why}
 
 
 # ---------------------------------------------------------------- events out of bytes

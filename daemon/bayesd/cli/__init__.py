@@ -16,7 +16,7 @@ import click
 from bayesd import __version__
 from bayesd.bus import BusError
 from bayesd.call import Refusal
-from bayesd.cli import hand, help, logs, pack, server, studies, trials, watch, workers
+from bayesd.cli import hand, help, logs, pack, server, studies, trials, watch, why, workers
 from bayesd.cli.common import CONFIG, NO, UNREACHABLE, USAGE, Trouble
 from bayesd.config import ConfigError
 from bayesd.files import BadFile
@@ -37,6 +37,7 @@ def bayesd(debug: bool) -> None:
       bayesd study create study.toml                declare what is searched
       bayesd worker run --study S -- ./train {lr}   make any program a worker
       bayesd watch S                                look on
+      bayesd why S                                  why it goes on or not, and why its winner won
 
     \b
     Exit codes:
@@ -45,7 +46,7 @@ def bayesd(debug: bool) -> None:
     """
 
 
-for _module in (server, studies, pack, trials, workers, hand, watch, logs, help):
+for _module in (server, studies, pack, trials, workers, hand, watch, why, logs, help):
     _module.register(bayesd)
 
 

@@ -37,7 +37,7 @@ class Folded:
 
 
 def fold(path: Path, at: str | None = None, *, on_event: "Callable[[State, Event], None] | None" = None,
-         what: str = "replaying") -> Folded:
+         on_row: "Callable[[Event, bytes], None] | None" = None, what: str = "replaying") -> Folded:
     """Fold the events of a file up to `at`: a seq, a time, or the end."""
     log, service, states = need("bayesd.log"), need("bayesd.service"), need("bayesd.study.state")
     canonical = need("orjson").loads
@@ -55,6 +55,8 @@ def fold(path: Path, at: str | None = None, *, on_event: "Callable[[State, Event
                 folded.events += 1
                 if on_event is not None:
                     on_event(folded.state, event)
+                if on_row is not None:
+                    on_row(event, body)
                 if seq == 1:
                     folded.first_time = canonical(body).get("time")
                 if seq % 1000 == 0:

@@ -40,7 +40,7 @@ def audit_pack(name: str, output: Path, log: Path | None, key_file: Path | None,
         except pack.NoStudy as error:
             raise Trouble(str(error)) from error
     signer = _signer(path, key_file, record)
-    pages = _pages(path, record, recorded)
+    pages = _pages(record, recorded)
     with show.patience("packing"):
         content = pack.files(record, pages, phrases.of, signer)
         pack.write(output, content)
@@ -76,12 +76,12 @@ def _signer(path: Path, key_file: Path | None, record: Any) -> Any:
     return signer
 
 
-def _pages(path: Path, record: Any, recorded: bool) -> dict[int, str]:
+def _pages(record: Any, recorded: bool) -> dict[int, str]:
     """Trial -> why it was tried."""
     pack = need("bayesd.pack")
-    with show.progress("why each trial", len(record.study.trials)) as advance:
-        pages = {}
-        for number in range(1, len(record.study.trials) + 1):
-            pages[number] = pack.plain_page(record, number)
-            advance(number)
+    count = len(record.study.trials)
+    if recorded:
+        return {number: pack.plain_page(record, number) for number in range(1, count + 1)}
+    with show.progress("why each trial", count) as advance:
+        pages: dict[int, str] = pack.pages(record, advance)
         return pages

@@ -8,13 +8,13 @@ standardised units. With several objectives each trial draws weights of its own 
 best trade-off under them (ParEGO, Knowles 2006).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bayesd.optimize import samplers, search, streams
-from bayesd.optimize.acquisition import Improvement, Together
+from bayesd.optimize.acquisition import Improvement, Model, Together
 from bayesd.optimize.allowed import allowed
 from bayesd.optimize.encode import PINNED, Cube, cube
 from bayesd.optimize.streams import Floats
@@ -41,12 +41,12 @@ def suggest(problem: Problem, count: int) -> Suggestion:
         now = replace(problem, number=problem.number + done, pending=(
             *problem.pending, *(proposal.params for proposal in proposals)),
             drawn=proposals[-1].drawn if proposals else problem.drawn, fit=made or problem.fit)
-        if not _enough(now):
+        if not enough(now):
             step = _designed(now)
         else:
             try:
                 if base is None or len(problem.directions) > 1:
-                    base = surrogate(now, _weights(now))
+                    base = surrogate(now, weights_of(now))
                     made = made or base.fit
                 step = _modelled(now, base)
             except Exception as error:     # a study must go on; the log says on what
@@ -58,7 +58,7 @@ def suggest(problem: Problem, count: int) -> Suggestion:
     return Suggestion(tuple(proposals), made, counters=counters)
 
 
-def _enough(problem: Problem) -> bool:
+def enough(problem: Problem) -> bool:
     """True when a model is worth more than another point of the design.
 
     While every trial fails the design goes on: a model of failures alone only knows to go far from
@@ -82,7 +82,7 @@ def _designed(problem: Problem) -> Suggestion:
     return samplers.sobol_points(problem, 1, skip=1) if fresh.exhausted and problem.repeats else fresh
 
 
-def _weights(problem: Problem) -> Floats:
+def weights_of(problem: Problem) -> Floats:
     """A direction of the trade-off, even over the simplex, from the trial's own stream."""
     k = len(problem.directions)
     if k == 1:
@@ -91,7 +91,21 @@ def _weights(problem: Problem) -> Floats:
     return np.asarray(spacing / max(float(spacing.sum()), 1e-300))
 
 
-def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
+@dataclass(frozen=True)
+class Aim:
+    """What a suggestion is looked for with: the model that believes its pending trials, and what is to be gained."""
+
+    posterior: Model
+    gain: Improvement
+    target: Improvement | Together
+    centres: Floats
+    """Unit coordinates of the best data points."""
+    known: Floats
+    """Unit coordinates of everything tried or on its way."""
+
+
+def aim(problem: Problem, base: Surrogate) -> Aim:
+    """The target of the search. Pending trials count with what the model itself expects of them."""
     design, posterior = base.design, base.posterior
     known, U, means = base.U, base.U[base.rows], posterior.means[:len(base.rows)]
     if problem.pending:
@@ -100,9 +114,15 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         believed = posterior.predict(X)[0]
         posterior = posterior.condition(X, believed)
         U, known, means = np.vstack([U, P]), np.vstack([known, P]), np.concatenate([means, believed])
-    centres = U[np.argsort(means, kind="stable")[:CENTRES]]
     gain = Improvement(posterior, float(np.min(means)))
-    target: search.Target = gain if base.success is None else Together((gain, base.success))
+    return Aim(posterior, gain, gain if base.success is None else Together((gain, base.success)),
+               U[np.argsort(means, kind="stable")[:CENTRES]], known)
+
+
+def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
+    design = base.design
+    aimed = aim(problem, base)
+    posterior, known, target, centres = aimed.posterior, aimed.known, aimed.target, aimed.centres
     # A known point is not proposed again while there are new ones, whether repeats are allowed or
     # not: allowing them was tried, and was worse even on tabulated runs whose repeats differ.
     stream = streams.Stream(problem.seed, problem.number, "bayes")

@@ -22,7 +22,7 @@ from bayesd_schemas.study import StudySpec
 
 PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
-SLOW = ("events", "study.best")     # verbs that read the log or compute: the service answers them
+SLOW = ("events", "study.best", "why")     # verbs that read the log or compute: the service answers them
 QUEUE_MAX = 10_000
 
 
