@@ -9,7 +9,7 @@ it was packed: the same log and key give the same file.
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from bayesd import notes, report, winner
+from bayesd import guide, notes, report, winner
 from bayesd.logfile import AnyPath, read_events, reading, true_name
 from bayesd.service import event_of
 from bayesd.study.desk import Desk
@@ -64,6 +64,10 @@ class Record:
     def whole(self) -> bool:
         return len(self.bodies) == len(self.hashes)
 
+    def of_trial(self, number: int) -> list[Event]:
+        return [event for event in self.events
+                if event.get("study") == self.study.name and event.get("trial") == number]
+
     @property
     def fingerprints(self) -> dict[str, Any]:
         """Fingerprint -> what it stands for: the machines and versions that computed suggestions."""
@@ -74,7 +78,8 @@ class Record:
 # --- What goes in ------------------------------------------------------------------------------------
 
 
-def collect(path: AnyPath, name: str, *, whole: bool = False, on_progress: Callable[[int], None] | None = None) -> Record:
+def collect(path: AnyPath, name: str, *, whole: bool = False,
+            on_progress: Callable[[int], None] | None = None) -> Record:
     """Read a log, checking each event, and keep what concerns a study; `whole` keeps everything.
 
     Raises logfile.Damaged: a damaged log is no evidence, so there is no pack of it.
@@ -124,7 +129,8 @@ def _notes(path: AnyPath, seq: int) -> tuple[str, ...]:
 # --- The files ---------------------------------------------------------------------------------------
 
 
-def files(record: Record, pages: Mapping[int, str], phrase: Phrase, signer: notes.Signer | None = None) -> dict[str, bytes]:
+def files(record: Record, pages: Mapping[int, str], phrase: Phrase,
+          signer: notes.Signer | None = None) -> dict[str, bytes]:
     """Every file of the pack by name. `pages` are the reasons for each trial, as text."""
     study, log = record.study, record.state.log
     signed, keys = list(record.notes), list(record.keys)
@@ -146,7 +152,8 @@ def files(record: Record, pages: Mapping[int, str], phrase: Phrase, signer: note
         "study.json": (json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
         "report.html": report.page(record, signed, keys, phrase, why=set(pages)).encode(),
         **{f"verify/{path.name}": path.read_bytes() for path in verifiers()}}
-    out["README.txt"] = _readme(record, signed, keys, sealed=signer is not None, verifiers=out).encode()
+    out["README.txt"] = guide.readme(record, signed, keys, sealed=signer is not None,
+                                     verifiers=bool(verifiers())).encode()
     out[MANIFEST] = "".join(f"{sha256(out[name]).hexdigest()}  {name}\n" for name in sorted(out)).encode()
     if signer is not None:
         out[SEAL] = signer.sign_text(f"{notes.PREFIX}{log}/pack\n{sha256(out[MANIFEST]).hexdigest()}\n").encode()
@@ -180,11 +187,6 @@ def write(path: Path, content: Mapping[str, bytes]) -> None:
 # --- Pages -------------------------------------------------------------------------------------------
 
 
-def _of_trial(record: Record, number: int) -> Iterable[Event]:
-    return (event for event in record.events
-            if event.get("study") == record.study.name and event.get("trial") == number)
-
-
 def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> dict[int, str]:
     """Trial -> why it was tried: as recorded, and with what the model says again."""
     made = {event["trial"]: event["data"] for event in record.events
@@ -211,7 +213,7 @@ def _batches(numbers: list[int], size: int) -> Iterable[list[int]]:
 def plain_page(record: Record, number: int) -> str:
     """What was recorded when a trial was proposed, without computing anything again."""
     trial = record.study.trials[number - 1]
-    made = next(event for event in _of_trial(record, number) if event["type"] in ("trial.proposed", "trial.imported"))
+    made = next(event for event in record.of_trial(number) if event["type"] in ("trial.proposed", "trial.imported"))
     lines = [f"Trial {number} of {record.study.name}", "", "  params"]
     lines += [f"    {name} = {json.dumps(value, ensure_ascii=False)}" for name, value in trial.params.items()]
     lines += ["", f"  as recorded at event {made['seq']} when it was proposed"]
@@ -224,95 +226,5 @@ def _on_record(record: Record, number: int, phrase: Phrase) -> str:
     """The events behind a page: where each stands in events.jsonl, and the hash that proves it."""
     lines = [f"The events of trial {number}, in events.jsonl; the hash of event N is line N of hashes.txt", ""]
     lines += [f"  event {event['seq']:>6}  {event['time'][:19].replace('T', ' ')}  {event['hash'][:16]}…  "
-              f"{event['type']}: {phrase(event)}" for event in _of_trial(record, number)]
+              f"{event['type']}: {phrase(event)}" for event in record.of_trial(number)]
     return "\n".join(lines) + "\n"
-
-
-def _readme(record: Record, signed: Sequence[str], keys: Sequence[str], *, sealed: bool,
-            verifiers: Mapping[str, bytes]) -> str:
-    study, count = record.study, len(record.hashes)
-    begin, end = (str(time)[:19].replace("T", " ") for time in (record.events[0]["time"], record.head["time"]))
-    sample = min(17, len(study.trials)) or 1
-    proposed = next((event["seq"] for event in _of_trial(record, sample)), 1)
-    missing = "" if record.whole else f"""
-   {count - len(record.bodies)} events are of other studies, as far as the record itself says, and are here by their hash
-   alone. To be sure that none of them is about this study, ask for a pack made with --whole."""
-    key = "\n".join(f"       {key}" for key in keys) or "       (none: this log signs nothing)"
-    return f"""\
-AUDIT PACK OF STUDY {study.name}
-
-This is the record of one study of bayesd, a program that tunes parameters: it proposes a trial, a
-worker measures it, and every step is an event in a log that is only ever added to. With this pack
-you can see what was done and why, and check that nobody changed the record. You need no bayesd and
-no network.
-
-    log {record.state.log}, events 1 to {count}, {begin} to {end} UTC
-    {len(study.trials)} trials, study {study.status}{f" by rule {study.closed_by}" if study.closed_by else ""}
-
-
-WHAT HAPPENED, AND WHY
-
-   report.html       the whole study on one page; open it in a browser
-   why/{sample}.txt{" " * (14 - len(f"why/{sample}.txt"))}    why trial {sample} was proposed, what was expected and what came of it; so for every trial
-   study.json        the study as it was declared, its winner, and what computed it
-   events.jsonl      the record: one event a line, in the order of seq
-                     the proposal of trial {sample} is event {proposed}:  grep '","seq":{proposed},' events.jsonl
-
-
-DID NOBODY CHANGE IT? THREE STEPS
-
-1. The files are the ones that were packed. Unpack, and in the folder:
-
-       sha256sum --check --quiet manifest.txt        (macOS: shasum -a 256 --check manifest.txt)
-
-   No line that says FAILED: the files fit the manifest. {"seal.txt signs the manifest; step 2 checks it." if sealed else
-   "There is no seal.txt, so whoever packed them could also have made another manifest."}
-
-2. The record fits together, and is the one that was signed while it was written:
-
-       python3 bayesd-verify.py PACK.zip             (pip install cryptography, for signatures)
-       node bayesd-verify.mjs PACK.zip               (Node 20.15 or newer)
-
-   Both are one file that shares no code with bayesd and can be read in ten minutes. {"Copies are in verify/;" if
-   "verify/" + VERIFIERS[0] in verifiers else "They are in deploy/verify/ of bayesd's source;"}
-   who does not trust this pack takes them from a release of bayesd. The last line is VERIFIED, or FAILED with the
-   number of the first event that does not fit.{missing}
-
-3. The signatures are those of the machine that wrote it. Get one of these from somebody else than
-   who gave you this pack:
-
-     - the log's public key. The daemon prints it when it starts, and has it in the retained MQTT
-       message on topic bayesd/1/head. In this pack key.txt has it:
-{key}
-     - a signed note (three lines and a signature) that left the machine at any time: the last such
-       message, the file named with --heads, or the `seen` of a worker's ask
-
-   and give it to the verifier:  --key 'KEY'  or  --head NOTE-FILE. A record that was changed after that
-   note was made cannot pass, even if all of it, its key and this pack were made anew.
-
-
-WHAT THIS SHOWS, AND WHAT NOT
-
-   checkpoints.txt has {len(signed)} signed notes{f"; the last is about events 1 to {_size(signed[-1])}" if signed else ""}. Each
-   fixes all events before it, byte for byte. Without step 3, this shows that the parts fit together,
-   not that the whole is not a forgery. Nothing shows that a worker measured well: the record says
-   who told which result when. report.html and why/ are made from the record; parts marked as
-   recomputed were computed when the pack was made{", and seal.txt is the packer's word for them" if sealed else
-   ", and nothing here signs them"}.
-
-
-BY HAND
-
-   The hash of event {proposed}, which is line {proposed} of hashes.txt:
-
-       (printf '\\0'; grep '","seq":{proposed},' events.jsonl | tr -d '\\n') | sha256sum
-       sed -n {proposed}p hashes.txt
-
-   Each event names the hash of the event before it as "prev". checkpoints.txt has notes: the log, the
-   number of events, the root of the Merkle tree over the first so many lines of hashes.txt (RFC 9162,
-   section 2.1; base64), an empty line, and an Ed25519 signature (C2SP signed-note, tlog-checkpoint).
-"""
-
-
-def _size(note: str) -> int:
-    return notes.read(note).size

@@ -42,9 +42,9 @@ class Axis:
         if self.names is not None:
             return list(self.names.items())
         if self.log and self.high / self.low >= 10:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            step = max(1, math.ceil((last - first) / most))
-            return [(10.0**k, f"1e{k}" if abs(k) > 3 else f"{10.0**k:g}") for k in range(first, last + 1, step)]
+            low, high = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            each = max(1, math.ceil((high - low) / most))
+            return [(10.0**k, f"1e{k}" if abs(k) > 3 else f"{10.0**k:g}") for k in range(low, high + 1, each)]
         span = self.high - self.low
         if not span > 0 or not math.isfinite(span):
             return [(self.low, cell(self.low))]
@@ -100,8 +100,7 @@ def _linked(text: str, link: str) -> str:
 
 
 def _open(width: int, height: int, about: str) -> str:
-    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(about)}" '
-            f'style="max-width:{width}px">')
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(about)}">'
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +129,9 @@ def rows(bars: Iterable[Bar], names: Sequence[str], x: Axis, *, moments: Sequenc
                    f'<path class="rule" d="M{left} {26 * i + 28}H{width - RIGHT}"/>')
     for bar in bars:
         begin = place(bar.begin)
-        shape = (f'<rect class="{bar.kind}" x="{begin}" y="{26 * bar.row + 7}" height="17" rx="2" '
-                 f'width="{max(1.5, round(place(bar.end) - begin - 0.8, 1))}"><title>{escape(bar.title)}</title></rect>')
+        wide = max(1.5, round(place(bar.end) - begin - 0.8, 1))
+        shape = (f'<rect class="{bar.kind}" x="{begin}" y="{26 * bar.row + 7}" width="{wide}" height="17" rx="2">'
+                 f'<title>{escape(bar.title)}</title></rect>')
         out.append(_linked(shape, bar.link))
     for value, title in moments:
         out.append(f'<path class="moment" d="M{place(value)} 2V{height - 26}"><title>{escape(title)}</title></path>')

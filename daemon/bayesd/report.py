@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bayesd.pack import Event, Record
 
 PANELS_MAX, ROWS_MAX, TEXT_MAX = 24, 40, 240
-ENDS = {"trial.completed": "done", "trial.failed": "failed", "trial.pruned": "pruned", "outcome.late": "late",
-        "lease.expired": "lost", "lease.released": "released", "outcome.voided": "void"}
+ENDS = {"trial.completed": "done", "trial.failed": "failed", "trial.pruned": "pruned", "lease.expired": "lost",
+        "lease.released": "released", "outcome.voided": "void"}
 PEOPLE = ("log.repaired", "outcome.voided", "worker.revoked")     # shown as decisions whoever made them
 
 
@@ -47,18 +47,16 @@ def _count(n: int, noun: str) -> str:
 def _head(record: "Record") -> str:
     study, spec = record.study, record.study.spec
     goal = study.goals[0]
-    begin = next(event for event in record.events if event.get("study") == study.name)
-    last = next(event for event in reversed(record.events) if event.get("study") == study.name)
-    counts = [f"{n:,} {words}" for state, words in (("complete", "complete"), ("fail", "failed"), ("pruned", "pruned"),
-                                                    ("voided", "voided"), ("running", "running"), ("waiting", "waiting"))
-              if (n := study.counts[state])]
+    ours = [event for event in record.events if event.get("study") == study.name]
+    begin, last = ours[0], ours[-1]
+    counts = [f"{n:,} {'failed' if state == 'fail' else state}" for state, n in study.counts.items() if n]
     workers = {lease.worker for trial in study.trials for lease in trial.leases}
     method = {"bayes": "a Bayesian optimiser" + (" with a forest of randomised trees" if spec.surrogate == "forest" else
                                                  " with a Gaussian process")}.get(spec.method, f"method {spec.method}")
     ended = {"closed": f"It closed by rule <b>{escape(str(study.closed_by))}</b>.", "paused": "It is paused.",
              "open": "It was still open."}[study.status]
     several = f" ({len(study.goals)} objectives; the first decides here)" if len(study.goals) > 1 else ""
-    amended = sum(event["type"] == "study.amended" for event in record.events if event.get("study") == study.name)
+    amended = sum(event["type"] == "study.amended" for event in ours)
     origin = getattr(study, "origin", None)
     forked = f" It is a fork of study {escape(origin.study)} behind event {origin.at}." if origin is not None else ""
     return (f"<header><p class=over>Audit report</p><h1>{escape(study.name)}</h1>"
@@ -98,11 +96,11 @@ def _table(titles: Sequence[str], rows: Iterator[Sequence[str]], kind: str = "")
 
 
 def _trial_link(number: int) -> str:
-    return f'<a href="#trial-{number}">trial {number}</a>'
+    return f'<a href="#trial-{number}">trial&nbsp;{number}</a>'
 
 
-def _why_link(number: int, why: Collection[int]) -> str:
-    return f'<a href="why/{number}.txt">why</a>' if number in why else ""
+def _why_link(number: int, why: Collection[int], words: str = "why") -> str:
+    return f'<a href="why/{number}.txt">{words}</a>' if number in why else ""
 
 
 # --- The winner --------------------------------------------------------------------------------------
@@ -115,13 +113,14 @@ def _winner(record: "Record", why: Collection[int]) -> str:
     error = f" ± {won['se']:.2g}" if won.get("se") is not None else ""
     point = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(cell(value))}</dd></div>"
                     for name, value in won["params"].items())
-    rules = [(rule, chosen) for rule, chosen in record.rules.items() if chosen.get("trial") is not None]
-    same = {chosen["trial"] for _, chosen in rules} == {won["trial"]}
+    rules = [(rule, chosen) for rule, chosen in record.rules.items()
+             if chosen.get("trial") is not None and rule != won["rule"]]
+    same = {chosen["trial"] for _, chosen in rules} <= {won["trial"]}
     others = "<p>Every other rule takes the same trial.</p>" if same else \
-        "<p>Other rules for choosing:</p>" + _table(("Rule", "Trial", f">{escape(study.goals[0].name)}", "Reason"), (
+        "<p>Other rules would take:</p>" + _table(("Rule", "Trial", f">{escape(study.goals[0].name)}", "Reason"), (
             (escape(rule), _trial_link(chosen["trial"]), escape(cell(chosen.get("value"))),
              escape(str(chosen.get("reason", "")))) for rule, chosen in rules))
-    link = f" Why it was proposed: {_why_link(won['trial'], why)}." if won["trial"] in why else ""
+    link = f" {_why_link(won['trial'], why, 'Why it was proposed')}." if won["trial"] in why else ""
     return _section("The winner", f"<div class=card><p><span class=big>{escape(cell(won['value']))}{error}</span> "
                     f"{escape(study.goals[0].name)}, {_trial_link(won['trial'])}</p><dl>{point}</dl></div>"
                     f"<p>It has {escape(won['reason'])} (rule {escape(won['rule'])}).{link}</p>{others}", "winner")
@@ -207,11 +206,11 @@ def _parameters(record: "Record") -> str:
         x, where = _parameter_axis(study.spec.space[name], {
             trial.number: trial.params[name] for trial in study.trials if name in trial.params})
         if where:
-            panels.append(pictures.chart(_marks(record, y, where), x, y, name, study.goals[0].name, width=370,
-                                         height=230, about=f"{study.goals[0].name} by {name}"))
+            panels.append(pictures.chart(_marks(record, y, where), x, y, name, study.goals[0].name,
+                                         width=370, height=230))
     more = f"<p>Of {len(names)} parameters the first {PANELS_MAX} are drawn.</p>" if len(names) > PANELS_MAX else ""
-    return _section("Parameters", f"<figure><div class=panels>{''.join(panels)}</div><figcaption>{LEGEND} A trial is in "
-                    f"the panels of its active parameters.</figcaption></figure>{more}", "parameters")
+    return _section("Parameters", f"<figure><div class=panels>{''.join(panels)}</div><figcaption>{LEGEND} A trial is "
+                    f"in the panels of its active parameters.</figcaption></figure>{more}", "parameters")
 
 
 def _parameter_axis(parameter: Parameter, values: Mapping[int, Any]) -> tuple[Axis, dict[int, float]]:
@@ -223,7 +222,7 @@ def _parameter_axis(parameter: Parameter, values: Mapping[int, Any]) -> tuple[Ax
             spread = parameter.high - parameter.low
 
             def bend(value: float) -> float:
-                return max(0.0, (value - parameter.low) / spread)**(1 / parameter.exponent)
+                return math.pow(max(0.0, (value - parameter.low) / spread), 1 / parameter.exponent)
             ticks = Axis(parameter.low, parameter.high).ticks(3)
             return Axis(0, 1, names={bend(at): name for at, name in ticks}), {n: bend(v) for n, v in found.items()}
         return Axis(float(parameter.low), float(parameter.high), log=parameter.scale == "log"), found
@@ -259,16 +258,15 @@ def _workers(record: "Record") -> str:
     ticks = {begin + at: duration(at) for at, _ in Axis(0, span).ticks(6)}
     picture = pictures.rows(drawn, shown, Axis(begin, last, names=ticks), moments=starts,
                             about="When each worker held which trial")
-    trials = {name: [trial for trial in study.trials if any(lease.worker == name for lease in trial.leases)]
-              for name in names}
+    told = {name: math.fsum(trial.seconds or 0.0 for trial in study.trials
+                            if trial.leases and trial.leases[-1].worker == name) for name in names}
     hidden = f" Of {len(names)} workers the {ROWS_MAX} busiest are drawn." if len(names) > ROWS_MAX else ""
     table = _table(("Worker", ">Leases", ">Complete", ">Failed", ">Lost", ">Seconds told", "Revoked"), (
         (escape(name), str(len(by_worker[name])), str(_kinds(by_worker[name], "done")),
          str(_kinds(by_worker[name], "failed")), str(_kinds(by_worker[name], "lost")),
-         escape(cell(math.fsum(t.seconds or 0.0 for t in trials[name] if t.leases[-1].worker == name))),
-         escape(str(record.state.worker(name).revoked or ""))) for name in names))
-    return _section("Who did the work", f"<figure>{picture}<figcaption>{BAR_LEGEND} Time from the first lease; a dashed "
-                    f"line is a start of the daemon.{hidden}</figcaption></figure>{table}", "workers")
+         escape(cell(told[name])), escape(str(record.state.worker(name).revoked or ""))) for name in names))
+    return _section("Who did the work", f"<figure>{picture}<figcaption>{BAR_LEGEND} Time from the first lease; a "
+                    f"dashed line is a start of the daemon.{hidden}</figcaption></figure>{table}", "workers")
 
 
 BAR_LEGEND = "".join(f'<span class="key {kind}"></span> {words} ' for kind, words in (
@@ -308,9 +306,8 @@ def _bars(record: "Record") -> tuple[list[tuple[str, float, float, str, int]], f
             owner[trial, data["fence"]] = data["worker"]
         elif event["type"] == "lease.held":
             held[trial] = owner.get((trial, data["fence"]), "?"), now, data["fence"]
-        elif event["type"] in ENDS and trial in held:
-            if data.get("fence", held[trial][2]) == held[trial][2] and event["type"] != "outcome.late":
-                end(trial, ENDS[event["type"]])
+        elif event["type"] in ENDS and trial in held and data.get("fence", held[trial][2]) == held[trial][2]:
+            end(trial, ENDS[event["type"]])
     for trial in list(held):
         end(trial, "open")
     return found, now
@@ -342,8 +339,8 @@ def _decisions(record: "Record", phrase: "Callable[[Event], str]") -> str:
     if not rows:
         return _section("Decisions by people", "<p>None is on record.</p>", "decisions")
     return _section("Decisions by people", _table((">Event", "Time (UTC)", "Who", "Did", "What, and why"), iter(rows)),
-                    "decisions", "Everything that an operator did to this study, in order. What was voided stays in the "
-                    "record; the optimiser no longer knows it.")
+                    "decisions", "Everything that an operator did to this study, in order. What was voided stays in "
+                    "the record; the optimiser no longer knows it.")
 
 
 def _changes(before: Any, after: Any, way: str = "") -> Iterator[tuple[str, str, str]]:
@@ -372,7 +369,8 @@ def _trials(record: "Record", why: Collection[int]) -> str:
         state = trial.status + (f" ({trial.failure})" if trial.failure else "")
         reason = voids.get(trial.number) if trial.status == "voided" else errors.get(trial.outcome_seq)
         said = str(reason or "").strip().splitlines()
-        state = escape(state) + (f"<br><small>{escape(said[-1][:TEXT_MAX])}</small>" if said else "")
+        state = escape(state) + (
+            f"<small class=said>{escape(said[-1][:TEXT_MAX])}</small>" if said else "")
         values = "<br>".join(escape(cell(value)) for value in trial.values or ())
         error = f" <small>± {trial.se:.2g}</small>" if trial.se is not None and values else ""
         point = [escape(cell(trial.params[name])) if name in trial.params else "" for name in names] if wide else \
@@ -401,22 +399,26 @@ def _proof(record: "Record", signed: Sequence[str], keys: Sequence[str]) -> str:
         rows.append((f"{said.size:,}", f"<code>{said.root.hex()[:32]}…</code>"))
     shown = rows if len(rows) <= 12 else [*rows[:3], ("…", f"{len(rows) - 9} more"), *rows[-6:]]
     table = _table((">Events", "Root of their Merkle tree"), iter(shown)) if rows else \
-        "<p>This log has no signed notes: its hashes show that the parts fit, not that the whole was not made anew.</p>"
+        "<p>There are none: hashes show that the parts fit, not that the whole was not made anew.</p>"
     key = "".join(f"<p><code class=long>{escape(key)}</code></p>" for key in keys) or "<p>none</p>"
-    missing = "" if record.whole else (f" Of the {head:,} events of the log, {head - len(record.bodies):,} are of other "
-                                       "studies and are in the pack by their hash alone.")
+    missing = "" if record.whole else (f" Of the {head:,} events of the log, {head - len(record.bodies):,} are of "
+                                       "other studies and are in the pack by their hash alone.")
     engines = "".join(
         f"<h3>Fingerprint <code>{escape(name[:16])}</code></h3><dl>" + "".join(
             f"<div><dt>{escape(str(key))}</dt><dd>{escape(_plain(value))}</dd></div>" for key, value in engine.items())
         + "</dl>" for name, engine in record.fingerprints.items())
+    fixed = f", and signed notes fix the whole at {_count(len(signed), 'moment')}" if signed else ""
     return _section("Did nobody change this?", (
         f"<p>The record ends with event {head:,}, hash <code class=long>{record.hashes[-1].hex()}</code>. Each event "
-        f"holds the hash of the one before it, and signed notes fix the whole at {_count(len(signed), 'moment')}."
-        f"{missing}</p><pre>python3 bayesd-verify.py PACK.zip --key 'KEY'        # or: node bayesd-verify.mjs PACK.zip"
-        "</pre><p>checks it with none of bayesd's code; <code>README.txt</code> in the pack says how, and what that shows. "
-        f"The key, to be compared with a copy from elsewhere:</p>{key}<h3>Signed notes</h3>{table}"
+        f"holds the hash of the one before it{fixed}.{missing}</p>{CHECK}"
+        f"<p>The key, to be compared with a copy from elsewhere:</p>{key}<h3>Signed notes</h3>{table}"
         f"<h2>What computed</h2><p>Suggestions depend on versions and on the machine's arithmetic; the record names "
         f"both.</p>{engines or '<p>No fingerprint is on record.</p>'}"), "proof")
+
+
+CHECK = """<pre>python3 bayesd-verify.py PACK.zip --key 'KEY'
+node bayesd-verify.mjs PACK.zip --key 'KEY'</pre><p>Either checks it with none of bayesd's code;
+<code>README.txt</code> in the pack says how, and what that shows.</p>"""
 
 
 def _plain(value: Any) -> str:
@@ -442,18 +444,18 @@ STYLE = """
 --link:#7ab8ff;--done:#6ea8e6;--best:#ff8a4c;--pruned:#78838f;--failed:#ff7b72;--lost:#f0b93a;--open:#a3d955}}
 @page{margin:16mm}
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.55 system-ui,sans-serif}
-main{max-width:1040px;margin:0 auto;padding:40px 24px 80px}
+main{max-width:1160px;margin:0 auto;padding:40px 24px 80px}
 h1{font-size:34px;line-height:1.15;margin:0 0 12px;overflow-wrap:anywhere}h2{font-size:21px;margin:44px 0 10px}
 h3{font-size:15px;margin:24px 0 6px}.over{margin:0;color:var(--soft);font-size:13px;letter-spacing:.06em;
 text-transform:uppercase}.lead{font-size:17px;max-width:52em}p{max-width:58em;margin:8px 0}a{color:var(--link)}
-code,pre{font:13px/1.5 ui-monospace,monospace}pre{background:var(--card);padding:12px 14px;border-radius:6px;overflow-x:auto}
-.long{overflow-wrap:anywhere}small{color:var(--soft);font-size:12px}
+code,pre{font:13px/1.5 ui-monospace,monospace}pre{background:var(--card);padding:12px 14px;border-radius:6px;
+overflow-x:auto}.long{overflow-wrap:anywhere}small{color:var(--soft);font-size:12px}
 .card{background:var(--card);border-left:4px solid var(--best);border-radius:6px;padding:12px 18px}
 .card p{margin:0 0 8px}.big{font-size:27px;font-weight:650}
 dl{display:flex;flex-wrap:wrap;gap:6px 26px;margin:6px 0}dl div{min-width:0}dt{color:var(--soft);font-size:12px}
 dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 figure{margin:12px 0}figcaption{color:var(--soft);font-size:13px;margin-top:4px}
-svg{display:block;width:100%;height:auto;overflow:visible}.panels{display:grid;gap:14px;
+svg{display:block;width:100%;max-width:900px;height:auto;overflow:visible}.panels{display:grid;gap:14px;
 grid-template-columns:repeat(auto-fill,minmax(300px,1fr))}
 .tick,.name{fill:var(--soft);font:11.5px system-ui,sans-serif}.name{font-size:12.5px;fill:var(--ink)}
 .rule{stroke:var(--rule)}.line{stroke:var(--best);stroke-width:1.8;fill:none}
@@ -461,7 +463,7 @@ grid-template-columns:repeat(auto-fill,minmax(300px,1fr))}
 circle.done,rect.done{fill:var(--done)}circle.done{fill-opacity:.72}circle.pruned,rect.pruned{fill:var(--pruned)}
 circle.best{fill:var(--best);stroke:var(--paper);stroke-width:1.5}path.fail,path.voided{stroke:var(--failed);
 stroke-width:1.6;fill:none;opacity:.75}rect.failed{fill:var(--failed)}rect.lost{fill:var(--lost)}
-rect.released,rect.void,rect.late{fill:var(--released)}rect.open{fill:var(--open)}
+rect.released,rect.void{fill:var(--released)}rect.open{fill:var(--open)}
 .key{display:inline-block;width:10px;height:10px;border-radius:50%;margin-left:8px;background:var(--done)}
 .key:first-child{margin-left:0}.key.best{background:var(--best)}.key.pruned{background:var(--pruned)}
 .key.failed{background:var(--failed)}.key.lost{background:var(--lost)}.key.released{background:var(--released)}
@@ -469,7 +471,8 @@ rect.released,rect.void,rect.late{fill:var(--released)}rect.open{fill:var(--open
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13.5px;margin:8px 0;font-variant-numeric:tabular-nums}
 th{text-align:left;color:var(--soft);font-weight:550;font-size:12px;vertical-align:bottom}
 th,td{padding:4px 14px 4px 0;border-bottom:1px solid var(--rule);vertical-align:top}.n{text-align:right}
-td code{font-size:12px}.trials{white-space:nowrap}.trials small{white-space:normal}
+td code{font-size:12px}td:first-child,.trials{white-space:nowrap}
+.trials small.said{display:block;white-space:normal;min-width:16em}
 tr:has(:target){background:var(--card);outline:2px solid var(--best)}
 span.fail,span.voided{color:var(--failed)}span.pruned{color:var(--soft)}
 @media print{:root{--paper:#fff;--ink:#000;--soft:#444;--rule:#ccc;--card:#f4f4f4;--link:#000}body{font-size:10.5pt}

@@ -18,7 +18,8 @@ def register(top: click.Group) -> None:
 @verb(studies, "audit-pack", "bayesd study audit-pack digits-svm -o digits-svm.zip\n"
                              "bayesd study audit-pack digits-svm --log tuning.db --whole -o digits-svm.zip")
 @study_argument("name")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The zip to write.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="The zip to write.")
 @click.option("--log", type=click.Path(path_type=Path), help="The log; default: the one of the daemon on this machine.")
 @click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False),
               help="The log's private key, to sign the pack; default: the one beside the log, if it can be read.")
@@ -46,8 +47,8 @@ def audit_pack(name: str, output: Path, log: Path | None, key_file: Path | None,
         pack.write(output, content)
     answer = {"study": name, "file": str(output), "log": record.state.log, "events": len(record.bodies),
               "of": len(record.hashes), "trials": len(record.study.trials), "head": record.hashes[-1].hex(),
-              "notes": len(need("bayesd.notes").split(content["checkpoints.txt"].decode())), "sealed": signer is not None,
-              "bytes": output.stat().st_size}
+              "notes": len(need("bayesd.notes").split(content["checkpoints.txt"].decode())),
+              "sealed": signer is not None, "bytes": output.stat().st_size}
     if signer is None:
         show.talk("the pack is not sealed: the log's key cannot be read here; name it with --key-file")
     show.record(format, answer, list(answer.items()), [answer["file"]])
