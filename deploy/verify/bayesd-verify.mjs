@@ -113,7 +113,7 @@ function checkNotes(what, notes, id, hashes, keys) {
 
 /** Rule 3. */
 function checkFiles(files, id, keys) {
-  const listed = new Map(lines(files.get('manifest.txt')).map(line => [line.slice(66), line.slice(0, 64)]))
+  const listed = new Map(lines(Buffer.from(files.get('manifest.txt'))).map(line => [line.slice(66), line.slice(0, 64)]))
   for (const name of [...new Set([...files.keys(), ...listed.keys()])].sort()) {
     if (name !== 'manifest.txt' && name !== 'seal.txt')
       need(sha(files.get(name) ?? '').toString('hex') === listed.get(name), name, 'it is not the file that was packed')
@@ -163,9 +163,10 @@ async function verify(path, keys, heads) {
     notes = log.prepare('SELECT CAST(note AS BLOB) note FROM checkpoint').all().map(row => text(row.note)).join('\n')
   } else if (data.subarray(0, 2).equals(bytes('PK'))) {
     files = unzip(path, data)
-    record = checkEvents(rows(files.get('events.jsonl')), lines(files.get('hashes.txt')).map(line => Buffer.from(line, 'hex')))
-    notes = text(files.get('checkpoints.txt'))
-    record.named = lines(files.get('key.txt'))
+    const get = name => Buffer.from(files.get(name))       // fails if it is not there
+    record = checkEvents(rows(get('events.jsonl')), lines(get('hashes.txt')).map(line => Buffer.from(line, 'hex')))
+    notes = text(get('checkpoints.txt'))
+    record.named = lines(get('key.txt'))
   } else record = checkEvents(rows(data))
   const { id, hashes, named } = record, all = keys.length ? keys : named
   let signed = checkNotes('notes', notes, id, hashes, all)
