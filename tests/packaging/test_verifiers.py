@@ -98,7 +98,8 @@ def write_pack(files: dict[str, bytes], path: Path, *, manifest: bool = True) ->
     """`manifest`: whoever changed the files made a new manifest, but has no key to seal it."""
     if manifest:
         files = {name: data for name, data in files.items() if name not in (pack.MANIFEST, pack.SEAL)}
-        files[pack.MANIFEST] = "".join(f"{sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
+        files[pack.MANIFEST] = "".join(f"{sha256(files[name]).hexdigest()}  {name}\n"
+                                       for name in sorted(files)).encode()
     pack.write(path, files)
 
 
@@ -390,7 +391,7 @@ def joined(parts: Sequence[bytes]) -> bytes:
 
 
 PACK_DAMAGES: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
-    "an event is edited": (lambda files: {"events.jsonl": files["events.jsonl"].replace(b'"seconds":2', b'"seconds":3')},
+    "an event is edited": (lambda files: {"events.jsonl": files["events.jsonl"].replace(b'"cost":1.5', b'"cost":2.5')},
                            "FAILED at seq 8: its hash is not"),
     "an event is left out": (lambda files: {"events.jsonl": joined(lines(files["events.jsonl"])[:-1])}, "VERIFIED"),
     "an event is there twice": (lambda files: {"events.jsonl": joined([*lines(files["events.jsonl"])[:9],
@@ -440,8 +441,10 @@ def test_the_files_of_a_pack_are_those_of_its_manifest_and_seal(
         assert said({**other, pack.MANIFEST: made.read(pack.MANIFEST)}) == "FAILED at seal.txt: it seals another pack"
     seal = OWNER.sign_text(f"bayesd/golden/pack\n{'0' * 64}\n").encode()
     assert said({**files, pack.SEAL: seal}) == "FAILED at seal.txt: it seals another pack"
-    assert said({**files, pack.SEAL: files[pack.SEAL][:-8] + b"AAAAAAA\n"}).startswith("FAILED at seal.txt: the key did")
-    assert said({name: data for name, data in files.items() if name != "hashes.txt"}).endswith("pack.zip: it is not whole")
+    broken = files[pack.SEAL][:-8] + b"AAAAAAA\n"
+    assert said({**files, pack.SEAL: broken}) == "FAILED at seal.txt: the key did not sign this note"
+    less = {name: data for name, data in files.items() if name != "hashes.txt"}
+    assert said(less).endswith("pack.zip: it is not whole")
 
 
 def test_a_zip_that_is_not_whole(packed: dict[str, bytes], tmp_path: Path,
