@@ -35,7 +35,7 @@ WHAT HAPPENED, AND WHY
     {page}    why trial {trial} was proposed, what was expected, what came of it;
                      there is such a page for every trial
     study.json       the study as it was declared, its winner, and what computed it
-    events.jsonl     the record itself: an event a line, in the order of "seq"
+    events.jsonl     the record itself: an event a line, in the order of "seq"{texts}
 
 
 DID NOBODY CHANGE IT? THREE STEPS
@@ -109,6 +109,8 @@ def readme(record: "Record", signed: Sequence[str], keys: Sequence[str], *, seal
         "missing": "" if record.whole else
                    f"{count - len(record.bodies)} of the {count} events are about other studies, so the packer says, "
                    "and here by hash alone; to be sure that none is about this one, ask for a pack made with --whole.",
+        "texts": "\n    texts.jsonl      free text that events refer to by its hash, as far as it was not redacted"
+                 if record.texts else "",
         "keys": "\n".join(f"        {key}" for key in keys) or "        (none: this log was written without a key)",
         "notes": _about(signed), "seal": "seal.txt is the word of the log's key for them." if sealed else
                                          "Nothing signs them."}

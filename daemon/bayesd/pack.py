@@ -49,7 +49,9 @@ class Record:
     bodies: tuple[bytes, ...]
     """The events that concern it, as they were hashed."""
     events: tuple[Event, ...]
-    """The same, read, each with its `hash`."""
+    """The same for people: read, with free text in its place, each with its `hash`."""
+    texts: tuple[dict[str, str], ...]
+    """Free text that the events refer to: ref, salt and text."""
     hashes: tuple[bytes, ...]
     """Of all events of the log."""
     notes: tuple[str, ...]
@@ -95,19 +97,33 @@ def collect(path: AnyPath, name: str, *, whole: bool = False,
         raise NoStudy(f"this log has no study {name!r}; it has {', '.join(state.studies) or 'none'}")
     study = state.studies[name]
     bodies, events = [], []
-    wanted = _lineage(state, name)
+    wanted, texts = _lineage(state, name), _texts(path)
+    told: dict[str, dict[str, str]] = {}
     for seq, body, hash in read_events(path, until=len(hashes)):
         event = orjson.loads(body)
         if whole or "study" not in event or seq <= wanted.get(event["study"], 0):
             bodies.append(body)
+            refs = {key: ref for key, ref in event["data"].items() if key.endswith("_ref")}
+            told |= {ref: texts[ref] for ref in refs.values() if ref in texts}
+            event["data"] |= {key.removesuffix("_ref"): texts[ref]["text"] if ref in texts else "(redacted)"
+                              for key, ref in refs.items()}
             events.append({**event, "hash": hash.hex()})
     problem = Desk(state).problem(study)[0]
     complete = winner.entries(study)
     rules = {rule: winner.choose(complete, problem, rule) for rule in winner.RULES}
     keys = dict.fromkeys(event["data"]["key"] for event in events
                          if event["type"] == "daemon.started" and event["data"].get("key"))
-    return Record(study, state, tuple(bodies), tuple(events), tuple(hashes), _notes(path, len(hashes)), tuple(keys),
-                  orjson.loads(last), rules[winner.DEFAULT], rules)
+    return Record(study, state, tuple(bodies), tuple(events), tuple(told.values()), tuple(hashes),
+                  _notes(path, len(hashes)), tuple(keys), orjson.loads(last), rules[winner.DEFAULT], rules)
+
+
+def _texts(path: AnyPath) -> dict[str, dict[str, str]]:
+    """Free text beside the events, by its reference; logs of early releases have it in their events."""
+    with reading(true_name(path)) as db:
+        if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'text'").fetchone() is None:
+            return {}
+        return {ref: {"ref": ref, "salt": bytes(salt).hex(), "text": text}
+                for ref, salt, text in db.execute("SELECT ref, salt, text FROM text")}
 
 
 def _lineage(state: State, name: str) -> dict[str, int]:
@@ -152,6 +168,8 @@ def files(record: Record, pages: Mapping[int, str], phrase: Phrase,
         "study.json": (json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
         "report.html": report.page(record, signed, keys, phrase, why=set(pages)).encode(),
         **{f"verify/{path.name}": path.read_bytes() for path in verifiers()}}
+    if record.texts:
+        out["texts.jsonl"] = b"".join(orjson.dumps(text) + b"\n" for text in record.texts)
     out["README.txt"] = guide.readme(record, signed, keys, sealed=signer is not None,
                                      verifiers=bool(verifiers())).encode()
     out[MANIFEST] = "".join(f"{sha256(out[name]).hexdigest()}  {name}\n" for name in sorted(out)).encode()

@@ -362,7 +362,7 @@ def _trials(record: "Record", why: Collection[int]) -> str:
     wide = len(names) <= 8
     proofs = {event["seq"]: event["hash"] for event in record.events}
     errors = {event["seq"]: event["data"].get("error") or event["data"].get("reason") for event in record.events}
-    voids = {event["trial"]: event["data"]["reason"] for event in record.events
+    voids = {event["trial"]: event["data"].get("reason") for event in record.events
              if event["type"] == "outcome.voided" and event.get("study") == study.name}
 
     def row(trial: Trial) -> Sequence[str]:
@@ -476,6 +476,6 @@ td code{font-size:12px}td:first-child,.trials{white-space:nowrap}
 tr:has(:target){background:var(--card);outline:2px solid var(--best)}
 span.fail,span.voided{color:var(--failed)}span.pruned{color:var(--soft)}
 @media print{:root{--paper:#fff;--ink:#000;--soft:#444;--rule:#ccc;--card:#f4f4f4;--link:#000}body{font-size:10.5pt}
-main{padding:0;max-width:none}h2{break-after:avoid}figure,.card,tr{break-inside:avoid}.scroll{overflow:visible}
+main{padding:0;max-width:none}h2{break-after:avoid}svg,.card,tr{break-inside:avoid}.scroll{overflow:visible}
 .trials{white-space:normal;font-size:8pt}a{text-decoration:none}.panels{grid-template-columns:1fr 1fr}}
 """

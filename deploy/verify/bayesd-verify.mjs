@@ -9,6 +9,7 @@ FILE is a log (SQLite; needs Node 22.5), an export of one (JSON lines) or an aud
  2. A signed note says how many events there were and the root of the Merkle tree over their hashes (RFC 9162,
     section 2.1): who changes any event, and all that follow, has another root than a note kept elsewhere.
  3. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt.
+Events may refer to free text by ref = SHA-256(salt || text); a text may be redacted, but not be another one.
 A pack may have events of other studies by hash alone. Exit: 0 verified, 1 not verified, 2 could not be looked at. */
 import { createHash, createPublicKey, verify as ed25519 } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
@@ -111,6 +112,12 @@ function checkNotes(what, notes, id, hashes, keys) {
   return signed
 }
 
+function checkTexts(texts) {
+  for (const { ref, salt, text } of texts)
+    need(sha(salt, text).toString('hex') === ref, `text ${ref}`, 'it is not the one that was told')
+  say('texts', texts.length)
+}
+
 /** Rule 3. */
 function checkFiles(files, id, keys) {
   const listed = new Map(lines(Buffer.from(files.get('manifest.txt'))).map(line => [line.slice(66), line.slice(0, 64)]))
@@ -145,28 +152,26 @@ function unzip(path, zip) {
   return files
 }
 
-/** A log, read-only. If a WAL is beside it, that has events, too; else nobody writes the file. */
-async function openLog(path) {
-  const { DatabaseSync } = await import('node:sqlite')
-  const url = pathToFileURL(path)
-  url.search = statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ? 'mode=ro' : 'mode=ro&immutable=1'
-  return new DatabaseSync(url, { readOnly: true })
-}
-
 async function verify(path, keys, heads) {
   const data = readFileSync(path), rows = data => rawLines(data).map(line => [null, line, null])
   let record, notes = '', files
   if (data.subarray(0, 16).equals(bytes('SQLite format 3\0'))) {
-    const log = await openLog(path)
+    const { DatabaseSync } = await import('node:sqlite'), url = pathToFileURL(path)     // a WAL beside it has events, too
+    url.search = statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ? 'mode=ro' : 'mode=ro&immutable=1'
+    const log = new DatabaseSync(url, { readOnly: true })
     record = checkEvents(log.prepare(`SELECT seq, CAST(body AS BLOB) a, CAST(hash AS BLOB) b, type, study, trial, actor,
       cmd FROM event ORDER BY seq`).iterate().map(Object.values))
     notes = log.prepare('SELECT CAST(note AS BLOB) note FROM checkpoint').all().map(row => text(row.note)).join('\n')
+    if (log.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'text'").get())
+      checkTexts(log.prepare('SELECT ref, salt, text FROM text').all())
   } else if (data.subarray(0, 2).equals(bytes('PK'))) {
     files = unzip(path, data)
     const get = name => Buffer.from(files.get(name))       // fails if it is not there
     record = checkEvents(rows(get('events.jsonl')), lines(get('hashes.txt')).map(line => Buffer.from(line, 'hex')))
     notes = text(get('checkpoints.txt'))
     record.named = lines(get('key.txt'))
+    const texts = lines(files.get('texts.jsonl') ?? Buffer.alloc(0)).map(line => JSON.parse(line))
+    checkTexts(texts.map(each => ({ ...each, salt: Buffer.from(each.salt, 'hex') })))
   } else record = checkEvents(rows(data))
   const { id, hashes, named } = record, all = keys.length ? keys : named
   let signed = checkNotes('notes', notes, id, hashes, all)

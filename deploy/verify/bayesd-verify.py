@@ -9,6 +9,7 @@ FILE is a log (SQLite), an export of one (JSON lines) or an audit pack (zip); it
  2. A signed note says how many events there were and the root of the Merkle tree over their hashes (RFC 9162,
     section 2.1): who changes any event, and all that follow, has another root than a note kept elsewhere.
  3. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt.
+Events may refer to free text by ref = SHA-256(salt || text); a text may be redacted, but not be another one.
 A pack may have events of other studies by hash alone. Exit: 0 verified, 1 not verified, 2 could not be looked at.
 """
 import argparse, base64, hashlib, json, os, sqlite3, sys, urllib.parse, zipfile, zlib
@@ -103,6 +104,11 @@ def check_notes(what, text, id, hashes, keys):
     say(what, len(notes), f"{signed} signed, the newest is about {good} of {len(hashes)} events" if notes else "")
     return signed
 
+def check_texts(rows):
+    for ref, salt, text in rows:
+        need(sha(salt, text.encode()).hex() == ref, f"text {ref}", "it is not the one that was told")
+    say("texts", len(rows))
+
 def check_files(files, id, keys):
     """Rule 3."""
     listed = {line[66:]: line[:64] for line in files["manifest.txt"].decode().split("\n") if line}
@@ -127,6 +133,8 @@ def verify(path, keys, heads):
         id, hashes, named = check_events(db.execute("SELECT seq, CAST(body AS BLOB), CAST(hash AS BLOB), type, study, "
                                                     "trial, actor, cmd FROM event ORDER BY seq"))
         notes = "\n".join(note.decode() for note, in db.execute("SELECT CAST(note AS BLOB) FROM checkpoint"))
+        if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'text'").fetchone():
+            check_texts(db.execute("SELECT ref, salt, text FROM text").fetchall())
     elif start.startswith(b"PK"):
         with zipfile.ZipFile(path) as pack:
             need(len(pack.namelist()) == len(set(pack.namelist())), path, "two files have one name")
@@ -135,6 +143,8 @@ def verify(path, keys, heads):
         id, hashes, _ = check_events([(None, line, None) for line in files["events.jsonl"].split(b"\n") if line],
                                      [bytes.fromhex(line) for line in given.split()])
         named = named.split()
+        texts = [json.loads(line) for line in files.get("texts.jsonl", b"").decode().split("\n") if line]
+        check_texts([(each["ref"], bytes.fromhex(each["salt"]), each["text"]) for each in texts])
     else:
         id, hashes, named = check_events([(None, line, None) for line in data.split(b"\n") if line])
     signed = check_notes("notes", notes, id, hashes, keys or named)

@@ -1,8 +1,10 @@
 """An audit pack: complete, sealed, the same each time, safe to open, and enough for a stranger."""
 
+import contextlib
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import zipfile
@@ -14,9 +16,21 @@ from typing import Any
 import pytest
 from tests.edges.test_cli import Shell
 from tests.edges.test_cli_log import spoil
-from tests.packaging.test_verifiers import OWNER, golden, pack_files, python
+from tests.packaging.test_verifiers import (
+    AT,
+    OWNER,
+    golden,
+    javascript,
+    pack_files,
+    python,
+    reseal,
+    signed,
+    write_log,
+    write_pack,
+)
 
-from bayesd import Study, logfile, notes
+from bayesd import Study, logfile, notes, pack
+from bayesd.cli import phrases
 from bayesd.pictures import Axis, Mark, chart
 
 SPACE: dict[str, dict[str, Any]] = {
@@ -54,8 +68,8 @@ def unpacked(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bayesd.cli import run
     folder = tmp_path_factory.mktemp("unpacked")
     assert run(["study", "audit-pack", "tuned", "--log", str(kept), "-o", str(folder / "pack.zip")]) == 0
-    with zipfile.ZipFile(folder / "pack.zip") as pack:
-        pack.extractall(folder)
+    with zipfile.ZipFile(folder / "pack.zip") as packed:
+        packed.extractall(folder)
     return folder
 
 
@@ -99,10 +113,10 @@ def test_whole_recorded_and_unsealed(kept: Path, tmp_path: Path, sh: Shell) -> N
     assert (said.json["events"], said.json["sealed"], said.json["notes"]) == (said.json["of"], False, 0)
     assert "not sealed" in said.err
     assert "made anew" in python(tmp_path / "whole.zip")[1]
-    with zipfile.ZipFile(tmp_path / "whole.zip") as pack:
-        assert "seal.txt" not in pack.namelist()
-        assert '"tuned", "trial": 17' not in pack.read("README.txt").decode()
-        page = pack.read("why/17.txt").decode()
+    with zipfile.ZipFile(tmp_path / "whole.zip") as packed:
+        assert "seal.txt" not in packed.namelist()
+        assert "by hash alone" not in packed.read("README.txt").decode()
+        page = packed.read("why/17.txt").decode()
         assert "sampler = " in page
         assert "as_of = " in page
     sealed = sh(f"study audit-pack tuned --log {log} --recorded --key-file {kept}.key -o {tmp_path / 's.zip'} -f value")
@@ -222,6 +236,44 @@ def test_the_report_tells_what_people_did_and_why(tmp_path: Path) -> None:
                   "closed by rule operator", "amended once"):
         assert words in told, words
     assert 'class="voided"' in text   # in the pictures
+
+
+def test_free_text_beside_the_events_is_packed_and_checked(tmp_path: Path) -> None:
+    """A log may keep texts outside the hashed bytes, so that one can be redacted; the pack has those that are there."""
+    def refer(event: dict[str, Any]) -> None:
+        event["data"]["error_ref"] = (there if event["seq"] == AT else gone).pop("ref")
+    salt, said = bytes(range(16)), "CUDA <out> of memory"
+    there: dict[str, str] = {"ref": sha256(salt + said.encode()).hexdigest()}
+    gone: dict[str, str] = {"ref": "0" * 64}
+    ref = there["ref"]
+    record = signed(reseal(reseal(golden().bodies, AT, refer), 40, refer))
+    write_log(record, tmp_path / "log.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as db:
+        db.execute("CREATE TABLE IF NOT EXISTS text (ref TEXT PRIMARY KEY, salt BLOB NOT NULL, text TEXT NOT NULL)")
+        db.executemany("INSERT INTO text VALUES (?, ?, ?)", [
+            (ref, salt, said), (sha256(b"of another study").hexdigest(), b"", "of another study")])
+        db.commit()
+    code, told = python(tmp_path / "log.db")
+    assert (code, "texts                2  OK" in told) == (0, True), told
+    found = pack.collect(tmp_path / "log.db", "s")
+    events = {event["seq"]: event["data"] for event in found.events}
+    assert (events[AT]["error"], events[40]["error"]) == (said, "(redacted)")
+    files = pack.files(found, {}, phrases.of, OWNER)
+    assert json.loads(files["texts.jsonl"]) == {"ref": ref, "salt": salt.hex(), "text": said}
+    assert "texts.jsonl" in files["README.txt"].decode()
+    pack.write(tmp_path / "pack.zip", files)
+    assert both(tmp_path / "pack.zip") == 0
+    changed = {**files, "texts.jsonl": files["texts.jsonl"].replace(b"memory", b"melody")}
+    write_pack(changed, tmp_path / "pack.zip")
+    assert both(tmp_path / "pack.zip", f"FAILED at text {ref}: it is not the one that was told") == 1
+
+
+def both(file: Path, wanted: str = "VERIFIED") -> int:
+    code, told = python(file)
+    if shutil.which("node"):
+        assert javascript(file) == (code, told)
+    assert told.splitlines()[-1].startswith(wanted), told
+    return code
 
 
 def test_an_amendment_is_told_key_by_key() -> None:
