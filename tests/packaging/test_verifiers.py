@@ -332,6 +332,11 @@ def break_signature(record: Record) -> Record:
                                   *record.notes[2:]])
 
 
+def graft(record: Record) -> Record:
+    """An event of another log, chained properly."""
+    return Record(reseal(record.bodies, AT, lambda event: event.update(log="another")), [])
+
+
 def no_json(record: Record) -> Record:
     bodies = list(record.bodies)
     bodies[AT - 1] = bodies[AT - 1][:-1]
@@ -350,6 +355,7 @@ DAMAGES: list[tuple[Callable[[Record], Record], str, str]] = [
     (fork, "120: events 51 to 120 are not all", "100: events 1 to 100 are not all"),
     (forge, "50: the key did not sign", "100: events 1 to 100 are not all"),
     (break_signature, "120: the key did not sign", ""),
+    (graft, "60: it is of another log", "60: it is of another log"),
     (no_json, "", "60: it is not an event in JSON"),
 ]
 
