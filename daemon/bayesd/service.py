@@ -44,6 +44,7 @@ from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.row import Row
 from bayesd.study.state import Event, State, apply, refuse_newer
+from bayesd.why import online
 from bayesd_schemas.messages import Ask, BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
@@ -851,6 +852,9 @@ class Service:
                 bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
         return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
 
+    async def _why(self, request: Request, moment: Moment | None) -> Any:
+        return await online.page(self.log, self.desk, self._committed, request, event_of)
+
     async def _events(self, request: Request, moment: Moment | None) -> Any:
         """Committed events after a seq, of one study or of all; each as its envelope."""
         after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
@@ -877,7 +881,7 @@ class Service:
 
 
 _SLOW: dict[str, Callable[[Service, Request, Moment | None], Awaitable[Any]]] = {
-    "study.best": Service._best, "study.whatif": Service._what_if, "events": Service._events}
+    "study.best": Service._best, "study.whatif": Service._what_if, "events": Service._events, "why": Service._why}
 _AT = frozenset((*admin.READS, "study.fork"))      # verbs that may also ask about an earlier moment
 
 

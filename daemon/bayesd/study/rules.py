@@ -167,7 +167,7 @@ def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
         data["age_s"] = round(desk.now - candidate.made, 3)
     if candidate.ahead:
         data["ahead"] = [dict(params) for params in candidate.ahead]
-    if candidate.number != len(study.trials) + 1:
+    if candidate.number != study.next_stream:
         data["number"] = candidate.number
     if candidate.drawn != study.drawn:
         data["after"] = candidate.drawn
@@ -202,14 +202,7 @@ def _grant(desk: Desk, lease: Lease) -> None:
 def _explain(desk: Desk, standing: Standing, *, late: bool = False) -> None:
     """Tell a standing ask why it waits, or that it ends; say nothing while a suggestion is on its way."""
     ask = standing.ask
-    if ask.study is not None:
-        study = desk.state.studies.get(ask.study)
-        status, reason = _standing_reason(desk, study, ask)
-    else:
-        reasons = [_standing_reason(desk, study, ask) for study in _studies_of(desk, ask)]
-        found = [pair for pair in reasons if pair[0] != "closed"]
-        soon = [pair for pair in found if pair[0] == "soon"]
-        status, reason = (soon or found or [("waiting", "unknown-study")])[0]
+    status, reason = reason_of(desk, ask)
     if status == "soon":
         if not late:
             return
@@ -218,6 +211,16 @@ def _explain(desk: Desk, standing: Standing, *, late: bool = False) -> None:
     _answer(desk, standing.worker, ask, status, reason)
     if status == "closed":
         desk.sit(standing)
+
+
+def reason_of(desk: Desk, ask: Ask) -> tuple[str, str | None]:
+    """How an unserved ask stands, and why: waiting, closed, or soon while a suggestion is on its way."""
+    if ask.study is not None:
+        return _standing_reason(desk, desk.state.studies.get(ask.study), ask)
+    reasons = [_standing_reason(desk, study, ask) for study in _studies_of(desk, ask)]
+    found = [pair for pair in reasons if pair[0] != "closed"]
+    soon = [pair for pair in found if pair[0] == "soon"]
+    return (soon or found or [("waiting", "unknown-study")])[0]
 
 
 def _standing_reason(desk: Desk, study: Study | None, ask: Ask) -> tuple[str, str | None]:
