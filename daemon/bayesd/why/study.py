@@ -290,7 +290,7 @@ def _winner(study: Study, problem: Problem) -> Page | None:
 
 def _winner_words(study: Study, won: Page) -> Iterator[str]:
     name, second = study.goals[0].name, won["runner_up"]
-    scale = won["se"] or won["difference"] or None
+    scale = won["se"] or (won["difference"] or 0.0) / 10 or None
     spread = f" ± {won['se']:.2g}" if won["se"] else ""
     yield (f"Trial {won['trial']}, {name} {beside(won['value'], scale)}{spread}, by rule best: {won['reason']}."
            + (" By the first objective alone: the others are traded off, and bayesd study export has them all."
@@ -308,9 +308,9 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
     if won["chances"]:
         others = [f"trial {each['trial']} {percent(each['probability'])}" for each in won["chances"]
                   if each["trial"] != won["trial"]]
-        yield (f"The model gives it a chance of {percent(won['chance'])} to be truly the best of the points tried"
-               + (f"; then {listed(others)}" if others else "") + ". That weighs its neighbours, too, and is worth as "
-               "much as the model is; of points that were not tried it says nothing.")
+        yield (f"By the model's own account it is truly the best of the points tried with a chance of "
+               f"{percent(won['chance'])}" + (f"; then come {listed(others)}" if others else "") + ". That weighs its "
+               "neighbours, too, and is worth as much as the model is; of points that were not tried it says nothing.")
 
 
 def _apart(study: Study, won: Page) -> str:
