@@ -4,23 +4,28 @@ import asyncio
 import json
 import math
 import re
+import shutil
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.edges.test_cli import Shell
+from tests.edges.test_cli_log import spoil
 from tests.edges.test_service import Worker, begin
 from tests.study.story import Story
 
 from bayesd import Study
 from bayesd.inprocess import Exhausted
 from bayesd.log import MemoryDisk, Row
-from bayesd.optimize import suggest
+from bayesd.optimize import samplers, suggest
 from bayesd.optimize.explain import share_of_mean
 from bayesd.service import event_of
 from bayesd.study import rules
 from bayesd.study.problem import Problem
+from bayesd.study.state import Event
 from bayesd.testing import Daemon, MemoryBroker, run
 from bayesd.why import chart, pages, words
 from bayesd.why.witness import Witness, moments_for
@@ -312,7 +317,6 @@ def test_a_fallback_is_told_with_its_reason(fallback: str, said: str) -> None:
                 if fallback == "deadline":
                     rules.supply_fallback(self.desk, order, suggest(_plain(order.problem), order.wanted))
                 else:
-                    from bayesd.optimize import samplers
                     rules.supply(self.desk, order, samplers.random(_plain(order.problem), order.wanted, fallback))
     story = Falling(method="bayes", space={"x": FLOAT})
     story.ask("w1")
@@ -322,7 +326,6 @@ def test_a_fallback_is_told_with_its_reason(fallback: str, said: str) -> None:
 
 
 def _plain(problem: Problem) -> Problem:
-    from dataclasses import replace
     return replace(problem, method="random")
 
 
@@ -554,34 +557,37 @@ def test_tags_and_silence_are_told_by_a_daemon() -> None:
         readable(words.of(page))
 
 
-def test_a_page_is_made_beside_the_loop() -> None:
-    """Results are taken while a page is being made."""
-    async def story() -> list[str]:
+def test_a_page_is_made_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the fold nor the numbers of a page hold up the thread that takes results."""
+    threads: dict[str, set[int]] = {"see": set(), "page": set()}
+
+    class Watched(Witness):
+        def see(self, event: Event, body: bytes) -> None:
+            threads["see"].add(threading.get_ident())
+            super().see(event, body)
+
+    made = pages.of
+
+    def watched(*args: Any) -> Any:
+        threads["page"].add(threading.get_ident())
+        return made(*args)
+    monkeypatch.setattr("bayesd.why.online.Witness", Watched)
+    monkeypatch.setattr("bayesd.why.pages.of", watched)
+
+    async def story() -> int:
         broker = MemoryBroker()
         daemon = Daemon(broker)
-        service = await daemon.start()
+        await daemon.start()
         operator, w1 = await begin(broker)
-        grant = await w1.wait(lambda kind, body: kind == "grant")
-        order: list[str] = []
-        read, may_go_on = service.log.read, asyncio.Event()
-
-        async def slow(after: int = 0, until: int | None = None) -> Any:
-            async for rows in read(after, until):
-                await may_go_on.wait()
-                yield rows
-        service.log.read = slow      # type: ignore[method-assign]
-        operator.say("request", id="9", verb="why", args={"study": "s"})
-        await asyncio.sleep(0.5)
-        w1.say("tell", id="t", study="s", trial=grant["trial"], fence=1, value=1.0)
-        await w1.wait(lambda kind, body: body.get("id") == "t")
-        order.append("receipt")
-        may_go_on.set()
-        await operator.wait(lambda kind, body: body["id"] == "9")
-        order.append("page")
+        await w1.wait(lambda kind, body: kind == "grant")
+        assert (await asked(operator, "9", study="s", trial=1))["status"] == "ok"
         await daemon.stop()
-        return order
+        return threading.get_ident()
 
-    assert run(story()) == ["receipt", "page"]
+    loop = asyncio.run(story())        # a virtual loop has no threads
+    assert threads["see"]
+    assert threads["page"]
+    assert loop not in threads["see"] | threads["page"]
 
 
 # ---------------------------------------------------------------- the command
@@ -627,9 +633,6 @@ def test_the_command_on_a_file(log: Path, sh: Shell) -> None:
 
 
 def test_damage_is_told_after_the_page(log: Path, sh: Shell, tmp_path: Path) -> None:
-    import shutil
-
-    from tests.edges.test_cli_log import spoil
     copy = tmp_path / "log.db"
     for part in log.parent.glob("log.db*"):
         shutil.copy(part, tmp_path / part.name)
