@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from bayesd.optimize import bayes, search, streams
 from bayesd.optimize.acquisition import log_h
 from bayesd.optimize.allowed import allowed
-from bayesd.optimize.encode import Cube, cube
+from bayesd.optimize.encode import Cube
 from bayesd.optimize.outcomes import Outcomes
 from bayesd.optimize.posterior import Posterior
 from bayesd.optimize.streams import Floats
@@ -248,6 +248,3 @@ def keeping(problem: Problem, fit: Fit) -> Problem:
     """The problem under hyperparameters that no result since has moved: what is then different is due to the
     results alone."""
     return replace(problem, fit=Fit(fit.model, len(problem.history), fit.theta))
-
-
-__all__ = ["Explained", "Rival", "Slice", "chances", "cube", "explain", "keeping", "share_of_mean"]

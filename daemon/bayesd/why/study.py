@@ -7,7 +7,6 @@ made) comes as `live`; without it the page says what it cannot know.
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from bayesd import winner
@@ -16,7 +15,7 @@ from bayesd.study.problem import Problem
 from bayesd.study.state import Study, Trial
 from bayesd.why.live import Live
 from bayesd.why.trial import curve
-from bayesd.why.witness import Entry, Witness
+from bayesd.why.witness import Witness
 from bayesd.why.words import beside, count, listed, number, percent, span, when
 
 Page = dict[str, Any]
@@ -328,11 +327,3 @@ def _apart(study: Study, won: Page) -> str:
     if z < 1:
         return f"{size}: no telling which is better."
     return f"{size}: likely, not certain." if z < 2 else f"{size}: more than chance would make of it."
-
-
-def end_problem(seen: Witness, problem: Problem) -> Problem:
-    """Without what is under way: the winner is chosen from what is known."""
-    return replace(problem, pending=())
-
-
-__all__ = ["Entry", "Page", "end_problem", "study_page"]

@@ -18,7 +18,6 @@ from bayesd.study.problem import Problem
 from bayesd.study.state import Trial
 from bayesd.why.witness import Entry, Moment, Witness
 from bayesd_schemas.space import Params, Space
-from bayesd_schemas.study import Direction
 
 PAGE_TRIALS = 50        # pending trials and leases that a page names
 CURVE_MAX = 400
@@ -369,6 +368,3 @@ def _provenance(seen: Witness, proposed: Entry, then: Moment) -> Page:
 def _versions(engine: Any) -> dict[str, str]:
     return {str(name): str(value)[:80] for name, value in engine.items() if isinstance(value, (str, int))} \
         if isinstance(engine, dict) else {}
-
-
-__all__ = ["Direction", "Page", "curve", "differences", "trial_page"]
