@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from bayesd.optimize import bayes, search, streams
 from bayesd.optimize.acquisition import log_h
 from bayesd.optimize.allowed import allowed
-from bayesd.optimize.encode import Cube, cube
+from bayesd.optimize.encode import Cube
 from bayesd.optimize.outcomes import Outcomes
 from bayesd.optimize.posterior import Posterior
 from bayesd.optimize.streams import Floats
@@ -61,10 +61,13 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One point under the model of a moment. `mean`, `sd` and `best` are None with several objectives."""
+    """One point under the model of a moment. Metric units are None with several objectives."""
 
     mean: float | None
     sd: float | None
+    low: float | None
+    high: float | None
+    """One deviation to both sides, in metric units: not even around the mean where outcomes are skewed."""
     best: float | None
     """The best belief, which an improvement had to beat."""
     ahead: float
@@ -101,9 +104,11 @@ def _explain(problem: Problem, params: Params) -> Explained:
     mean, variance = aimed.posterior.predict(X)
     sd = np.sqrt(variance)
     z = float((aimed.gain.best - mean[0]) / sd[0])
+    ends = base.outcomes.metric(np.array([mean[0] - sd[0], mean[0] + sd[0]])).tolist()
     return Explained(
         mean=float(base.outcomes.metric(mean)[0]) if one else None,
         sd=float(base.outcomes.metric_sd(mean, sd)[0]) if one else None,
+        low=min(ends) if one else None, high=max(ends) if one else None,
         best=float(base.outcomes.metric(np.array([aimed.gain.best]))[0]) if one else None,
         ahead=z, share=share_of_mean(z),
         success=1.0 if base.success is None else float(np.exp(base.success.value(X)[0])),
@@ -243,6 +248,3 @@ def keeping(problem: Problem, fit: Fit) -> Problem:
     """The problem under hyperparameters that no result since has moved: what is then different is due to the
     results alone."""
     return replace(problem, fit=Fit(fit.model, len(problem.history), fit.theta))
-
-
-__all__ = ["Explained", "Rival", "Slice", "chances", "cube", "explain", "keeping", "share_of_mean"]

@@ -7,7 +7,6 @@ made) comes as `live`; without it the page says what it cannot know.
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from bayesd import winner
@@ -16,7 +15,7 @@ from bayesd.study.problem import Problem
 from bayesd.study.state import Study, Trial
 from bayesd.why.live import Live
 from bayesd.why.trial import curve
-from bayesd.why.witness import Entry, Witness
+from bayesd.why.witness import Witness
 from bayesd.why.words import beside, count, listed, number, percent, span, when
 
 Page = dict[str, Any]
@@ -290,7 +289,7 @@ def _winner(study: Study, problem: Problem) -> Page | None:
 
 def _winner_words(study: Study, won: Page) -> Iterator[str]:
     name, second = study.goals[0].name, won["runner_up"]
-    scale = won["se"] or won["difference"] or None
+    scale = won["se"] or (won["difference"] or 0.0) / 10 or None
     spread = f" ± {won['se']:.2g}" if won["se"] else ""
     yield (f"Trial {won['trial']}, {name} {beside(won['value'], scale)}{spread}, by rule best: {won['reason']}."
            + (" By the first objective alone: the others are traded off, and bayesd study export has them all."
@@ -308,9 +307,9 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
     if won["chances"]:
         others = [f"trial {each['trial']} {percent(each['probability'])}" for each in won["chances"]
                   if each["trial"] != won["trial"]]
-        yield (f"The model gives it a chance of {percent(won['chance'])} to be truly the best of the points tried"
-               + (f"; then {listed(others)}" if others else "") + ". That weighs its neighbours, too, and is worth as "
-               "much as the model is; of points that were not tried it says nothing.")
+        yield (f"By the model's own account it is truly the best of the points tried with a chance of "
+               f"{percent(won['chance'])}" + (f"; then come {listed(others)}" if others else "") + ". That weighs its "
+               "neighbours, too, and is worth as much as the model is; of points that were not tried it says nothing.")
 
 
 def _apart(study: Study, won: Page) -> str:
@@ -328,11 +327,3 @@ def _apart(study: Study, won: Page) -> str:
     if z < 1:
         return f"{size}: no telling which is better."
     return f"{size}: likely, not certain." if z < 2 else f"{size}: more than chance would make of it."
-
-
-def end_problem(seen: Witness, problem: Problem) -> Problem:
-    """Without what is under way: the winner is chosen from what is known."""
-    return replace(problem, pending=())
-
-
-__all__ = ["Entry", "Page", "end_problem", "study_page"]

@@ -18,7 +18,6 @@ from bayesd.study.problem import Problem
 from bayesd.study.state import Trial
 from bayesd.why.witness import Entry, Moment, Witness
 from bayesd_schemas.space import Params, Space
-from bayesd_schemas.study import Direction
 
 PAGE_TRIALS = 50        # pending trials and leases that a page names
 CURVE_MAX = 400
@@ -102,6 +101,8 @@ def _expected(data: Mapping[str, Any], model: Explained | None, best: Page | Non
     mean, sd = float(mean), float(sd)
     out: Page = {"source": source, "mean": mean, "sd": sd, "low": mean - sd, "high": mean + sd, "by_sd": None,
                  "gain": None}
+    if model is not None and model.mean is not None and math.isclose(model.mean, mean, rel_tol=1e-6, abs_tol=1e-3 * sd):
+        out["low"], out["high"] = model.low, model.high      # the record has half their distance
     if best is not None:
         out["gain"] = gain = sign * (best["value"] - mean)
         out["by_sd"] = gain / sd if sd > 0 else None
@@ -122,6 +123,8 @@ def _aim(model: Explained | None, nearest: Page | None) -> str | None:
     """Whether it went there to exploit, to explore or to refine: a rule of thumb, and the page tells it."""
     if model is None:
         return None
+    if model.sd == 0:
+        return "blind"
     if model.share >= EXPLOITS:
         return "exploit"
     shares = [each["share"] for each in nearest["differs"]] if nearest is not None else [None]
@@ -220,7 +223,7 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
     entries = seen.kept[trial.number]
     outcome = seen.entry(trial.number, trial.outcome_seq) if trial.outcome_seq else None
     out: Page = {
-        "state": trial.status, "value": trial.values[0] if trial.values else None,
+        "state": trial.status, "value": trial.values[0] if trial.values else _last_report(trial),
         "values": None if trial.values is None else {
             goal.name: value for goal, value in zip(trial.study.goals, trial.values, strict=True)},
         "se": trial.se, "seconds": trial.seconds, "cost": None, "class": trial.failure, "error": None,
@@ -228,7 +231,8 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
         "worker": trial.leases[-1].worker if trial.leases else None, "leases": len(trial.leases),
         "attempts": [{"class": entry.data["class"], "error": _cut(entry.data.get("error")), "time": entry.time}
                      for entry in entries if entry.event.type == "trial.failed" and entry.data.get("retry")],
-        "expired": sum(entry.event.type == "lease.expired" for entry in entries),
+        "expired": sum(entry.event.type == "lease.expired" and entry.data.get("reason", "expired") == "expired"
+                       for entry in entries),
         "since": next((entry.time for entry in reversed(entries) if entry.event.type in ("trial.leased", "lease.held")),
                       None),
         "reports": len(trial.reports or ()),
@@ -249,6 +253,15 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
             out["improved"] = before.best is None or sign * trial.values[0] < sign * before.best[1]
     out["pace"] = _pace(seen, trial)
     return out
+
+
+def _last_report(trial: Trial) -> float | None:
+    """What a trial that was stopped early had reached."""
+    if trial.status != "pruned" or not trial.reports:
+        return None
+    said = trial.reports[max(trial.reports)]
+    value = said.get(trial.study.goals[0].name) if isinstance(said, dict) else None
+    return None if value is None else float(value)
 
 
 def _cut(text: Any) -> str | None:
@@ -355,6 +368,3 @@ def _provenance(seen: Witness, proposed: Entry, then: Moment) -> Page:
 def _versions(engine: Any) -> dict[str, str]:
     return {str(name): str(value)[:80] for name, value in engine.items() if isinstance(value, (str, int))} \
         if isinstance(engine, dict) else {}
-
-
-__all__ = ["Direction", "Page", "curve", "differences", "trial_page"]

@@ -93,6 +93,8 @@ def span(seconds: float | None) -> str:
     for size, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
+    if f"{seconds:.2g}" == "1":
+        return "1 second"
     return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.2g} seconds"
 
 
@@ -166,13 +168,15 @@ def _in_short(page: Page) -> Iterable[str]:
 
 
 _AIMS = {
+    "blind": ("though it could not tell points apart: all results were equal",
+              "All results were equal, so it has nothing to prefer a point by but its distance to the others."),
     "exploit": ("mostly to exploit: a good value was to be expected there",
                 "Mostly exploitation: the model expects a better value here than it knows of."),
     "mixed": ("to exploit and to explore: its prediction there was fair, and uncertain",
               "Exploitation and exploration together: the model expects a good value here, and doubts it."),
-    "refine": ("to refine: it lies beside a point that was tried and was good",
-               "Refinement: it lies within 5 % of every range of a point that was tried, and makes the best more "
-               "precise."),
+    "refine": ("to refine what it knew: it lies beside another trial",
+               "Refinement: it lies within 5 % of every range of another trial, where the model expects about the "
+               "best, and makes that more precise."),
     "explore": ("mostly to explore: what might be found there was uncertain",
                 "Mostly exploration: what it may find is worth more than the value that the model expects here.")}
 """How a point was meant: in the middle of a sentence, and as one."""
@@ -193,12 +197,8 @@ def _fate(page: Page, became: Page) -> str:
 
 
 def _result(page: Page) -> str:
-    became, expected = page["became"], page["expected"]
-    value, se = became["value"], became["se"]
-    best = page["known"]["best"]
-    scale = se or (expected["sd"] if expected is not None else None) or \
-        (abs(value - best["value"]) / 10 if best is not None else None)
-    return beside(value, scale) + (f" ± {se:.2g}" if se else "")
+    value, se = page["became"]["value"], page["became"]["se"]
+    return f"{beside(value, se)} ± {se:.2g}" if se else number(value)
 
 
 def _interval(expected: Page) -> str:
@@ -298,6 +298,9 @@ def _balance(page: Page) -> Iterable[Block]:
     made = page["recomputed"]
     if made is None:
         return
+    if page["aim"] == "blind":
+        yield _AIMS["blind"][1]
+        return
     yield (f"{_AIMS[page['aim']][1]} Of its expected improvement {percent(made['mean_share'])} comes from the mean and "
            "the rest from the uncertainty. (The rule: expected improvement is (best − mean)·Φ(z) + sd·φ(z) with "
            f"z = (best − mean)/sd; from 60{_TIGHT}% in the first part it is called exploitation, below 30{_TIGHT}% "
@@ -317,6 +320,9 @@ def _expectation(page: Page) -> Iterable[Block]:
         return
     mean, sd = expected["mean"], expected["sd"]
     made = expected["source"] == "recomputed"
+    if sd == 0:
+        yield f"{metric} {number(mean)}, as everywhere: all results were equal."
+        return
     yield (f"{metric} {_interval(expected)}: with two chances in three from {beside(expected['low'], sd)} to "
            f"{beside(expected['high'], sd)}." + (" (The model had no part in this choice; this is what it would have "
                                                  "said, made again from the record.)" if made else ""))
@@ -327,7 +333,7 @@ def _expectation(page: Page) -> Iterable[Block]:
             yield f"That is as good as the best value then, {number(best['value'])}."
         else:
             yield (f"Its mean is {number(abs(gain))} ({_sd(by)}) {'better' if by > 0 else 'worse'} than the best value "
-                   f"then, {beside(best['value'], sd)}.")
+                   f"then, {number(best['value'])}.")
     made_again = page["recomputed"]
     if made_again is not None and made_again["best_belief"] is not None and best is not None and mean is not None:
         believed = made_again["best_belief"]
@@ -350,7 +356,8 @@ def _nearest(page: Page) -> Iterable[Block]:
         yield f"It is the very point of {name} ({state}): the study allows repeats, to learn about noise."
         return
     largest = max((1.0 if each["share"] is None else each["share"]) for each in differs)
-    far = "The nearest is" if largest < 0.3 else "Far from all of it. The nearest is"
+    wide = sum(each["share"] is None or each["share"] >= 0.3 for each in differs)
+    far = "The nearest is" if wide < 2 else "Far from all of it. The nearest is"
     if largest < 0.02:
         far = "Right beside a known point:"
     yield f"{far} {name} ({state}). Against it:"

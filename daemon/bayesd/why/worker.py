@@ -120,11 +120,15 @@ _WAITS = {
 
 
 def _standing(state: State, live: Live | None) -> Iterator[Page]:
-    for ask in (live or {}).get("standing", ())[:NAMED]:
-        study = ask["study"]
-        of = study or "any study"
-        line = f"It stands in line for {of} since {span(ask['for_s'])}"
-        reason = ask["reason"]
+    alike: dict[tuple[str, ...], list[Live]] = {}
+    for ask in (live or {}).get("standing", ()):
+        alike.setdefault((ask["study"] or "", ask["reason"] or "", *ask["tags"]), []).append(ask)
+    for asks in list(alike.values())[:NAMED]:
+        ask = asks[0]
+        study, reason = ask["study"], ask["reason"]
+        line = f"It has stood in line for {study or 'any study'} for {span(max(each['for_s'] for each in asks))}"
+        if len(asks) > 1:
+            line += f", with {len(asks)} asks"
         if reason == "no-matching-tags":
             missing = sorted(set(ask["wanted_tags"]) - set(ask["tags"]))
             yield _reason(reason, f"{line}, but the study wants tags that its ask does not carry"
