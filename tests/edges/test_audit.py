@@ -521,3 +521,20 @@ def test_a_log_names_its_engine_once_and_every_proposal_refers_to_it(log: Path) 
     proposals = [each["data"] for each in said if each["type"] == "trial.proposed"]
     assert {each["engine"] for each in proposals} == {engine["fingerprint"][:16]}
     assert all(("index" in each) == (each["sampler"] == "bayes") for each in proposals)
+
+
+def test_what_is_before_a_damage_is_audited_and_the_damage_named(log: Path, tmp_path: Path, sh: Shell) -> None:
+    shutil.copy(log, tmp_path / "log.db")
+    seq = nth(envelopes(log), 9, type="trial.proposed")["seq"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as db:
+        db.execute("DROP TRIGGER event_is_never_changed")
+        db.execute("UPDATE event SET body = "
+                   "CAST(replace(CAST(body AS TEXT), 'proposed', 'proposes') AS BLOB) WHERE seq = ?", (seq,))
+        db.commit()
+    said = sh(f"log audit {tmp_path}/log.db -f json", code=65)
+    assert said.json["damaged_seq"] == seq
+    assert said.json["levels"][0]["same"] == seq - 1
+    assert said.json["levels"][2]["same"] == 9
+    (tmp_path / "text.db").write_text("not a log\n" * 100)
+    assert "event 1" in sh(f"log audit {tmp_path}/text.db", code=65).err
+    assert "No such file" in sh(f"log audit {tmp_path}/nothing.db", code=78).err
