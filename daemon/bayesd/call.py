@@ -27,6 +27,7 @@ from bayesd_schemas.topics import Topics
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
 TIMEOUT_S = 10.0
 AGAIN_S = 1.5               # how long to wait for a reply before the same request is sent again
+PAST_TIMEOUT_S = 120.0      # an earlier moment is replayed before it is answered about
 BUSY_S = 1.0                # how long a daemon that has too much to do is left alone
 PAUSE_S = 0.3               # between two connections to a broker that hung up
 
@@ -105,6 +106,8 @@ class Client:
         self._topics = reach.topics
         self._caller: Caller | None = None
         self._daemon: str | None = None
+        self.at: dict[str, Any] | None = None
+        """The moment of the past that the last answer was of."""
 
     async def __aenter__(self) -> Self:
         await self._connect()
@@ -132,6 +135,8 @@ class Client:
     async def answer(self, verb: str, args: Mapping[str, Any] | None = None, *, timeout_s: float | None = None,
                      again_s: float = AGAIN_S) -> dict[str, Any]:
         """The whole reply, whose status is ok or exists."""
+        if (args or {}).get("at") is not None:
+            timeout_s = max(self.reach.timeout_s, PAST_TIMEOUT_S) if timeout_s is None else timeout_s
         id = secrets.token_hex(8)
         payload = json.dumps({"id": id, "verb": verb, "args": dict(args or {})}, ensure_ascii=False,
                              separators=(",", ":")).encode()
@@ -154,6 +159,8 @@ class Client:
             trouble = None
             if reply is not None:
                 if reply.get("status") != "error":
+                    result = reply.get("result")
+                    self.at = result.get("at") if isinstance(result, dict) else None
                     return reply
                 refusal = Refusal(reply.get("error") or {})
                 if refusal.code != "rate" or until - time.monotonic() < BUSY_S:

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,7 +21,9 @@ from typing import TypeAlias
 
 import orjson
 
+from bayesd.evidence import Evidence, Head, Verdict
 from bayesd.study.canonical import ZERO
+from bayesd.study.merkle import Tree
 from bayesd.study.row import Fields
 
 APPLICATION_ID = 0x62617964     # "bayd", for file(1)
@@ -79,7 +81,7 @@ READING = (
     "PRAGMA cell_size_check = ON",      # notice a broken page before its numbers are used
     "PRAGMA mmap_size = 0",             # an I/O error is then an error and not a SIGBUS
 )
-READ_CHUNK = 1000               # events a read hands over at once
+READ_CHUNK = 1024               # events a read hands over at once
 BUSY_S = 5.0                    # how long to wait for a stranger who holds SQLite's write lock
 AnyPath: TypeAlias = str | os.PathLike[str]
 Progress: TypeAlias = Callable[[int], None]
@@ -120,19 +122,32 @@ class CannotOpen(LogError):
 
 
 class Damaged(LogError):
-    """The log does not verify from event `seq` on. Everything before `seq` does."""
+    """The log does not verify from event `seq` on. Everything before `seq` does.
+
+    What was changed lies in the events `first` to `last`: where a chain does not fit, either side may be the wrong one,
+    and a note speaks of all events before it. `narrowed` is where that begins if notes in the file are believed, too.
+    """
 
     exit_code = 65
 
-    def __init__(self, seq: int, why: str) -> None:
+    def __init__(self, seq: int, why: str, first: int | None = None, last: int | None = None,
+                 narrowed: int | None = None) -> None:
+        self.seq, self.why = seq, why
+        self.first, self.last = seq if first is None else first, seq if last is None else last
+        self.narrowed = self.first if narrowed is None else narrowed
+        if self.last == seq:
+            super().__init__(
+                f"the log is damaged at event {seq}: {why}. Events before it verify, nothing was changed. "
+                f"Keep a copy of the file, then restore a backup; reading up to event {seq - 1} still works.")
+            return
+        hint = f". By the notes in the file it is between events {self.narrowed} and {self.last}, " \
+            "unless somebody else has the key" if self.narrowed > self.first else ""
         super().__init__(
-            f"the log is damaged at event {seq}: {why}. Events before it verify, nothing was changed. "
-            f"Keep a copy of the file, then restore a backup; reading up to event {seq - 1} still works.")
-        self.seq = seq
-        self.why = why
+            f"the log is damaged between events {self.first} and {self.last}: {why}{hint}. Nothing was changed. Keep a "
+            "copy of the file, then restore a backup: bayesd log verify BACKUP --head NOTE says whether it has them.")
 
-    def __reduce__(self) -> tuple[type["Damaged"], tuple[int, str]]:
-        return Damaged, (self.seq, self.why)
+    def __reduce__(self) -> tuple[type["Damaged"], tuple[int, str, int, int, int]]:
+        return Damaged, (self.seq, self.why, self.first, self.last, self.narrowed)
 
 
 class LogBug(LogError, AssertionError):
@@ -151,33 +166,52 @@ class Report:
     log: str | None
     epoch: int | None
     damage: Damaged | None
+    tree: Tree
+    """The Merkle tree over the events that verify."""
+    verdict: Verdict
+    """What the signed notes say."""
 
 
 # --- Trust: the way to open a file, and the proof of a chain -----------------------------------
 
-def verify(path: AnyPath, on_progress: Progress | None = None) -> Report:
-    """Check every byte of every event, offline and read-only. Raises only CannotOpen or I/O errors.
+def verify(path: AnyPath, on_progress: Progress | None = None, *, keys: Sequence[str] = (),
+           heads: Sequence[Head] = (), on_events: Callable[[list[Fields]], None] | None = None) -> Report:
+    """Check every byte of every event and every signed note, offline and read-only.
 
-    Works on a file and a directory that cannot be written, and beside a running daemon.
+    Raises only CannotOpen, I/O errors, BadKey, and BadNote for a head that is no note or not signed by the `keys`.
+    Without keys the notes are checked with those that the log itself names, which a forger can name as well. `heads`
+    are notes from elsewhere that the log must go on from. `on_events` is given what verifies, in order, while it is
+    read. Works on a file and a directory that cannot be written, and beside a running daemon.
     """
     path = true_name(path)
     seq, last_hash, last_body, log, epoch = 0, bytes(32), b"", None, None
     damage: Damaged | None = None
+    evidence, is_whole = Evidence((), heads, keys), False
     try:
         _look_at_header(path)
         with reading(path) as db:
+            # Before the events, or a daemon that is at work could add a note of an event that is not read.
+            evidence = Evidence(_notes(db), heads, keys)
             for chunk in _verified(db, 0, upper(None)):
                 if seq == 0:
                     name = orjson.loads(chunk[0][1]).get("log")
                     log = name if isinstance(name, str) else None
                 seq, last_body, last_hash = chunk[-1][:3]
+                evidence.take(chunk)
+                if on_events is not None:
+                    on_events(chunk)
                 if on_progress is not None:
                     on_progress(seq)
+            is_whole = True
             with translated(seq):
                 epoch = _look_round(db, seq, last_body)
     except Damaged as found:
         damage = found
-    return Report(seq, seq, last_hash, log, epoch, damage)
+    verdict = evidence.verdict(log, is_whole)
+    finding = verdict.finding
+    if finding is not None and (damage is None or is_whole or finding.last < damage.seq):
+        damage = Damaged(finding.first, finding.why, finding.first, finding.last, finding.narrowed)
+    return Report(seq, seq, last_hash, log, epoch, damage, evidence.tree, verdict)
 
 
 def true_name(path: AnyPath) -> Path:
@@ -198,6 +232,14 @@ def read_events(path: AnyPath, after: int = 0, until: int | None = None) -> Iter
                 yield fields[0], fields[1], fields[2]
 
 
+def _notes(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
+    try:
+        return db.execute("SELECT seq, note FROM checkpoint").fetchall()
+    except _SQLITE_ERRORS as error:
+        _damage(error, 0)       # raises what is no damage; and damage beside the events is found after them
+        return []
+
+
 def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[Fields]]:
     """Chunks of verified events; then Damaged, if there is damage.
 
@@ -212,30 +254,78 @@ def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[F
             return          # nothing follows an event that is not there yet
         prev = found[0].hex()
     while seq < until:
-        good: list[Fields] = []
+        rows: list[Fields] = []
         damage: Damaged | None = None
         try:
-            # Row by row, because an error in the file then tells after which event it came.
             with closing(db.execute("""
                 SELECT seq, body, hash, type, study, trial, actor, cmd FROM event
                 WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
-                """, (seq if seq else -2**63, until, READ_CHUNK))) as rows:     # none before event 1 either
-                for fields in rows:
-                    why = fault(fields, seq + 1, prev)
-                    if why is not None:
-                        raise Damaged(seq + 1, why)
-                    seq, prev = seq + 1, fields[2].hex()
-                    good.append(fields)
-        except Damaged as found_here:
-            damage = found_here
+                """, (seq if seq else -2**63, until, READ_CHUNK))) as found_here:   # none before event 1 either
+                rows.extend(found_here)     # keeps what came before an error
         except _SQLITE_ERRORS as error:
-            damage = _damage(error, seq)
+            damage = _damage(error, seq + len(rows))
+        good, why = _chained(rows, seq, prev)
+        seq += good
+        if why is not None:
+            damage = Damaged(seq + 1, why, first=seq if seq and why in _EITHER else None)
         if good:
-            yield good
+            prev = rows[good - 1][2].hex()
+            yield rows[:good]
         if damage is not None:
             raise damage
-        if len(good) < READ_CHUNK:
+        if good < READ_CHUNK:
             return
+
+
+def _chained(rows: list[Fields], after: int, prev: str) -> tuple[int, str | None]:
+    """How many of these rows verify behind event `after` with the hash `prev`, and why the next one does not.
+
+    A million events go through this loop, so it parses no body. Canonical JSON has its keys in order: the body of an
+    event begins with actor and cmd and ends with what is flat, from "prev" to "v". Those bytes are put together from
+    the row and compared. Nothing nested can stand in for them, since the last bracket is that of the object itself.
+    What does not look so is left to `fault`, which parses. One thing is not seen here: whether the middle is JSON at
+    all; whoever folds the events sees it.
+    """
+    begins: dict[str, bytes] = {}
+    for good, row in enumerate(rows):
+        seq, body, hash_, type_, study, trial, actor, cmd = row
+        try:
+            mine = _leaf()
+            mine.update(body)
+            at = body.rfind(b'"time":"') + 8
+            time = body[at:at + _TIME_BYTES].decode("ascii")
+            if study is None:
+                end = f',"prev":"{prev}","seq":{seq},"time":"{time}","tv":1,"type":"{type_}","v":1}}'
+            elif trial is None:
+                end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","tv":1,"type":"{type_}",'
+                       '"v":1}')
+            else:
+                end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","trial":{trial:d},"tv":1,'
+                       f'"type":"{type_}","v":1}}')
+            if cmd is not None:
+                begin = f'{{"actor":"{actor}","cmd":"{cmd}","crit":'.encode()
+            elif (begin := begins.get(actor, b"")) == b"":
+                begin = begins[actor] = f'{{"actor":"{actor}","crit":'.encode()
+            fits = (seq == after + good + 1 and mine.digest() == hash_ and body.endswith(end.encode())
+                    and body.startswith(begin)
+                    # A copy must not reach over the end of its string, and what is escaped has two spellings.
+                    and b"\\" not in body and '"' not in time and '"' not in type_ and '"' not in actor
+                    and (study is None or '"' not in study) and (cmd is None or '"' not in cmd))
+        except (TypeError, AttributeError, ValueError):     # bytes for text, text that is none: the table was made anew
+            fits = False
+        if not fits:
+            why = fault(row, after + good + 1, prev)
+            if why is not None:
+                return good, why
+        prev = hash_.hex()
+    return len(rows), None
+
+
+_leaf = sha256(b"\0").copy         # a copied state is cheaper than a new one
+_TIME_BYTES = len("2026-01-01T00:00:00.000000Z")
+_UNCHAINED = "its prev is not the hash of the event before it, so one of the two was changed"
+_TWICE = "its body says that it is the event before it, which is there, too: one of the two was put in"
+_EITHER = (_UNCHAINED, _TWICE)
 
 
 def fault(fields: Fields, expected: int, prev: str) -> str | None:
@@ -253,9 +343,9 @@ def fault(fields: Fields, expected: int, prev: str) -> str | None:
     except (orjson.JSONDecodeError, AttributeError):
         return "its body is not a JSON object"
     if told("seq") != seq:
-        return f"its body says that it is event {told('seq')!r}"
+        return _TWICE if told("seq") == seq - 1 > 0 else f"its body says that it is event {told('seq')!r}"
     if told("prev") != prev:
-        return "its prev is not the hash of the event before it"
+        return _UNCHAINED
     if told("type") != type_ or told("study") != study or told("trial") != trial \
             or told("actor") != actor or told("cmd") != cmd or type_ is None or actor is None:
         return "type, study, trial, actor or cmd beside its body are not those in its body"

@@ -10,6 +10,9 @@ The way of one result:
 6. `_thinker` lets threads make suggestions on frozen problems while results go on being taken.
 7. A proposal and its lease are written together at hand-out, committed, then granted.
 
+Now and then the head of what is committed is signed and given away (`heads.py`). A head that comes
+back and that this log has not made ends the service: there is another future of this log somewhere.
+
 A commit that fails for want of space has a known outcome: the memory is thrown away, the log is
 folded again, nothing is granted, and a write is tried every few seconds. Any other failure of a
 commit ends the process, because nobody knows what is on disk: the next start reads it.
@@ -20,22 +23,28 @@ Clock, bus, log and the thread that thinks are handed in, so a seeded world runs
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
 
-from bayesd import winner
+from bayesd import whatif, winner
 from bayesd.bus import Ack, Bus
+from bayesd.heads import Conflict, Heads, RolledBack, fences_from
 from bayesd.log import Damaged, DiskFull, Log, LogError
+from bayesd.moments import NoMoment
+from bayesd.notes import Signer
 from bayesd.optimize import suggest
+from bayesd.past import Moment, Past
 from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
 from bayesd.study.problem import Problem, Suggestion
+from bayesd.study.row import Row
 from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
-from bayesd_schemas.messages import BadMessage, Request, decode, validate
+from bayesd_schemas.messages import Ask, BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
 
@@ -46,6 +55,7 @@ Suggest = Callable[[Problem, int], Awaitable[Suggestion]]
 BUCKETS_MAX = 10_000       # senders whose rate is remembered
 JUMP_S = 5.0               # the wall clock moved by so much against the other one between two ticks
 SLOW_MAX = 16              # reads under way that take time; more are refused
+SIGNATURE_COST = 10.0      # tokens of a sender for a signature that must be verified: as much work as ten messages
 
 
 class Clock(Protocol):
@@ -76,6 +86,10 @@ class Settings:
     checkpoint_idle_s: float = 5.0
     snapshot_events: int = 20_000
     """A stop or start after so many events saves a snapshot."""
+    note_events: int = 1000
+    """The head is signed after so many events, ..."""
+    note_s: float = 60.0
+    """... after so long if there is news, and at the stop."""
 
 
 class Twin(LogError):
@@ -96,6 +110,18 @@ class Counters:
     events: int = 0
     suggestions: int = 0
     fallbacks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What is known of a log's heads outside of its file when its daemon starts."""
+
+    heads: Sequence[tuple[str, Sequence[str]]] = ()
+    """Where, and the notes there, oldest first."""
+    accept: str | None = None
+    """An operator's reason to go on behind a head that is found before the daemon announces itself."""
+    keep: Callable[[str], None] | None = None
+    """Takes each note that is signed, in a thread; it may raise OSError."""
 
 
 @dataclass(slots=True)
@@ -121,7 +147,8 @@ class Service:
     def __init__(self, log: Log, bus: Bus, clock: Clock, *, settings: Settings | None = None, version: str = "0",
                  suggest: Suggest = in_thread, plainly: Suggest = in_thread,
                  new_log: Callable[[], str] = lambda: "log",
-                 fingerprint: dict[str, Any] | None = None) -> None:
+                 fingerprint: dict[str, Any] | None = None, signer: Signer | None = None,
+                 outside: Outside | None = None) -> None:
         self.log = log
         self.bus = bus
         self.clock = clock
@@ -131,6 +158,8 @@ class Service:
         self.desk = Desk()
         self.counters = Counters()
         self.replayed = 0
+        self.heads = Heads(log, signer) if signer is not None else None
+        self._outside = outside or Outside()
         self._suggest = suggest
         self._plainly = plainly        # answers where `suggest` is too slow, or fails
         self._new_log = new_log
@@ -152,13 +181,33 @@ class Service:
         self._committing: float | None = None
         self._drift: float | None = None
         self._conflict: LogError | None = None
-        self._slow: set[asyncio.Task[None]] = set()
+        self._slow: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._past = Past(fold_aside)
+        self._looks: set[asyncio.Task[None]] = set()
+        """Heads that are being held against the log."""
+        self._note = asyncio.Event()
+        self._signing = asyncio.Lock()
+        self._given_up: Conflict | None = None
+        """Accepted and not yet on record."""
+        self._repaired: str | None = None
+        """The head that this life gave up, until the heads file has it."""
+        self._kept = True
 
     # ------------------------------------------------------------ life
 
     async def open(self) -> None:
         """Replay the log and note the start. After this the service is ready, broker or not."""
         await self._fold()
+        if self.heads is not None:
+            state = self.desk.state
+            await self.heads.open(state.key)
+            for where, notes in self._outside.heads:
+                conflict = await self.heads.conflict_in(where, notes, state)
+                if conflict is not None and self._outside.accept is None:
+                    raise RolledBack(conflict)          # before a word is written
+                if conflict is not None and (
+                        self._given_up is None or conflict.theirs.size > self._given_up.theirs.size):
+                    self._given_up = conflict
         await self._start_writing()
 
     async def _fold(self) -> None:
@@ -166,6 +215,7 @@ class Service:
         state, self.replayed = await fold(self.log)
         self.desk = Desk(state, operators=self.settings.operators)
         self._committed = state.seq
+        self._past.drop()
         self._shown.clear()            # what it shows was not written; `restart` has every study shown again
         self._touch_clock()
         restart(self.desk)
@@ -176,7 +226,10 @@ class Service:
         self._touch_clock()
         if not state.log:
             desk.record("log.opened", {"log": self._new_log(), "format": 1, "version": self.version})
-        desk.record("daemon.started", {"epoch": self.log.epoch, "version": self.version})
+        desk.record("daemon.started", {"epoch": self.log.epoch, "version": self.version,
+                                       **({"key": self.heads.key} if self.heads is not None else {})})
+        if self._given_up is not None:
+            self._record_repair(self._given_up)
         if self._fingerprint is not None:
             note_engine(desk, self._fingerprint)
         rows = desk.take_rows()
@@ -188,13 +241,14 @@ class Service:
             self.desk.disk_full = True
             return
         self._committed = rows[-1].seq
+        self._given_up = None
 
     async def run(self) -> None:
         """Serve until `stop`. Raises what ended the service otherwise."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(job, name=name) for name, job in (
                 ("bus", self.bus.run(self.on_message, self.on_connect)), ("committer", self._committer()),
-                ("thinker", self._thinker(group)), ("ticker", self._ticker()))]
+                ("thinker", self._thinker(group)), ("ticker", self._ticker()), ("noter", self._noter()))]
             await self._stopping.wait()
             await self._drain()
             for task in tasks:
@@ -218,6 +272,8 @@ class Service:
 
     async def _drain(self) -> None:
         self._stopped = True           # nothing new is taken: what comes now is sent again to the next life
+        for look in self._looks:
+            look.cancel()
         desk = self.desk
         self._touch_clock()
         if not desk.disk_full and self._conflict is None:
@@ -227,6 +283,7 @@ class Service:
         while self._committed < self.desk.state.seq and not self.desk.disk_full:  # noqa: ASYNC110  # ends with the committer
             await asyncio.sleep(0.005)        # the committer may fail meanwhile; this ends with it
         self._deliver()
+        await self._sign_head()
         if self._announced:
             self._publish_states(all=True)
             self.bus.publish(self.topics.daemon, self.presence("offline"), retain=True)
@@ -255,9 +312,12 @@ class Service:
             self._announce()
 
     def _announce(self) -> None:
+        if not self._introduced and self._outside.accept is not None and self._repaired is None:
+            logger.warning("no head is ahead of this log, so nothing was given up: leave --accept-rollback out")
         self._announced = self._introduced = True
         self._announce_at = None
         self.bus.publish(self.topics.daemon, self.presence("online"), retain=True)
+        self._publish_head()
         self._publish_states(all=True)
 
     def presence(self, state: str) -> bytes:
@@ -307,7 +367,7 @@ class Service:
             if who in desk.state.workers:
                 admin.fail(desk, who, message.id, admin.Refused(
                     "name-in-use", f"{who} is a worker; an operator needs a name of its own", "client"))
-            elif message.verb in _SLOW:
+            elif message.verb in _SLOW or (message.args.get("at") is not None and message.verb in _AT):
                 self._later(who, message)
             else:
                 admin.on_request(desk, who, message)
@@ -322,7 +382,7 @@ class Service:
                 rules.on_tell(desk, who, message)
             self._ask_inside(who, message.ask)
         elif kind == "ask":
-            rules.on_ask(desk, who, message)
+            self._on_ask(who, message)
         elif kind == "beat":
             if not desk.disk_full:
                 rules.on_beat(desk, who, message)
@@ -338,9 +398,28 @@ class Service:
         try:
             if not isinstance(ask, dict):
                 raise BadMessage("bad-field", "ask: an ask is an object")
-            rules.on_ask(self.desk, who, validate("ask", ask))
+            self._on_ask(who, validate("ask", ask))
         except BadMessage as error:
             self._refuse(who, "ask", error)
+
+    def _on_ask(self, who: str, ask: Ask) -> None:
+        """Serve an ask, unless it shows a head that we do not know: then that is looked at first, since a grant
+        of a log that went back may have the number and the fence of another one that this worker still trains."""
+        heads = self.heads
+        if heads is not None and ask.seen is not None and not heads.knows(ask.seen):
+            self._buckets[who].tokens -= SIGNATURE_COST
+            if self._look(f"worker {who}", ask.seen, lambda: self._on_ask_later(who, ask)):
+                return
+        rules.on_ask(self.desk, who, ask)
+
+    def _on_ask_later(self, who: str, ask: Ask) -> None:
+        self._touch_clock()
+        try:
+            rules.on_ask(self.desk, who, ask)
+        except BadMessage as error:
+            self._refuse(who, "ask", error)
+        self._work.set()
+        self._think.set()
 
     def _refuse(self, who: str, kind: str, error: BadMessage) -> None:
         self._count(error.reason)
@@ -406,6 +485,9 @@ class Service:
             return
         study = self.topics.study_of(topic)
         if log == self.desk.state.log:
+            note = said.get("note") if isinstance(said, dict) and topic == self.topics.head else None
+            if self.heads is not None and isinstance(note, str) and not self.heads.knows(note):
+                self._look("the broker", note)
             if study is not None and study not in self.desk.state.studies:
                 self.bus.publish(topic, b"", retain=True)
             return
@@ -441,6 +523,8 @@ class Service:
                         if row.study is not None:
                             self.bus.publish(self.topics.events(row.study), cloud_event(row.seq, row.body), qos=0)
             self._deliver()
+            if self.heads is not None and self.heads.is_due(self.clock.now(), self.settings.note_events, float("inf")):
+                self._note.set()
             if self.log.checkpoint_due:
                 await self.log.checkpoint()
 
@@ -537,13 +621,16 @@ class Service:
             await self._answer_overdue()
             if self._stopped or self.desk.disk_full:
                 continue
-            if self._announce_at is not None and now >= self._announce_at and self.bus.connected:
+            self._past.tidy(now)
+            if self._announce_at is not None and now >= self._announce_at and self.bus.connected and not self._looks:
                 self._announce()
             if self._announced:
                 self._publish_states()
             if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:
                 self._checkpointed = now
                 await self.log.checkpoint()
+            if self.heads is not None and self.heads.is_due(now, self.settings.note_events, self.settings.note_s):
+                self._note.set()
             self._work.set()
             self._think.set()
 
@@ -574,24 +661,140 @@ class Service:
             _, topic, payload = self._shown.popleft()
             self.bus.publish(topic, payload, retain=True)
 
+    # ------------------------------------------------------------ heads
+
+    async def _noter(self) -> None:
+        while True:
+            await self._note.wait()
+            self._note.clear()
+            await self._sign_head()
+
+    async def _sign_head(self) -> None:
+        """Sign what is committed: save it, then say it. Not before we have listened: what the broker keeps
+        of an earlier life is the witness against this one."""
+        heads = self.heads
+        if heads is None or not self._introduced or self._conflict is not None or self.desk.disk_full:
+            return
+        async with self._signing:
+            try:
+                note = await heads.sign(self.clock.now())
+            except DiskFull as error:
+                logger.warning("the head is not signed: %s", error)     # the next commit fails as well
+                return
+            if note is None:
+                return
+            self._publish_head()
+            if self._outside.keep is not None:
+                if self._repaired is not None:      # what follows it in the file is of the log that goes on
+                    await self._keep(self._outside.keep, self._repaired)
+                    self._repaired = None
+                await self._keep(self._outside.keep, note)
+
+    def _publish_head(self) -> None:
+        heads = self.heads
+        if heads is not None and heads.latest is not None and self._announced:
+            self.bus.publish(self.topics.head, orjson.dumps(
+                {"log": self.desk.state.log, "epoch": self.log.epoch, "note": heads.latest, "key": heads.key}),
+                retain=True)
+
+    async def _keep(self, keep: Callable[[str], None], note: str) -> None:
+        """Write a note to the heads file. A disk that is away must not end the daemon; it is said once."""
+        try:
+            await asyncio.to_thread(keep, note)
+        except OSError as error:
+            if self._kept:
+                logger.error("the heads file cannot be written: %s; the daemon goes on", error)
+            self._kept = False
+        else:
+            self._kept = True
+
+    def _look(self, where: str, note: str, then: Callable[[], None] = lambda: None) -> bool:
+        """Hold a head against the log, then do what waits for it. False when there is nothing to look at."""
+        assert self.heads is not None
+        theirs = self.heads.read(note)
+        if theirs is None:
+            return False
+
+        async def look(heads: Heads) -> None:
+            conflict = await heads.conflict(where, note, theirs, self.desk.state)
+            if self._stopped:
+                return
+            if conflict is None:
+                then()
+            elif self._outside.accept is not None and not self._introduced:
+                self._accept(conflict)
+            else:
+                self._end(RolledBack(conflict))
+
+        task = asyncio.create_task(self._ending(look(self.heads)), name=f"head of {where}")
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
+        return True
+
+    async def _ending(self, look: Coroutine[Any, Any, None]) -> None:
+        """Whatever the log says of a head that it cannot look at ends the service, as it would at a commit."""
+        try:
+            await look
+        except LogError as error:
+            self._end(error)
+
+    def _end(self, why: LogError) -> None:
+        self._conflict = self._conflict or why
+        self._stopped = True           # at once: nothing more is granted
+        self.stop()
+
+    def _accept(self, conflict: Conflict) -> None:
+        if self.desk.disk_full:
+            self._given_up = conflict          # goes on record when there is space again
+        elif conflict.theirs.size > self.desk.state.given_up:
+            self._record_repair(conflict)
+            self._work.set()
+
+    def _record_repair(self, conflict: Conflict) -> None:
+        desk = self.desk
+        reason = self._outside.accept or "accepted"
+        desk.record("log.repaired", {"reason": reason, "accepted": conflict.note, "size": conflict.theirs.size,
+                                     "fences_from": fences_from(conflict, desk.state, desk.time)})
+        logger.warning("%s has a head of %d events, the log has %d: what is lost is given up, fences go on from %d",
+                       conflict.where, conflict.theirs.size, conflict.ours.size, desk.state.fence_base)
+        self._repaired = conflict.note
+
     # ------------------------------------------------------------ reads that take time
 
     def _later(self, client: str, request: Request) -> None:
+        key = (client, request.id)
+        if key in self._slow:
+            return                     # a copy, and the answer is on its way
         if len(self._slow) >= SLOW_MAX:
             admin.fail(self.desk, client, request.id, admin.Refused(
                 "rate", f"{SLOW_MAX} requests that take time are under way; ask again in a second"))
             return
         task = asyncio.create_task(self._answer_later(client, request), name=f"{request.verb} for {client}")
-        self._slow.add(task)
-        task.add_done_callback(self._slow.discard)
+        self._slow[key] = task
+        task.add_done_callback(lambda _: self._slow.pop(key, None))
 
     async def _answer_later(self, client: str, request: Request) -> None:
         desk = self.desk
         desk.heard(client)
         try:
-            result = await _SLOW[request.verb](self, request)
+            if request.verb in admin.WRITES and not admin.may_write(desk, client, request):
+                self._work.set()
+                return
+            moment = await self._moment(request)
+            if request.verb in admin.WRITES:
+                self._write_of_past(client, request, moment)
+                return
+            if request.verb in _SLOW:
+                result = await _SLOW[request.verb](self, request, moment)
+            else:
+                assert moment is not None
+                result = admin.READS[request.verb](Desk(moment.state), client, request)[1]
+            if moment is not None:
+                result = {**result, "at": moment.words}
         except admin.Refused as refused:
             admin.fail(desk, client, request.id, refused)
+        except NoMoment as error:
+            admin.fail(desk, client, request.id, admin.Refused("bad-field", str(error), "at"))
         except LogError as error:        # what it reads is damaged or gone: the next commit says the same and ends us
             admin.fail(desk, client, request.id, admin.Refused("log", str(error)))
         except Exception:
@@ -601,17 +804,52 @@ class Service:
             admin.reply(desk, client, request.id, "ok", result)
         self._work.set()
 
-    async def _best(self, request: Request) -> Any:
-        study = admin._study_of(self.desk, request)
+    async def _moment(self, request: Request) -> Moment | None:
+        """The moment that a request asks about; None: now."""
+        at = request.args.get("at")
+        if at is None:
+            return None
+        return await self._past.at(self.log, at, self._committed, self.clock.now(), self.clock.time())
+
+    def _write_of_past(self, client: str, request: Request, moment: Moment | None) -> None:
+        """Do a write that begins at a moment of the past, on the newest state."""
+        if self._stopped:
+            return                     # no answer: it is asked again in the next life
+        assert moment is not None
+        self._touch_clock()
+        admin.on_request(self.desk, client, request, partial(admin.study_fork, past=moment.state))
+        self._work.set()
+        self._think.set()
+
+    async def _best(self, request: Request, moment: Moment | None) -> Any:
+        desk = self.desk if moment is None else Desk(moment.state)
+        study = admin._study_of(desk, request)
         rule = request.args.get("rule", winner.DEFAULT)
         if rule not in winner.RULES:
             raise admin.Refused("bad-field", f"rule is one of {', '.join(winner.RULES)}", "rule", '{"rule": "one-se"}')
-        problem, _ = self.desk.problem(study)
+        problem, _ = desk.problem(study)
         entries = winner.entries(study)
         chosen = await asyncio.to_thread(winner.choose, entries, problem, rule)
         return {"study": study.name, **chosen}
 
-    async def _events(self, request: Request) -> Any:
+    async def _what_if(self, request: Request, moment: Moment | None) -> Any:
+        """A recorded study under other rules; read from the log, and thought about in a thread."""
+        now = admin._study_of(self.desk, request)
+        desk = Desk(self.desk.state if moment is None else moment.state)       # what lies ready is no record
+        study = admin._study_of(desk, request)
+        known = whatif.known(study, desk.problem(study)[0])
+        try:
+            question = whatif.Question.read(request.args)
+        except ValueError as error:
+            raise admin.Refused("bad-field", str(error), "args", '{"trials": 20, "rule": "one-se"}') from error
+        measured, until = winner.entries(now), self._committed if moment is None else moment.seq
+        bodies: list[dict[str, Any]] = []
+        if question.needs_events:
+            async for rows in self.log.read(study.created_seq - 1, until):
+                bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
+        return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
+
+    async def _events(self, request: Request, moment: Moment | None) -> Any:
         """Committed events after a seq, of one study or of all; each as its envelope."""
         after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
         study = request.args.get("study")
@@ -630,8 +868,9 @@ class Service:
         return {"events": out}
 
 
-_SLOW: dict[str, Callable[[Service, Request], Awaitable[Any]]] = {
-    "study.best": Service._best, "events": Service._events}
+_SLOW: dict[str, Callable[[Service, Request, Moment | None], Awaitable[Any]]] = {
+    "study.best": Service._best, "study.whatif": Service._what_if, "events": Service._events}
+_AT = frozenset((*admin.READS, "study.fork"))      # verbs that may also ask about an earlier moment
 
 
 # ---------------------------------------------------------------- events out of bytes
@@ -639,7 +878,11 @@ _SLOW: dict[str, Callable[[Service, Request], Awaitable[Any]]] = {
 
 def event_of(body: bytes, hash: bytes) -> Event:
     """A stored body as the event that it is. Unknown events that are not critical become nothing."""
-    envelope = orjson.loads(body)
+    return event_in(orjson.loads(body), hash)
+
+
+def event_in(envelope: dict[str, Any], hash: bytes) -> Event:
+    """The same for a body that is parsed already."""
     type = envelope["type"]
     if type not in KNOWN:
         if envelope.get("crit", True):
@@ -649,26 +892,42 @@ def event_of(body: bytes, hash: bytes) -> Event:
                  envelope.get("cmd"), envelope["data"])
 
 
-async def fold(log: Log, until: int | None = None) -> tuple[State, int]:
-    """The state of a log, from the newest snapshot that can be believed, and how many events were folded."""
+async def fold(log: Log, until: int | None = None, *, aside: bool = False) -> tuple[State, int]:
+    """The state of a log, from the newest snapshot that can be believed, and how many events were folded.
+
+    `aside` folds in a thread, for a daemon that has other things to do.
+    """
     state = State()
     saved = await log.load_snapshot(until)
     if saved is not None and saved.codec == snapshot.CODEC:
-        loaded = snapshot.load(saved.digest, saved.blob)
+        loaded = (await asyncio.to_thread(snapshot.load, saved.digest, saved.blob) if aside
+                  else snapshot.load(saved.digest, saved.blob))
         if loaded is not None and loaded.seq == saved.seq:
             async for rows in log.read(saved.seq - 1, saved.seq):
                 if rows[0].hash == loaded.hash:
                     state = loaded
     folded = 0
     async for rows in log.read(state.seq, until):
-        for row in rows:
-            try:
-                apply(state, event_of(row.body, row.hash))
-            except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
-                raise Damaged(row.seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
+        if aside:
+            await asyncio.to_thread(_apply_all, state, rows)
+        else:
+            _apply_all(state, rows)
+            await asyncio.sleep(0)
         folded += len(rows)
-        await asyncio.sleep(0)
     return state, folded
+
+
+def _apply_all(state: State, rows: list[Row]) -> None:
+    for row in rows:
+        try:
+            apply(state, event_of(row.body, row.hash))
+        except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
+            raise Damaged(row.seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
+
+
+async def fold_aside(log: Log, until: int) -> State:
+    """The state at an earlier event, made while the newest one goes on."""
+    return (await fold(log, until, aside=True))[0]
 
 
 def encode(letter: Letter) -> bytes:

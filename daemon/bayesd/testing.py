@@ -31,8 +31,9 @@ from typing import Any, TypeVar
 
 from bayesd.bus import Ack
 from bayesd.log import Hook, MemoryDisk, MemoryLog
+from bayesd.notes import Signer
 from bayesd.optimize import suggest
-from bayesd.service import Service, Settings, Suggest
+from bayesd.service import Outside, Service, Settings, Suggest
 from bayesd.study.problem import Problem, Suggestion
 from bayesd_schemas.topics import Topics
 
@@ -357,13 +358,18 @@ class Daemon:
                  suggest: Suggest = inline, before_commit: Hook | None = None, after_commit: Hook | None = None,
                  make_bus: Callable[[MemoryBroker], MemoryBus] = MemoryBus,
                  on_end: Callable[[BaseException | None], None] = lambda error: None,
-                 fingerprint: dict[str, Any] | None = None) -> None:
+                 fingerprint: dict[str, Any] | None = None, signer: Signer | None = None,
+                 outside: Outside | None = None) -> None:
         self.broker = broker
         self.disk = MemoryDisk() if disk is None else disk
         self.settings = settings or Settings(settle_s=0.0)
         self.service: Service | None = None
         """The life that is going on, or None."""
         self.bus: MemoryBus | None = None
+        self.signer = signer
+        self.outside = outside
+        self.ended: BaseException | None = None
+        """What ended the last life that ended by itself."""
         self.clock = HandClock()
         self.lives = 0
         self._suggest = suggest
@@ -383,7 +389,7 @@ class Daemon:
         bus = self.bus = self._make_bus(self.broker)
         service = Service(log, bus, self.clock, settings=self.settings, suggest=self._suggest,
                           plainly=inline, new_log=lambda: "memory", version="testing",
-                          fingerprint=self._fingerprint)
+                          fingerprint=self._fingerprint, signer=self.signer, outside=self.outside)
         self.service = service
         self._task = asyncio.create_task(self._live(service, log), name=f"life {self.lives}")
         return service
@@ -401,6 +407,7 @@ class Daemon:
                 await log.close()
                 assert self.bus is not None
                 self.bus.kill()
+                self.ended = ended
                 self._on_end(ended)
 
     def kill(self) -> None:
@@ -412,7 +419,7 @@ class Daemon:
         service, self.service = self.service, None
         self.disk.kill()
         self.bus.kill()
-        for task in (self._task, *service._slow):
+        for task in (self._task, *service._slow.values(), *service._looks):
             task.cancel()
 
     async def stop(self) -> None:

@@ -33,9 +33,17 @@ class LogOpened(_Data):
     version: str
 
 
+class LogRepaired(_Data):
+    reason: str = Field(description="The operator's words")
+    accepted: str = Field(description="The signed head, word for word, that the log is behind or apart from")
+    size: Annotated[int, Field(ge=0)] = Field(description="How many events that head has")
+    fences_from: Count = Field(description="New leases get fences above it")
+
+
 class DaemonStarted(_Data):
     epoch: Count
     version: str
+    key: str | None = Field(None, description="The public key that signs the log's heads, as a C2SP verifier key")
 
 
 class DaemonStopped(_Data):
@@ -54,6 +62,22 @@ class ClockJumped(_Data):
 class StudyCreated(_Data):
     spec: StudySpec
     order: list[str] | None = Field(None, description="The parameters in the order of the file: canonical JSON sorts")
+
+
+class StudyOrigin(_Data):
+    study: Name
+    at: Count = Field(description="The seq of the last event that the fork has in common with it")
+    hash: Hex64 = Field(description="Of that event: it pins everything before")
+
+
+class StudyForked(_Data):
+    spec: StudySpec
+    order: list[str] | None = None
+    origin: StudyOrigin
+    drawn: Annotated[int, Field(ge=0)] = Field(0, description="Points of the sampler's sequence that are passed over")
+    streams: Annotated[int, Field(ge=0)] = Field(
+        0, description="How far names of random streams are ahead of trial numbers, so that none is used again")
+    queue: list[Params] | None = Field(None, description="Points enqueued by hand and not handed out by then")
 
 
 class StudyAmended(_Data):
@@ -180,6 +204,24 @@ class TrialPruned(_Outcome):
     pass
 
 
+class TrialOrigin(_Data):
+    study: Annotated[str, Field(max_length=200)]
+    trial: Annotated[int, Field(ge=0)]
+
+
+class TrialImported(_Data):
+    """A result that was measured elsewhere. With the number of a trial that was imported before, it is one more
+    observation of that point."""
+
+    params: Params
+    values: Values | None = Field(None, description="None: a failure")
+    state: Literal["complete", "fail", "pruned"] | None = Field(None, description="Default: complete with values")
+    se: Number | None = None
+    seconds: Number | None = None
+    failure: Annotated[str | None, Field(alias="class")] = None
+    origin: TrialOrigin
+
+
 class OutcomeLate(_Outcome):
     state: Literal["complete", "fail", "pruned"]
 
@@ -202,15 +244,18 @@ class WorkerRevoked(_Data):
 
 
 EVENTS: dict[str, type[_Data]] = {
-    "log.opened": LogOpened, "daemon.started": DaemonStarted, "daemon.stopped": DaemonStopped,
+    "log.opened": LogOpened, "log.repaired": LogRepaired,
+    "daemon.started": DaemonStarted, "daemon.stopped": DaemonStopped,
     "engine.fingerprint": EngineFingerprint, "clock.jumped": ClockJumped,
-    "study.created": StudyCreated, "study.amended": StudyAmended, "study.paused": StudyPaused,
-    "study.resumed": StudyResumed, "study.ticked": StudyTicked, "study.closed": StudyClosed,
+    "study.created": StudyCreated, "study.forked": StudyForked, "study.amended": StudyAmended,
+    "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
+    "study.closed": StudyClosed,
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.completed": TrialCompleted,
-    "trial.failed": TrialFailed, "trial.pruned": TrialPruned, "outcome.late": OutcomeLate,
-    "outcome.voided": OutcomeVoided, "model.fitted": ModelFitted, "worker.revoked": WorkerRevoked,
+    "trial.failed": TrialFailed, "trial.pruned": TrialPruned, "trial.imported": TrialImported,
+    "outcome.late": OutcomeLate, "outcome.voided": OutcomeVoided, "model.fitted": ModelFitted,
+    "worker.revoked": WorkerRevoked,
 }
 """Event type -> the model of its data."""
 

@@ -123,8 +123,10 @@ def test_replay_to_any_moment(log: Path, sh: Shell) -> None:
 
     for line in ("study list", "study show kept", "study best kept", "study export kept", "trial list kept"):
         assert sh(f"{line} --log {log} --at {third}").out != sh(f"{line} --log {log}").out or "best" in line
-        assert "--at needs --log" in sh(f"{line} --at {third}", code=2).err
-    assert "the log ends at event" in sh(f"log replay {log} --at 99999").err
+        assert f"as of event {third}" in sh(f"{line} --log {log} --at {third}").err or "show" in line
+        assert "the log ends at event" in sh(f"{line} --log {log} --at 99999", code=2).err
+    assert "the log ends at event" in sh(f"log replay {log} --at 99999", code=2).err
+    assert "there is nothing before it" in sh(f"log replay {log} --at 0", code=2).err
     assert "the log begins after" in sh(f"log replay {log} --at 2020-01-01", code=2).err
     assert "neither a seq nor a time" in sh(f"log replay {log} --at yesterday", code=2).err
     assert sh(f"log replay {log} --at 2999-01-01T00:00:00+01:00 -f json").json["digest"] == end["digest"]

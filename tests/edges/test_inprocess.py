@@ -163,3 +163,26 @@ def test_a_small_space_under_constraints_is_exhausted() -> None:
     assert sorted(study.ask().params["n"] for _ in range(2)) == [4, 8]
     with pytest.raises(Exhausted):
         study.ask()
+
+
+def test_a_fork_goes_on_from_what_is_known_beside_its_study(tmp_path: Path) -> None:
+    with a_study(name="a", log=tmp_path / "log.db") as study:
+        for value in (3.0, 1.0):
+            study.tell(study.ask(), value)
+        at = study._desk.state.seq
+        study.tell(study.ask(), 0.5)
+        fork = study.fork("b", budget={"trials": 1})
+        assert (fork.name, fork.state, len(fork.trials)) == ("b", "open", 3)
+        assert fork.best is not None
+        assert fork.best.value == 0.5
+        fork.tell(fork.ask(), 9.0)
+        study.tell(study.ask(), 8.0)
+        with pytest.raises(Exhausted, match="budget of 1"):
+            fork.ask()
+        assert [trial.value for trial in study.trials] == [3.0, 1.0, 0.5, 8.0]
+        with pytest.raises(StudyError, match="a study named b"):
+            study.fork("b")
+    then = Study.replay(tmp_path / "log.db", "a", at=at).fork("c")
+    assert [trial.value for trial in then.trials] == [3.0, 1.0]
+    then.tell(then.ask(), 0.25)
+    assert Study.replay(tmp_path / "log.db", "b").state == "closed"

@@ -1,6 +1,7 @@
-"""Write a golden log: one story at the desk that has every event type a daemon writes.
+"""Write golden logs: stories at the desk that have, together, every event type a daemon writes.
 
-    python tests/golden/make.py tests/golden/log-1.jsonl
+    python tests/golden/make.py life tests/golden/log-1.jsonl
+    python tests/golden/make.py fork tests/golden/log-2.jsonl
 
 Golden logs must replay for ever. Write a new one when a new event or field comes; change an old one
 never. The last line is not an event: the digest of the state that the log folds to.
@@ -129,10 +130,42 @@ def story() -> Story:
     return world
 
 
+def fork() -> Story:
+    """A study with results of every kind, and two forks of it; one of them is worked on and forked again."""
+    world = Story()
+    desk = world.desk
+    desk.record("log.opened", {"log": "golden-2", "format": 1, "version": "0.2.0"})
+    desk.record("daemon.started", {"epoch": 1, "version": "0.2.0"})
+    world.admin("study.create", spec={"name": "s", "method": "random", "seed": 3, "space": SPACE, "metric": "loss",
+                                      "lease": {"default_s": 60}, "retry": {"lost": 1}})
+    world.say("w1", "beat", run="r1")
+    tells: list[dict[str, Any]] = [
+        {"value": 3}, {"folds": [1.0, 2.0, 4.5], "seconds": 2.5}, {"state": "fail", "class": "oom"},
+        {"state": "pruned"}, {"value": 0.5, "cost": 2}]
+    for i, tell in enumerate(tells, start=1):
+        world.say("w1", "ask", id=f"a{i}", run="r1", study="s")
+        world.say("w1", "report", id=f"r{i}", study="s", trial=i, fence=1, step=0, value=0.25)
+        world.say("w1", "tell", id=f"t{i}", study="s", trial=i, fence=1, **tell)
+    world.say("w1", "ask", id="a6", run="r1", study="s")
+    world.tick(61)
+    world.say("w2", "ask", id="b1", run="r2", study="s")
+    world.say("w1", "tell", id="late", study="s", trial=6, fence=1, value=0.125)      # and w2 is still at it
+    world.admin("study.enqueue", study="s", params={"x": 2.5, "u": 1, "n": 3, "k": "b", "size": "large"})
+    world.admin("study.fork", study="s", **{"as": "t", "changes": {"budget": {"trials": 3}}})
+    for i in range(3):
+        world.say("w3", "ask", id=f"c{i}", run="r3", study="t")
+        if i < 2:
+            world.say("w3", "tell", id=f"d{i}", study="t", trial=7 + i, fence=1, value=i)
+    world.admin("trial.void", study="t", trial=2, reason="another data set")
+    world.admin("study.fork", study="t", **{"as": "u", "changes": {
+        "method": "grid", "space": {"n": {"type": "int", "low": 1, "high": 3}}}})
+    return world
+
+
 def main() -> None:
-    world = story()
+    world = {"life": story, "fork": fork}[sys.argv[1]]()
     lines = [body.decode() for body in world.bodies]
-    Path(sys.argv[1]).write_text("\n".join([*lines, json.dumps({"digest": snapshot.digest(world.desk.state)})]) + "\n",
+    Path(sys.argv[2]).write_text("\n".join([*lines, json.dumps({"digest": snapshot.digest(world.desk.state)})]) + "\n",
                                  encoding="utf-8")
 
 

@@ -42,6 +42,7 @@ class Mutant(NamedTuple):
 
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
+HEADS = "bayesd.heads"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -56,7 +57,12 @@ MUTANTS = [
            "        await self._start_writing()    #",
            "        desk.disk_full = False; await self._start_writing()    #"),
     Mutant("while the disk is full, operators decide", ADMIN,
-           "        if desk.disk_full:             # a", "        if False:             # a"),
+           "    if desk.disk_full:             # a", "    if False:             # a"),
+    # Heads.
+    Mutant("a head is said and not saved", HEADS, "        await self._log.save_note(size, note.encode())\n", ""),
+    Mutant("a head of our own looks like another future", HEADS,
+           "            return True\n        return await self._root",
+           "            return False\n        return await self._root"),
     # Tells and fences.
     Mutant("an older fence counts", RULES, "newest = lease.fence == trial.fence", "newest = True"),
     Mutant("an expired lease does not count", RULES,
@@ -124,7 +130,7 @@ MUTANTS = [
            'if study.status == "closed" or desk.disk_full:'),
     Mutant("the budget of trials is not looked at", RULES,
            "return budget is None or study.used < budget", "return True"),
-    Mutant("the budget counts every lease", STATE, 'return len(self.trials) - self.counts["voided"]',
+    Mutant("the budget counts every lease", STATE, 'return len(self.trials) - self.counts["voided"] - self.imported',
            "return sum(trial.fence for trial in self.trials)"),
     Mutant("new trials go before those that came back", RULES,
            "    if study.waiting:\n        others", "    if study.waiting and not _has_room(study):\n        others"),
@@ -141,8 +147,8 @@ MUTANTS = [
     Mutant("a lost trial that is told is known twice", STATE,
            "    if trial.is_provisional:\n        _forget(trial, keep_late=True)\n    if not promoted:",
            "    if not promoted:"),
-    Mutant("a request is done twice", ADMIN, "        if done is not None:\n",
-           "        if done is not None and False:\n"),
+    Mutant("a request is done twice", ADMIN, "    if done is not None:\n",
+           "    if done is not None and False:\n"),
     Mutant("a revoked worker gets trials", RULES,
            "    if known.revoked is not None:\n        reject(desk, known.name, id",
            "    if False:\n        reject(desk, known.name, id"),

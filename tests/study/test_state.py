@@ -45,6 +45,7 @@ REQUESTS = st.one_of(
     _request("study.pause"), _request("study.resume"), _request("study.enqueue", params={"x": 7}),
     _request("study.amend", changes={"budget": {"trials": 4}}), _request("study.amend", changes={"retry": {"lost": 0}}),
     _request("study.amend", changes={"space": {"x": {"type": "float", "low": 0, "high": 50}}}),
+    _request("study.fork", **{"as": "t"}),
     _request("study.close", running="stop"), _request("study.close"), _request("worker.revoke", worker="w3"),
     _about("trial.cancel"), _about("trial.void", reason="a test"))
 RESTARTS: st.SearchStrategy[Step] = st.just(lambda story, i: story.restart())

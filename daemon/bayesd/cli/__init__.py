@@ -16,7 +16,7 @@ import click
 from bayesd import __version__
 from bayesd.bus import BusError
 from bayesd.call import Refusal
-from bayesd.cli import audit, hand, help, logs, server, studies, trials, watch, workers
+from bayesd.cli import audit, diff, hand, help, logs, server, studies, trials, watch, whatif, workers
 from bayesd.cli.common import CONFIG, NO, UNREACHABLE, USAGE, Trouble
 from bayesd.config import ConfigError
 from bayesd.files import BadFile
@@ -41,11 +41,11 @@ def bayesd(debug: bool) -> None:
     \b
     Exit codes:
       0 done  1 the answer is no  2 usage  3 broker or daemon not reachable
-      65 damaged log  74 I/O error  75 another writer  76 fenced by a newer daemon  78 bad configuration
+      65 damaged or rolled-back log  74 I/O error  75 another writer  76 fenced by a newer daemon  78 bad configuration
     """
 
 
-for _module in (server, studies, trials, workers, hand, watch, logs, audit, help):
+for _module in (server, studies, trials, workers, hand, watch, logs, audit, diff, whatif, help):
     _module.register(bayesd)
 
 

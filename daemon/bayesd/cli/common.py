@@ -7,13 +7,13 @@ or two lines on stderr and the exit code of the contract.
 import asyncio
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from bayesd import call
+from bayesd import call, show
 from bayesd.bus import BusError
 from bayesd.show import FORMATS
 
@@ -71,18 +71,26 @@ def format_option(command: Command) -> Command:
 
 
 def log_option(command: Command) -> Command:
-    """--log, and with it --at, on reads that need no daemon."""
-    return click.option("--log", "log", type=click.Path(path_type=Path), is_eager=True,
-                        help="Read this log file instead of asking a daemon.")(
-        click.option("--at", metavar="SEQ|TIME", callback=_needs_log,
-                     help="With --log: as it was at that moment.")(command))
+    """--log on reads that need no daemon, and --at, since a log knows every moment."""
+    return click.option("--log", "log", type=click.Path(path_type=Path),
+                        help="Read this log file instead of asking a daemon.")(at_option(command))
 
 
-def _needs_log(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """A daemon knows the present only; its file knows every moment."""
-    if value is not None and context.params.get("log") is None:
-        raise click.UsageError("--at needs --log FILE", context)
-    return value
+def at_option(command: Command) -> Command:
+    """--at: a moment of the past."""
+    return click.option("--at", metavar="SEQ|TIME", help="As it was at that moment; a time without a zone is UTC.")(
+        command)
+
+
+def at_args(at: str | None) -> dict[str, str]:
+    """What tells a daemon which moment is meant."""
+    return {} if at is None else {"at": at}
+
+
+def say_moment(at: Mapping[str, Any] | None) -> None:
+    """Which moment a list is of: its rows do not say it."""
+    if at is not None:
+        show.talk(f"as of event {at['seq']}, {at['time']}")
 
 
 _OPTIONS = (

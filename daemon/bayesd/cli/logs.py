@@ -60,7 +60,7 @@ def verify_file(file: Path, format: str) -> None:
         if snapshot is not None and snapshot.codec == codec and snapshot.digest.hex() != digest(state) and not damage:
             damage = logs.Damaged(event.seq, "its snapshot, a cache, is not the state that the events make")
     # Up to the proven end: a daemon may be writing behind it.
-    folded = offline.fold(file, str(report.seq), on_event=check, what="folding")
+    folded = offline.fold(file, until=report.seq, on_event=check, what="folding")
     damage = damage or folded.damage
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "epoch": report.epoch, "chain": "intact" if report.damage is None else "broken",

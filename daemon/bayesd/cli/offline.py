@@ -3,15 +3,15 @@
 What verifies is always shown; damage is then told, with its seq, and the verb ends with 65.
 """
 
-import datetime
+import gc
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesd import show
+from bayesd import moments, show
 from bayesd.cli.common import USAGE, Trouble, need
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Folded:
     """When the last folded event happened."""
     first_time: str | None = None
     damage: "Damaged | None" = None
+    at: dict[str, Any] | None = None
+    """The moment, if one was asked for."""
 
     def must_be_whole(self) -> None:
         """Raise the damage, after everything that could be shown was shown."""
@@ -36,36 +38,80 @@ class Folded:
             raise self.damage
 
 
-def fold(path: Path, at: str | None = None, *, on_event: "Callable[[State, Event], None] | None" = None,
-         what: str = "replaying") -> Folded:
-    """Fold the events of a file up to `at`: a seq, a time, or the end."""
-    log, service, states = need("bayesd.log"), need("bayesd.service"), need("bayesd.study.state")
-    canonical = need("orjson").loads
-    until = None if at is None else _until(path, at)
-    folded = Folded(states.State())
-    with show.progress(what, count(path) if until is None else until) as advance:
+class Folding:
+    """Folds events as they come, up to the first that makes no sense; that is then the damage."""
+
+    def __init__(self, on_event: "Callable[[State, Event], None] | None" = None, is_strict: bool = False) -> None:
+        """Strict: the bytes must also be the canonical ones, so that every reader in every language reads the same."""
+        self._states, self._service, self._log = need("bayesd.study.state"), need("bayesd.service"), need("bayesd.log")
+        self._canonical = need("bayesd.study.canonical").canonical if is_strict else None
+        self._loads = need("orjson").loads
+        self._on_event = on_event
+        self._first = self._last = b""
+        self.folded = Folded(self._states.State())
+
+    def take(self, events: Iterable[Sequence[Any]]) -> None:
+        """Fold (seq, body, hash, ...) until the first damage."""
+        folded, canonical, apply, event_in = self.folded, self._canonical, self._states.apply, self._service.event_in
+        if folded.damage is not None:
+            return
+        for seq, body, hash, *_ in events:
+            try:
+                envelope = self._loads(body)
+                if canonical is not None and canonical(envelope) != body:
+                    folded.damage = self._log.Damaged(seq, "its bytes are not the canonical form of what they say")
+                    return
+                event = event_in(envelope, hash)
+                apply(folded.state, event)
+            except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
+                folded.damage = self._log.Damaged(
+                    seq, f"its content makes no sense here ({type(error).__name__}: {error})")
+                return
+            folded.events += 1
+            if self._on_event is not None:
+                self._on_event(folded.state, event)
+            self._first, self._last = self._first or body, body
+
+    def done(self) -> "Folded":
+        if self.folded.events:
+            self.folded.first_time = self._loads(self._first).get("time")
+            self.folded.time = self._loads(self._last).get("time")
+        return self.folded
+
+
+@contextmanager
+def no_collecting() -> Iterator[None]:
+    """A fold makes millions of objects and drops next to none: to look for garbage would be a third of its time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def fold(path: Path, at: str | None = None, *, until: int | None = None,
+         on_event: "Callable[[State, Event], None] | None" = None, what: str = "replaying") -> Folded:
+    """Fold the events of a file up to `at` as people say it (a seq or a time), up to event `until`, or to the end."""
+    log = need("bayesd.log")
+    until = until if at is None else until_of(path, at)
+    folding = Folding(on_event)
+    with show.progress(what, count(path) if until is None else until) as advance, no_collecting():
         try:
-            for seq, body, hash in log.read_events(path, 0, until):
-                event = service.event_of(body, hash)
-                try:
-                    states.apply(folded.state, event)
-                except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
-                    raise log.Damaged(
-                        seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
-                folded.events += 1
-                if on_event is not None:
-                    on_event(folded.state, event)
-                if seq == 1:
-                    folded.first_time = canonical(body).get("time")
-                if seq % 1000 == 0:
-                    advance(seq)
-                last = body
+            for event in log.read_events(path, 0, until):
+                folding.take((event,))
+                if folding.folded.damage is not None:
+                    break
+                if event[0] % 1000 == 0:
+                    advance(event[0])
         except log.Damaged as damage:
-            folded.damage = damage
+            folding.folded.damage = damage
+    folded = folding.done()
     if until is not None and folded.state.seq < until and folded.damage is None:
-        show.talk(f"the log ends at event {folded.state.seq}")
-    if folded.events:
-        folded.time = canonical(last).get("time")
+        raise Trouble(f"the log ends at event {folded.state.seq}: event {until} is not there", USAGE)
+    if at is not None:
+        folded.at = {"seq": folded.state.seq, "time": folded.time}
     return folded
 
 
@@ -79,32 +125,33 @@ def count(path: Path) -> int | None:
         return None
 
 
-def _until(path: Path, at: str) -> int:
+def until_of(path: Path, at: str) -> int:
     """The seq that `at` names: itself, or the last event, in the order of the log, at or before a time."""
-    if at.isdigit():
-        return int(at)
-    wanted = moment(at)
-    log, loads = need("bayesd.log"), need("orjson").loads
-    found = 0
     try:
-        for seq, body, _ in log.read_events(path):
-            if moment(loads(body)["time"]) <= wanted:
-                found = seq
-    except log.Damaged:
-        pass        # the fold meets it again, if it is before that moment
+        wanted = moments.parse(at)
+    except moments.NoMoment as error:
+        raise Trouble(str(error), USAGE) from error
+    if isinstance(wanted, int):
+        return wanted
+    found = moments.last_until(wanted, _times(path))
     if not found:
         raise Trouble(f"the log begins after {at}", USAGE)
     return found
 
 
-def moment(text: str) -> datetime.datetime:
-    """A time as people write it; without a zone it is UTC, like all times in a log."""
+def _times(path: Path) -> Iterator[tuple[int, str]]:
+    log, loads = need("bayesd.log"), need("orjson").loads
     try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Trouble(f"{text!r} is neither a seq nor a time, for example --at 120 or --at 2026-11-23T09:00:00Z",
-                      USAGE) from error
-    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
+        for seq, body, _ in log.read_events(path):
+            yield seq, loads(body)["time"]
+    except log.Damaged:
+        pass        # the fold meets it again, if it is before that moment
+
+
+def time_of(path: Path, seq: int) -> str | None:
+    """When an event happened."""
+    loads = need("orjson").loads
+    return next((loads(body)["time"] for _, body, _ in need("bayesd.log").read_events(path, seq - 1, seq)), None)
 
 
 def study_of(folded: Folded, name: str) -> "Study":
@@ -128,7 +175,8 @@ def study_page(folded: Folded, name: str) -> dict[str, Any]:
     view = need("bayesd.study.view")
     study = study_of(folded, name)
     return {**view.study_state(folded.state, study, study.elapsed_s),
-            "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue)}
+            "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue),
+            **view.origin(study), **moment_of(folded)}
 
 
 def trial_rows(folded: Folded, name: str) -> list[dict[str, Any]]:
@@ -141,14 +189,18 @@ def trial_page(folded: Folded, name: str, number: int) -> dict[str, Any]:
     if number > len(trials):
         folded.must_be_whole()
         raise Trouble(f"{name} has {len(trials)} trials, no trial {number}")
-    page: dict[str, Any] = need("bayesd.study.view").trial_page(trials[number - 1])
-    return page
+    return {**need("bayesd.study.view").trial_page(trials[number - 1]), **moment_of(folded)}
 
 
 def winner(folded: Folded, name: str, rule: str) -> dict[str, Any]:
     choose = need("bayesd.winner")
     study = study_of(folded, name)
-    return {"study": name, **choose.choose(choose.entries(study), problem(folded, study), rule)}
+    return {"study": name, **choose.choose(choose.entries(study), problem(folded, study), rule), **moment_of(folded)}
+
+
+def moment_of(folded: Folded) -> dict[str, Any]:
+    """As a daemon says it in its answers."""
+    return {} if folded.at is None else {"at": folded.at}
 
 
 def problem(folded: Folded, study: "Study") -> Any:

@@ -51,10 +51,13 @@ def _run_began(data: Data) -> str:
 
 _PHRASES: dict[str, Callable[[Data], str]] = {
     "log.opened": lambda data: f"log {data['log']} begins, format {data['format']}",
+    "log.repaired": lambda data: f"a head of {data['size']} events is given up: {data['reason']}",
     "daemon.started": lambda data: f"daemon {data['version']}, epoch {data['epoch']}",
     "daemon.stopped": lambda data: str(data.get("reason", "")),
     "engine.fingerprint": lambda data: f"numbers are made by {str(data['fingerprint'])[:12]}…",
     "study.created": lambda data: f"{data['spec'].get('method', 'bayes')} over {', '.join(data['spec']['space'])}",
+    "study.forked": lambda data: f"of {data['origin']['study']} behind event {data['origin']['at']}, "
+                                f"{data['spec'].get('method', 'bayes')}",
     "study.amended": lambda data: f"changed; its space has revision {data['space_rev']}",
     "study.paused": lambda data: "hands out nothing",
     "study.resumed": lambda data: "hands out again",
@@ -71,6 +74,8 @@ _PHRASES: dict[str, Callable[[Data], str]] = {
     "trial.completed": _measured,
     "trial.failed": _failed,
     "trial.pruned": _measured,
+    "trial.imported": lambda data: f"{_measured(data) if data.get('values') else data.get('class') or 'failed'}  from "
+                                  f"{data['origin']['study']} #{data['origin']['trial']}",
     "outcome.late": lambda data: f"late: {data['state']} {_measured(data)}",
     "outcome.voided": lambda data: str(data["reason"]),
     "model.fitted": lambda data: f"{data['model']} of {data['n']} outcomes",

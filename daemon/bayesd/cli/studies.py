@@ -15,7 +15,20 @@ import click
 from bayesd import show
 from bayesd.call import Client, Refusal, once
 from bayesd.cli import offline
-from bayesd.cli.common import NO, USAGE, Reaching, Trouble, format_option, log_option, reaching, study_argument, verb
+from bayesd.cli.common import (
+    NO,
+    USAGE,
+    Reaching,
+    Trouble,
+    at_args,
+    at_option,
+    format_option,
+    log_option,
+    reaching,
+    say_moment,
+    study_argument,
+    verb,
+)
 from bayesd.files import read_changes, read_study
 from bayesd.show import Column
 
@@ -81,16 +94,19 @@ def _show_row(format: str, row: dict[str, Any]) -> None:
 def list_(reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """All studies of the log."""
     if log is None:
-        show.rows(format, asyncio.run(_all(reach, "study.list", "studies")), _STUDIES, "no studies yet")
+        show.rows(format, asyncio.run(_all(reach, "study.list", "studies", at_args(at))), _STUDIES, "no studies yet")
     else:
         folded = offline.fold(log, at)
+        say_moment(folded.at)
         show.rows(format, offline.study_rows(folded), _STUDIES, "no studies in this log")
         folded.must_be_whole()
 
 
 async def _all(reach: Reaching, verb: str, name: str, args: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     async with Client(reach()) as client:
-        return await client.all(verb, name, args)
+        rows = await client.all(verb, name, args)
+    say_moment(client.at)
+    return rows
 
 
 @verb(study, "show", "bayesd study show digits-svm\n"
@@ -102,7 +118,7 @@ async def _all(reach: Reaching, verb: str, name: str, args: dict[str, Any] | Non
 def show_(name: str, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """Everything about a study."""
     if log is None:
-        _show_study(format, asyncio.run(once(reach(), "study.show", {"study": name})))
+        _show_study(format, asyncio.run(once(reach(), "study.show", {"study": name, **at_args(at)})))
     else:
         folded = offline.fold(log, at)
         _show_study(format, offline.study_page(folded, name))
@@ -117,7 +133,7 @@ def _show_study(format: str, page: dict[str, Any]) -> None:
         ("trials", budget["trials"], budget["used_trials"], str),
         ("wall", budget["wall"], budget["used_wall"], show.duration),
         ("cost", budget["cost"], budget["used_cost"], show.cell)]
-    lines = [("study", page["study"]), ("state", state), ("method", f"{spec.get('method', 'bayes')}, "
+    lines = [("study", page["study"]), *_from(page), ("state", state), ("method", f"{spec.get('method', 'bayes')}, "
                                                                     f"seed {spec.get('seed', 0)}"),
              ("objective", ", ".join(f"{goal['direction']} {goal['name']}" for goal in page["objectives"])),
              ("trials", show.params(counts) if counts else "none yet"),
@@ -131,6 +147,16 @@ def _show_study(format: str, page: dict[str, Any]) -> None:
              ("log", f"{page['log']}  epoch {page['epoch']}  seq {page['seq']}")]
     show.record(format, page, [(label, text) for label, text in lines if text is not None],
                 [page["state"], best["value"] if best else None])
+
+
+def _from(page: dict[str, Any]) -> list[tuple[str, str]]:
+    """Which moment it is of, and where a fork began."""
+    out, at, origin = [], page.get("at"), page.get("origin")
+    if at is not None:
+        out.append(("as of", f"event {at['seq']}, {at['time']}"))
+    if origin is not None:
+        out.append(("fork of", f"{origin['study']} behind event {origin['at']}, {str(origin['hash'])[:12]}…"))
+    return out
 
 
 def _parameter(declared: dict[str, Any]) -> str:
@@ -252,6 +278,47 @@ def _put(into: dict[str, Any], path: Sequence[str], value: Any) -> None:
     into[path[-1]] = value
 
 
+# --- Fork ------------------------------------------------------------------------------------------
+
+
+@verb(study, "fork", "bayesd study fork digits-svm --at 120 --as digits-svm-2\n"
+                     "bayesd study fork digits-svm --at 2026-11-23T09:00:00Z --as random-from-9 method=random")
+@study_argument("name")
+@click.argument("changes", nargs=-1, metavar="[FILE] [KEY=VALUE ...]")
+@click.option("--as", "new", required=True, metavar="NEW", help="The name of the new study.")
+@at_option
+@reaching
+@format_option
+def fork(name: str, changes: tuple[str, ...], new: str, at: str | None, reach: Reaching, format: str) -> None:
+    """Begin another study with what this one knew at a moment; default: now.
+
+    What was measured until then comes along as imported trials: they count for the winner and for the model, and
+    for no budget. Pending trials stay behind, and so do points that the new space has no place for; they are
+    counted. FILE is a study file for the new study, or holds the changed parts only, as KEY=VALUE does.
+    """
+    args: dict[str, Any] = {"study": name, "as": new, **at_args(at)}
+    if changes and "=" not in changes[0]:
+        given, changes = read_changes(changes[0]), changes[1:]
+        args["spec" if "name" in given else "changes"] = given
+    for path, value in _pairs(changes):
+        _put(args.setdefault("changes", {}), path.split("."), value)
+    with show.patience("the daemon goes back there"):
+        row = asyncio.run(once(reach(), "study.fork", args))
+    if "again" in row:       # a copy of our request was answered from the log
+        row = asyncio.run(once(reach(), "study.show", {"study": new}))
+        show.talk(f"study {new} is open")
+        _show_study(format, row)
+        return
+    origin = row["origin"]
+    show.talk(f"study {new} is open, with {row['imported']} trials of {name} up to event {origin['at']}")
+    if row["not_carried"]:
+        show.talk(f"{row['not_carried']} trials that were pending then are not carried")
+    if row["left_out"]:
+        show.talk(f"{row['left_out']} trials are left out, because the new space has no place for them: "
+                  f"{row['why_left_out']}")
+    _show_row(format, row)
+
+
 # --- The winner ------------------------------------------------------------------------------------
 
 
@@ -268,9 +335,10 @@ def best(name: str, rule: str, reach: Reaching, format: str, log: Path | None, a
     if log is None:
         async def go() -> tuple[dict[str, Any], dict[str, Any]]:
             async with Client(reach()) as client:
-                page = await client.request("study.show", {"study": name})      # who is not there is told at once
+                args = {"study": name, **at_args(at)}
+                page = await client.request("study.show", args)      # who is not there is told at once
                 return page, await client.request(
-                    "study.best", {"study": name, "rule": rule}, timeout_s=max(client.reach.timeout_s, BEST_TIMEOUT_S),
+                    "study.best", {**args, "rule": rule}, timeout_s=max(client.reach.timeout_s, BEST_TIMEOUT_S),
                     again_s=BEST_AGAIN_S)
         with show.patience("the daemon weighs the trials"):
             page, chosen = asyncio.run(go())
@@ -292,6 +360,7 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
         if format in ("json", "yaml"):
             show.record(format, chosen, (), ())
         raise Trouble(f"{chosen['study']}: {chosen['reason']}")
+    say_moment(chosen.get("at"))
     error = f" ± {show.cell(chosen['se'])}" if chosen.get("se") is not None else ""
     show.record(format, chosen, [
         ("study", chosen["study"]), ("trial", chosen["trial"]), ("value", f"{show.cell(chosen['value'])}{error}"),
@@ -318,9 +387,10 @@ def export(name: str, format: str | None, output: Path | None, reach: Reaching, 
     """
     folded = None
     if log is None:
-        trials = asyncio.run(_all(reach, "trial.list", "trials", {"study": name}))
+        trials = asyncio.run(_all(reach, "trial.list", "trials", {"study": name, **at_args(at)}))
     else:
         folded = offline.fold(log, at)
+        say_moment(folded.at)
         trials = offline.trial_rows(folded, name)
     format = format or (output.suffix[1:] if output is not None and output.suffix in (".csv", ".jsonl") else "csv")
     text = _csv(trials) if format == "csv" else "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in trials)

@@ -9,7 +9,16 @@ import click
 from bayesd import show
 from bayesd.call import Client, once
 from bayesd.cli import offline
-from bayesd.cli.common import Reaching, format_option, log_option, reaching, study_argument, verb
+from bayesd.cli.common import (
+    Reaching,
+    at_args,
+    format_option,
+    log_option,
+    reaching,
+    say_moment,
+    study_argument,
+    verb,
+)
 from bayesd.show import Column
 
 
@@ -43,9 +52,13 @@ def list_(study: str, state: str | None, reach: Reaching, format: str, log: Path
     """The trials of a study, in their order."""
     async def go() -> list[dict[str, Any]]:
         async with Client(reach()) as client:
-            return await client.all("trial.list", "trials", {"study": study})
+            rows = await client.all("trial.list", "trials", {"study": study, **at_args(at)})
+        say_moment(client.at)
+        return rows
     folded = offline.fold(log, at) if log is not None else None
     rows = asyncio.run(go()) if folded is None else offline.trial_rows(folded, study)
+    if folded is not None:
+        say_moment(folded.at)
     found = [row for row in rows if state in (None, row["state"])]
     show.rows(format, found, _TRIALS, "no trials" + (f" in state {state}" if state else " yet"))
     if folded is not None:
@@ -61,7 +74,7 @@ def list_(study: str, state: str | None, reach: Reaching, format: str, log: Path
 def show_(study: str, number: int, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """Everything about a trial: its leases, reports and late outcomes."""
     if log is None:
-        _show(format, asyncio.run(once(reach(), "trial.show", {"study": study, "trial": number})))
+        _show(format, asyncio.run(once(reach(), "trial.show", {"study": study, "trial": number, **at_args(at)})))
     else:
         folded = offline.fold(log, at)
         _show(format, offline.trial_page(folded, study, number))
@@ -70,6 +83,10 @@ def show_(study: str, number: int, reach: Reaching, format: str, log: Path | Non
 
 def _show(format: str, page: dict[str, Any]) -> None:
     lines: list[tuple[str, Any]] = [("trial", page["trial"]), ("state", page["state"])]
+    if page.get("at"):
+        lines.insert(0, ("as of", f"event {page['at']['seq']}, {page['at']['time']}"))
+    if page.get("origin"):
+        lines.append(("measured as", f"trial {page['origin']['trial']} of {page['origin']['study']}"))
     if page.get("class"):
         lines.append(("class", page["class"]))
     lines += [("params", page["params"]), ("value", _values(page["values"]) if page["values"] else None),

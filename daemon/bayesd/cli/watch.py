@@ -119,11 +119,14 @@ def _holds(worker: dict[str, Any], seen: Seen) -> str:
 
 
 def _done(state: dict[str, Any]) -> int:
-    return sum(int(state["trials"][each]) for each in ("complete", "fail", "pruned"))
+    """Own trials with an outcome; imported ones were done before."""
+    trials = state["trials"]
+    return sum(int(trials[each]) for each in ("complete", "fail", "pruned")) - int(trials.get("imported", 0))
 
 
 def _counts(state: dict[str, Any]) -> str:
-    return "  ".join(f"{each} {n}" for each in ("running", "waiting", "fail", "pruned") if (n := state["trials"][each]))
+    return "  ".join(f"{each} {n}" for each in ("running", "waiting", "fail", "pruned", "imported")
+                     if (n := state["trials"].get(each)))
 
 
 def _best(state: dict[str, Any]) -> str:

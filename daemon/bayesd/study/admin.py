@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from bayesd.study import view
+from bayesd.study import fork, view
 from bayesd.study.desk import Desk
 from bayesd.study.rules import close, end_lease, reject, serve, settle
-from bayesd.study.state import FINAL, Study, Trial, spec_data
+from bayesd.study.state import FINAL, State, Study, Trial, spec_data
 from bayesd_schemas import constraints
 from bayesd_schemas.messages import Request, cut
 from bayesd_schemas.names import is_name
@@ -22,7 +22,7 @@ from bayesd_schemas.study import StudySpec
 
 PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
-SLOW = ("events", "study.best")     # verbs that read the log or compute: the service answers them
+SLOW = ("events", "study.best", "study.whatif")     # verbs that read the log or compute: the service answers them
 QUEUE_MAX = 10_000
 
 
@@ -38,24 +38,16 @@ class Refused(Exception):
             self.body["example"] = example
 
 
-def on_request(desk: Desk, client: str, request: Request) -> None:
-    """Do a verb and reply. Survives copies: a write is done once and answered from its event."""
+def on_request(desk: Desk, client: str, request: Request, act: "Act | None" = None) -> None:
+    """Do a verb and reply. Survives copies: a write is done once and answered from its event.
+
+    `act` does the verb in place of its entry below: with a moment of the past in hand.
+    """
     desk.heard(client)
     verb = request.verb
-    if verb in WRITES:
-        done = desk.state.commands.get(f"{client} {request.id}")
-        if done is not None:
-            reply(desk, client, request.id, "ok", {"seq": done[0], "event": done[1], "again": True})
-            return
-        if desk.operators is not None and client not in desk.operators:
-            fail(desk, client, request.id, Refused(
-                "not-allowed", f"{client} is not in the list of operators", "operators", f'operators = ["{client}"]'))
-            return
-        if desk.disk_full:             # a decision that cannot be written would hold back every answer after it
-            fail(desk, client, request.id, Refused(
-                "disk-full", "the log's disk is full and nothing was changed; free some space, then ask again"))
-            return
-    act = WRITES.get(verb) or READS.get(verb)
+    if verb in WRITES and not may_write(desk, client, request):
+        return
+    act = act or WRITES.get(verb) or READS.get(verb)
     if act is None:
         fail(desk, client, request.id, Refused(
             "unknown-verb", f"{verb} is not a verb; there are {', '.join(sorted({*WRITES, *READS, *SLOW}))}", "verb"))
@@ -66,6 +58,23 @@ def on_request(desk: Desk, client: str, request: Request) -> None:
         fail(desk, client, request.id, refused)
         return
     reply(desk, client, request.id, status, result)
+
+
+def may_write(desk: Desk, client: str, request: Request) -> bool:
+    """Whether a write is to be done now; if not, it is answered."""
+    done = desk.state.commands.get(f"{client} {request.id}")
+    if done is not None:
+        reply(desk, client, request.id, "ok", {"seq": done[0], "event": done[1], "again": True})
+        return False
+    if desk.operators is not None and client not in desk.operators:
+        fail(desk, client, request.id, Refused(
+            "not-allowed", f"{client} is not in the list of operators", "operators", f'operators = ["{client}"]'))
+        return False
+    if desk.disk_full:             # a decision that cannot be written would hold back every answer after it
+        fail(desk, client, request.id, Refused(
+            "disk-full", "the log's disk is full and nothing was changed; free some space, then ask again"))
+        return False
+    return True
 
 
 def reply(desk: Desk, client: str, id: str, status: str, result: Any) -> None:
@@ -203,17 +212,7 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
     for key in changes:
         if key not in AMENDABLE:
             raise Refused("bad-field", f"{cut(str(key), 80)} cannot be amended; {', '.join(AMENDABLE)} can", str(key))
-    before = study.spec.model_dump(mode="json", exclude_unset=True)
-    before.pop("enqueue", None)            # handed out, or in the queue
-    after = {**before, **changes}
-    for part in ("budget", "lease", "retry"):
-        if isinstance(changes.get(part), dict):
-            after[part] = {**before.get(part, {}), **changes[part]}
-    if isinstance(changes.get("space"), dict):
-        # A parameter given as null leaves the space.
-        merged = {**before["space"], **changes["space"]}
-        after["space"] = {name: parameter for name, parameter in merged.items() if parameter is not None}
-    spec = _spec(after)
+    spec = _spec(_changed(study.spec, changes))
     new_space = spec.space != study.spec.space
     data: dict[str, Any] = {**spec_data(spec), "space_rev": study.space_rev + new_space}
     dropped = 0
@@ -231,6 +230,55 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
     serve(desk, study)
     result = {**view.study_row(study), "space_rev": study.space_rev, "seq": event.seq}
     return "ok", {**result, "dropped_from_queue": dropped} if dropped else result
+
+
+def _changed(spec: StudySpec, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A study file with parts of it changed; of budget, lease, retry and space, what is not named stays."""
+    before = spec.model_dump(mode="json", exclude_unset=True)
+    before.pop("enqueue", None)            # handed out, or in the queue
+    after = {**before, **changes}
+    for part in ("budget", "lease", "retry"):
+        if isinstance(changes.get(part), dict):
+            after[part] = {**before.get(part, {}), **changes[part]}
+    if isinstance(changes.get("space"), dict):
+        # A parameter given as null leaves the space.
+        merged = {**before["space"], **changes["space"]}
+        after["space"] = {name: parameter for name, parameter in merged.items() if parameter is not None}
+    return after
+
+
+def study_fork(desk: Desk, client: str, request: Request, past: State | None = None) -> Result:
+    """Begin another study with what this one knew at a moment: `past`, or now.
+
+    Its declaration is that of the moment, with `changes` as in an amend, or `spec` as a whole. The study and all
+    that it takes over are recorded in one go, so they are committed as one.
+    """
+    past = past or desk.state
+    study = _study_of(Desk(past), request)
+    name = _need(request, "as", str, '{"as": "digits-svm-2"}')
+    changes, whole = request.args.get("changes") or {}, request.args.get("spec")
+    if not isinstance(changes, dict) or not isinstance(whole, dict | None):
+        raise Refused("bad-field", "changes and spec are objects", "changes", '{"changes": {"method": "random"}}')
+    spec = _spec({**(_changed(study.spec, changes) if whole is None else {**whole, **changes}), "name": name})
+    if spec.name in desk.state.studies:
+        raise Refused("name-used", f"this log has a study named {spec.name} already", "as",
+                      f'{{"as": "{spec.name}-2"}}')
+    missing = [goal.name for goal in spec.goals if goal.name not in {goal.name for goal in study.goals}]
+    if missing:
+        raise Refused("bad-field", f"{study.name} measured no {missing[0]}, so its results mean nothing to a fork that "
+                                   f"looks at it; it measured {', '.join(goal.name for goal in study.goals)}", "metric")
+    taken = fork.prefix(past, study, spec, keep_queue=whole is None and "enqueue" not in changes)
+    if taken.left_out and not taken.imported:
+        raise Refused("bad-field", f"the new space has no place for any trial of {study.name} ({taken.why})", "space")
+    event = desk.record("study.forked", taken.forked, study=spec.name, **_actor(client, request))
+    desk.since[spec.name] = desk.now
+    made = desk.state.studies[spec.name]
+    for number, data in taken.imported:
+        desk.record("trial.imported", data, actor=f"operator/{client}", study=made, trial=number)
+    serve(desk, made)
+    result = {**view.study_row(made), "seq": event.seq, "origin": taken.forked["origin"], "imported": made.imported,
+              "left_out": taken.left_out, "not_carried": taken.pending}
+    return "ok", {**result, "why_left_out": taken.why} if taken.why else result
 
 
 def study_enqueue(desk: Desk, client: str, request: Request) -> Result:
@@ -333,7 +381,8 @@ def study_list(desk: Desk, client: str, request: Request) -> Result:
 def study_show(desk: Desk, client: str, request: Request) -> Result:
     study = _study_of(desk, request)
     state = view.study_state(desk.state, study, desk.elapsed(study))
-    shown = {**state, "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue)}
+    shown = {**state, "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue),
+             **view.origin(study)}
     if len(orjson.dumps(shown)) > PAGE_BYTES:
         shown["spec"].pop("space")             # it stands beside
         shown["spec"].pop("enqueue", None)
@@ -382,6 +431,7 @@ Act = Callable[[Desk, str, Request], Result]
 WRITES: dict[str, Act] = {
     "study.create": study_create, "study.pause": study_pause, "study.resume": study_resume,
     "study.close": study_close, "study.amend": study_amend, "study.enqueue": study_enqueue,
+    "study.fork": study_fork,
     "trial.cancel": trial_cancel, "trial.void": trial_void, "worker.revoke": worker_revoke,
 }
 READS: dict[str, Act] = {

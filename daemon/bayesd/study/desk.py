@@ -277,7 +277,7 @@ def problem_of(study: Study, ahead: tuple[Params, ...], drawn: int) -> tuple[Pro
     return Problem(
         space=study.spec.space, directions=tuple(goal.direction for goal in study.goals),
         method=study.spec.method, seed=study.spec.seed, repeats=study.repeats,
-        number=len(study.trials) + 1 + len(ahead), drawn=drawn, history=tuple(study.history),
+        number=study.next_stream + len(ahead), drawn=drawn, history=tuple(study.history),
         pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
         constraints=study.spec.constrained, surrogate=study.spec.surrogate,
     ), tuple(trial.number for trial in pending)

@@ -51,7 +51,7 @@ class Problem:
     repeats: bool
     """False: no point is proposed twice (noise = "none"; method grid never repeats)."""
     number: int
-    """Number of the trial that the first suggestion becomes."""
+    """Number of the trial that the first suggestion becomes; in a fork, of its random stream."""
     drawn: int
     """How many points this study has drawn from its sampler since the space last changed: the
     index of the next grid cell or Sobol point. Points enqueued by hand do not count."""

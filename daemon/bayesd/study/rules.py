@@ -184,7 +184,7 @@ def _lease(desk: Desk, study: Study, trial: Trial, standing: Standing) -> None:
     ask, limits = standing.ask, study.spec.lease
     lease_s = min(ask.lease_s or limits.default_s, limits.max_s)
     desk.record("trial.leased", {
-        "fence": trial.fence + 1, "worker": standing.worker, "run": ask.run, "ask": ask.id,
+        "fence": desk.state.next_fence(trial), "worker": standing.worker, "run": ask.run, "ask": ask.id,
         "lease_s": lease_s, "at": desk.time}, study=study, trial=trial.number, elapsed=True)
     lease = trial.leases[-1]
     desk.deadlines[lease] = desk.now + lease_s
@@ -296,7 +296,7 @@ def supply(desk: Desk, order: Order, suggestion: Suggestion) -> None:
                                      "as_of": order.as_of, "number": order.problem.number}, study=study)
     if order.version != study.version or order.generation != drawer.generation or study.status == "closed":
         return
-    overtaken = order.problem.number != len(study.trials) + len(drawer.candidates) + 1
+    overtaken = order.problem.number != study.next_stream + len(drawer.candidates)
     if overtaken and not (study.spec.method == "bayes" and study.repeats):
         return         # a plainer sampler answered meanwhile, and these may be the same points
     # By value where a model saw them; elsewhere they are the trials proposed since `as_of`, and may be hundreds.

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Lease, Outcome, State, Study, Trial, Worker, spec_data, spec_of
+from bayesd.study.state import Lease, Origin, Outcome, State, Study, Trial, Worker, spec_data, spec_of
 
-CODEC = "bayesd-json-2"
+CODEC = "bayesd-json-3"
 
 
 def dump(state: State) -> tuple[bytes, bytes]:
@@ -44,7 +44,18 @@ def _state(state: State) -> dict[str, Any]:
     return {"seq": state.seq, "hash": state.hash.hex(), "log": state.log, "epoch": state.epoch,
             "fingerprint": state.fingerprint, "commands": state.commands,
             "studies": [_study(study) for study in state.studies.values()],
-            "workers": [_worker(worker) for worker in state.workers.values()]}
+            "workers": [_worker(worker) for worker in state.workers.values()],
+            **_said_if_any(state)}
+
+
+def _said_if_any(state: State) -> dict[str, Any]:
+    """What most logs do not have: left out, so that the digests of older logs stay what they were."""
+    out: dict[str, Any] = {}
+    if state.key is not None:
+        out["key"] = state.key
+    if state.accepted is not None:
+        out["repaired"] = [state.fence_base, state.given_up, state.accepted]
+    return out
 
 
 def _study(study: Study) -> dict[str, Any]:
@@ -58,7 +69,17 @@ def _study(study: Study) -> dict[str, Any]:
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta],
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
         "best": study.best.number if study.best is not None else None, "version": study.version,
-        "told_seconds": study.told_seconds, "told_count": study.told_count}
+        "told_seconds": study.told_seconds, "told_count": study.told_count, **_from_elsewhere(study)}
+
+
+def _from_elsewhere(study: Study) -> dict[str, Any]:
+    """What only a study with imported trials has: others keep the digests that they had before there were any."""
+    out: dict[str, Any] = {}
+    if study.origin is not None:
+        out["origin"] = [study.origin.study, study.origin.at, study.origin.hash]
+    if study.imported or study.streams:
+        out["imported"], out["streams"] = study.imported, study.streams
+    return out
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
@@ -66,7 +87,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "params": list(trial.params.items()), "space_rev": trial.space_rev, "sampler": trial.sampler,
         "proposed_seq": trial.proposed_seq, "status": trial.status, "values": trial.values, "se": trial.se,
         "seconds": trial.seconds, "failure": trial.failure, "outcome_seq": trial.outcome_seq,
-        "failures": trial.failures,
+        "failures": trial.failures, **({} if trial.origin is None else {"origin": trial.origin}),
         "reports": None if trial.reports is None else [
             [step, *((said[0], said[1], said[2].hex()) if isinstance(said, tuple) else (said,))]
             for step, said in trial.reports.items()],
@@ -74,8 +95,9 @@ def _trial(trial: Trial) -> dict[str, Any]:
             [late.state, late.fence, late.values, late.se, late.seconds, late.failure, late.seq]
             for late in trial.late],
         "leases": [[lease.worker, lease.run, lease.ask, lease.lease_s, lease.at, lease.ended,
-                    None if lease.proof is None else [lease.proof.hex(), lease.told_seq, lease.told_late]]
-                   for lease in trial.leases]}
+                    None if lease.proof is None else [lease.proof.hex(), lease.told_seq, lease.told_late],
+                    *(() if lease.fence == place else (lease.fence,))]
+                   for place, lease in enumerate(trial.leases, start=1)]}
 
 
 def _key(lease: Lease) -> list[Any]:
@@ -98,6 +120,9 @@ def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
 
 def _load_state(data: dict[str, Any]) -> State:
     state = State(data["seq"], bytes.fromhex(data["hash"]), data["log"], data["epoch"], data["fingerprint"])
+    state.key = data.get("key")
+    if "repaired" in data:
+        state.fence_base, state.given_up, state.accepted = data["repaired"]
     state.commands = {key: (seq, type) for key, (seq, type) in data["commands"].items()}
     for each in data["studies"]:
         study = _load_study(each)
@@ -138,6 +163,9 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.counts, study.version = data["counts"], data["version"]
     study.best = study.trials[data["best"] - 1] if data["best"] is not None else None
     study.told_seconds, study.told_count = data["told_seconds"], data["told_count"]
+    study.imported, study.streams = data.get("imported", 0), data.get("streams", 0)
+    if "origin" in data:
+        study.origin = Origin(*data["origin"])
     return study
 
 
@@ -146,13 +174,15 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
                   data["proposed_seq"], data["status"], values=_tuple(data["values"]), se=data["se"],
                   seconds=data["seconds"],
                   failure=data["failure"], outcome_seq=data["outcome_seq"], failures=data["failures"])
+    if "origin" in data:
+        trial.origin = (data["origin"][0], data["origin"][1])
     if data["reports"] is not None:
         trial.reports = {step: (said[0], said[1], bytes.fromhex(said[2])) if len(said) == 3 else said[0]
                          for step, *said in data["reports"]}
     if data["late"] is not None:
         trial.late = [Outcome(*late) for late in data["late"]]
-    for fence, (worker, run, ask, lease_s, at, ended, told) in enumerate(data["leases"], start=1):
-        lease = Lease(trial, fence, worker, run, ask, lease_s, at, ended)
+    for place, (worker, run, ask, lease_s, at, ended, told, *fence) in enumerate(data["leases"], start=1):
+        lease = Lease(trial, fence[0] if fence else place, worker, run, ask, lease_s, at, ended)
         if told is not None:
             proof, lease.told_seq, lease.told_late = told
             lease.proof = bytes.fromhex(proof)

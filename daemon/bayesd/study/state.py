@@ -13,7 +13,8 @@ Two rules keep everything else simple, and all code that could break them is in 
 
 A study holds trials; a trial is one point, leased to one worker after another until it has an
 outcome. A **fence** numbers the leases of a trial: 1, 2, 3, ... Whoever holds the newest fence may
-tell the result, however late; an older fence is history.
+tell the result, however late; an older fence is history. (After a rollback that an operator has
+accepted they go on far above any that was ever handed out.)
 
           trial.proposed + trial.leased
                      |
@@ -151,11 +152,20 @@ class Trial:
     reports: dict[int, Any] | None = None
     """Step -> values of the newest fence."""
     late: list[Outcome] | None = None
+    origin: tuple[str, int] | None = None
+    """Of an imported trial: the study and the number that it had where it was measured."""
 
     @property
     def fence(self) -> int:
         """The newest fence; 0 before the first lease."""
-        return len(self.leases)
+        return self.leases[-1].fence if self.leases else 0
+
+    def lease(self, fence: int) -> Lease | None:
+        """The lease with this fence. Fence n is at n - 1, except after a rollback that was accepted."""
+        leases = self.leases
+        if 1 <= fence <= len(leases) and leases[fence - 1].fence == fence:
+            return leases[fence - 1]
+        return next((lease for lease in reversed(leases) if lease.fence == fence), None)
 
     @property
     def open_lease(self) -> Lease | None:
@@ -165,6 +175,15 @@ class Trial:
     def is_provisional(self) -> bool:
         """Failed because nobody answered: the first tell with the newest fence replaces it."""
         return self.status == "fail" and self.failure == "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a fork left its study: the event it follows, and the hash that pins everything before it."""
+
+    study: str
+    at: int
+    hash: str
 
 
 @dataclass(slots=True, eq=False)
@@ -203,11 +222,22 @@ class Study:
     """Grows with everything that may move a suggestion, except new trials and appended outcomes."""
     told_seconds: float = 0.0
     told_count: int = 0
+    origin: Origin | None = None
+    """Of a fork: where it began."""
+    imported: int = 0
+    """Trials that were measured elsewhere and are not void."""
+    streams: int = 0
+    """How far the names of random streams are ahead of the trials' numbers: a fork draws none again."""
 
     @property
     def used(self) -> int:
         """Trials that count against the budget: leased at least once and not void."""
-        return len(self.trials) - self.counts["voided"]
+        return len(self.trials) - self.counts["voided"] - self.imported
+
+    @property
+    def next_stream(self) -> int:
+        """The number that names the random stream of the next trial."""
+        return len(self.trials) + 1 + self.streams
 
     @property
     def repeats(self) -> bool:
@@ -243,6 +273,14 @@ class State:
     log: str = ""
     epoch: int = 0
     fingerprint: str | None = None
+    key: str | None = None
+    """The public key of the daemon that started last: who holds a signed head finds here whose word it is."""
+    fence_base: int = 0
+    """Fences begin above it. After a rollback the log does not know which ones it has handed out before."""
+    given_up: int = 0
+    """Signed heads up to this size may disagree with the log: an operator has accepted that."""
+    accepted: str | None = None
+    """The head that was given up last, as it was signed."""
     studies: dict[str, Study] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     commands: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -260,7 +298,10 @@ class State:
 
     def lease(self, study: str, number: int, fence: int) -> Lease | None:
         trial = self.trial(study, number)
-        return trial.leases[fence - 1] if trial is not None and 1 <= fence <= trial.fence else None
+        return trial.lease(fence) if trial is not None else None
+
+    def next_fence(self, trial: Trial) -> int:
+        return max(trial.fence, self.fence_base) + 1
 
 
 class UnknownEvent(Exception):
@@ -298,6 +339,14 @@ def _log_opened(state: State, event: Event) -> None:
 
 def _daemon_started(state: State, event: Event) -> None:
     state.epoch = event.data["epoch"]
+    state.key = event.data.get("key", state.key)
+
+
+def _log_repaired(state: State, event: Event) -> None:
+    data = event.data
+    state.fence_base = max(state.fence_base, data["fences_from"])
+    state.given_up = max(state.given_up, data["size"])
+    state.accepted = data["accepted"]
 
 
 def _engine_fingerprint(state: State, event: Event) -> None:
@@ -341,6 +390,18 @@ def _study_created(state: State, event: Event) -> None:
         spec = spec.model_copy(update={"enqueue": spec.first_points})
     name = intern(spec.name)
     state.studies[name] = Study(name, spec, event.seq, spec.goals, queue=list(spec.first_points))
+
+
+def _study_forked(state: State, event: Event) -> None:
+    """A study that begins where another one was; what was measured there follows as imported trials."""
+    _study_created(state, event)
+    assert event.study is not None
+    study, data = state.studies[event.study], event.data
+    origin = data["origin"]
+    study.origin = Origin(intern(origin["study"]), origin["at"], origin["hash"])
+    study.drawn, study.streams = data.get("drawn", 0), data.get("streams", 0)
+    if data.get("queue") is not None:
+        study.queue = [_typed(study, params) for params in data["queue"]]
 
 
 def _study_amended(state: State, event: Event) -> None:
@@ -396,6 +457,12 @@ def _trial(state: State, event: Event) -> Trial:
     study = _study(state, event)
     assert event.trial is not None
     return study.trials[event.trial - 1]
+
+
+def _lease(trial: Trial, event: Event) -> Lease:
+    lease = trial.lease(event.data["fence"])
+    assert lease is not None, "the fence was never handed out"
+    return lease
 
 
 def _move(trial: Trial, status: TrialStatus) -> None:
@@ -460,11 +527,11 @@ def _trial_leased(state: State, event: Event) -> None:
     if worker is None:
         worker = state.workers[name] = Worker(name)
     lease = Lease(trial, data["fence"], name, run, data["ask"], _lease_s(trial.study, data["lease_s"]), data["at"])
+    assert lease.fence == state.next_fence(trial), "fences have no holes"
     if trial.leases:
         trial.leases.append(lease)
     else:
         trial.leases = [lease]      # exactly as long as it must be, in nearly every trial
-    assert lease.fence == trial.fence, "fences have no holes"
     trial.reports = None
     if trial.status != "running":
         _move(trial, "running")
@@ -503,7 +570,7 @@ def _lease_expired(state: State, event: Event) -> None:
 
 def _lease_held(state: State, event: Event) -> None:
     trial = _trial(state, event)
-    lease = trial.leases[event.data["fence"] - 1]
+    lease = _lease(trial, event)
     worker = state.workers[lease.worker]
     lease.ended = None
     lease.at = event.data["at"]
@@ -518,7 +585,7 @@ def _lease_held(state: State, event: Event) -> None:
 
 def _lease_released(state: State, event: Event) -> None:
     trial = _trial(state, event)
-    lease = trial.leases[event.data["fence"] - 1]
+    lease = _lease(trial, event)
     lease.told = _told(event, "recorded")
     _end(state, lease, "released")
     if trial.is_provisional:
@@ -587,7 +654,7 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     """Record the outcome of a trial, in place of a provisional one."""
     trial = _trial(state, event)
     study, data = trial.study, event.data
-    lease = trial.leases[data["fence"] - 1]
+    lease = _lease(trial, event)
     promoted = "promoted" in data      # a late outcome became the result: its lease ended long ago
     if trial.is_provisional:
         _forget(trial, keep_late=True)
@@ -661,7 +728,7 @@ def _trial_failed(state: State, event: Event) -> None:
     data = event.data
     if data.get("retry"):
         trial = _trial(state, event)
-        lease = trial.leases[data["fence"] - 1]
+        lease = _lease(trial, event)
         lease.told = _told(event, "recorded")
         _count(trial.study, data)
         if trial.is_provisional:
@@ -690,7 +757,7 @@ def _trial_pruned(state: State, event: Event) -> None:
 def _outcome_late(state: State, event: Event) -> None:
     trial = _trial(state, event)
     study, data = trial.study, event.data
-    trial.leases[data["fence"] - 1].told = _told(event, "late")
+    _lease(trial, event).told = _told(event, "late")
     _count(study, data)
     outcome = Outcome(data["state"], data["fence"], _floats(data["values"]) if "values" in data else None,
                       _float(data.get("se")), _float(data.get("seconds")), data.get("class"), event.seq)
@@ -700,8 +767,35 @@ def _outcome_late(state: State, event: Event) -> None:
         _observe(trial, values, outcome.se)
 
 
+def _trial_imported(state: State, event: Event) -> None:
+    """A result that was measured elsewhere: a trial without a lease, or one more observation of such a trial."""
+    study, data = _study(state, event), event.data
+    assert event.trial is not None
+    values, se = _values(study, data), _float(data.get("se"))
+    if event.trial <= len(study.trials):
+        trial = study.trials[event.trial - 1]
+        told = _floats(data["values"]) if data.get("values") is not None else None
+        trial.late = [*(trial.late or ()), Outcome(
+            "fail" if values is None else "complete", 0, told, se, None, data.get("class"), event.seq)]
+        _observe(trial, values, se)
+        return
+    assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
+    status: TrialStatus = data.get("state") or ("fail" if values is None else "complete")
+    origin = data["origin"]
+    trial = Trial(study, event.trial, _typed(study, data["params"]), study.space_rev, "imported", event.seq, status,
+                  values=values, se=se, seconds=_float(data.get("seconds")), failure=data.get("class"),
+                  outcome_seq=event.seq, origin=(intern(origin["study"]), origin["trial"]))
+    study.trials.append(trial)
+    study.counts[status] += 1
+    study.imported += 1
+    _observe(trial, values, se)
+    if status == "complete" and _better(study, trial, study.best):
+        study.best = trial
+
+
 def _outcome_voided(state: State, event: Event) -> None:
     trial = _trial(state, event)
+    trial.study.imported -= trial.origin is not None
     _end_open(state, trial, event.data.get("ended", "voided"))
     _move(trial, "voided")
     _forget(trial, keep_late=False)
@@ -716,11 +810,13 @@ def _worker_revoked(state: State, event: Event) -> None:
 
 _APPLY: dict[str, Callable[[State, Event], None]] = {
     "log.opened": _log_opened,
+    "log.repaired": _log_repaired,
     "daemon.started": _daemon_started,
     "daemon.stopped": _nothing,
     "engine.fingerprint": _engine_fingerprint,
     "clock.jumped": _nothing,
     "study.created": _study_created,
+    "study.forked": _study_forked,
     "study.amended": _study_amended,
     "study.paused": _study_paused,
     "study.resumed": _study_resumed,
@@ -737,6 +833,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "trial.completed": _trial_completed,
     "trial.failed": _trial_failed,
     "trial.pruned": _trial_pruned,
+    "trial.imported": _trial_imported,
     "outcome.late": _outcome_late,
     "outcome.voided": _outcome_voided,
     "model.fitted": _model_fitted,

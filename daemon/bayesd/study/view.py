@@ -22,11 +22,23 @@ def study_state(state: State, study: Study, elapsed_s: float) -> dict[str, Any]:
         "study": study.name, "state": study.status, "closed_by": study.closed_by,
         "objectives": [goal.model_dump(exclude_none=True) for goal in study.goals],
         "space": spec.space.model_dump(mode="json", exclude_unset=True), "space_rev": study.space_rev,
-        "trials": {**study.counts, "total": study.used},
+        "trials": {**study.counts, "total": study.used, **imported(study)},
         "budget": {"trials": spec.budget.trials, "wall": spec.budget.wall, "cost": spec.budget.cost,
                    "used_trials": study.used, "used_wall": round(elapsed_s, 3), "used_cost": study.cost},
         "best": best(study), "eta_s": eta_s(study, elapsed_s),
         "log": state.log, "epoch": state.epoch, "seq": state.seq}
+
+
+def imported(study: Study) -> dict[str, int]:
+    """Of the finished trials, those that were measured elsewhere, which no budget counts."""
+    return {"imported": study.imported} if study.imported else {}
+
+
+def origin(study: Study) -> dict[str, Any]:
+    """Where a fork began."""
+    if study.origin is None:
+        return {}
+    return {"origin": {"study": study.origin.study, "at": study.origin.at, "hash": study.origin.hash}}
 
 
 def best(study: Study) -> dict[str, Any] | None:
@@ -48,7 +60,7 @@ def eta_s(study: Study, elapsed_s: float) -> float | None:
         return 0.0
     budget = study.spec.budget
     ends = []
-    done = sum(study.counts[status] for status in ("complete", "fail", "pruned"))
+    done = sum(study.counts[status] for status in ("complete", "fail", "pruned")) - study.imported
     if budget.trials is not None and done and elapsed_s > 0:
         ends.append((budget.trials - done) * elapsed_s / done)
     if budget.wall is not None:
@@ -75,6 +87,7 @@ def trial_page(trial: Trial) -> dict[str, Any]:
     """Everything about a trial."""
     return {**trial_row(trial), "space_rev": trial.space_rev, "proposed_seq": trial.proposed_seq,
             "outcome_seq": trial.outcome_seq or None, "failures": trial.failures or {},
+            **({} if trial.origin is None else {"origin": {"study": trial.origin[0], "trial": trial.origin[1]}}),
             "leases": [{"fence": lease.fence, "worker": lease.worker, "run": lease.run, "lease_s": lease.lease_s,
                         "ended": lease.ended, "told_seq": lease.told.seq if lease.told else None}
                        for lease in trial.leases[-SHOWN_MAX:]],

@@ -1,0 +1,444 @@
+"""What if: a recorded study under another budget, stopping rule, winner rule or pruning rule.
+
+It replays what was measured and invents nothing. A stop rule only ever cuts a record short, and what
+was measured before the cut was measured without knowledge of what came after, so the cut is exact:
+
+    handed out until the stop        kept; what was pending then is counted with the result that it had
+    handed out after the stop        never run: its seconds and costs are saved, its values are lost
+
+What lies beyond the record (a larger budget than was spent, the points that another method would
+have gone on to) nobody measured, and no number here stands for it. Another method's next points can
+be named, not their values.
+"""
+
+import random
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+import orjson
+
+from bayesd import winner
+from bayesd.optimize import suggest
+from bayesd.study.problem import Problem
+from bayesd.study.row import Row
+from bayesd.study.state import Study
+from bayesd_schemas.study import Method
+
+ORDERS = ("recorded", "trial", "shuffled")
+SHUFFLES = 1000
+NEXT_MAX = 100
+LISTED_MAX = 200        # trials that an answer lists; it must fit into a message
+CAVEAT = ("Only what was measured is replayed: no result is invented for a point that nobody measured.")
+CAVEAT_ADAPTIVE = ("A method that learns would have gone on to other points had other results come in; what those "
+                   "would have been worth, nobody measured.")
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to stop; whichever comes first. None: not limited by this."""
+
+    trials: int | None = None
+    wall: float | None = None
+    cost: float | None = None
+    no_improvement: int | None = None
+    """Stop after so many results in a row without a better best."""
+    target: float | None = None
+
+    def __bool__(self) -> bool:
+        return any(each is not None for each in (self.trials, self.wall, self.cost, self.no_improvement, self.target))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a study holds at the moment whose past is looked at, frozen."""
+
+    study: str
+    metric: str
+    problem: Problem
+    entries: tuple[winner.Entry, ...]
+    ends: dict[int, tuple[str, float | None]]
+    """Trial -> its state and first value."""
+    imported: frozenset[int]
+    closed_by: str | None
+
+    @property
+    def sign(self) -> float:
+        """Times a value: lower is better."""
+        return 1.0 if self.problem.directions[0] == "minimize" else -1.0
+
+    @property
+    def void(self) -> frozenset[int]:
+        """Taken back since: they count for nothing now, so they count for nothing in a replay."""
+        return frozenset(number for number, (state, _) in self.ends.items() if state == "voided")
+
+
+def known(study: Study, problem: Problem) -> Known:
+    return Known(study.name, study.goals[0].name, problem, winner.entries(study), {
+        trial.number: (trial.status, trial.values[0] if trial.values else None) for trial in study.trials},
+        frozenset(trial.number for trial in study.trials if trial.origin is not None), study.closed_by)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a study is, event by event."""
+
+    seq: int = 0
+    time: str = ""
+    handed_out: set[int] = field(default_factory=set)
+    done: dict[int, int] = field(default_factory=dict)
+    """Trial -> seq of its outcome, in the order in which they came."""
+    elapsed_s: float = 0.0
+    cost: float = 0.0
+    seconds: float = 0.0
+    untimed: int = 0
+    """Outcomes that told no seconds."""
+    best: float | None = None
+    """The best value so far, signed: lower is better."""
+    barren: int = 0
+    """Results since the best one."""
+
+    def result(self, value: float | None) -> None:
+        """One more result: a signed value, or None for a failure or a pruned trial."""
+        if value is not None and (self.best is None or value < self.best):
+            self.best, self.barren = value, 0
+        else:
+            self.barren += 1
+
+    def fired(self, limits: Limits, sign: float) -> str | None:
+        """The rule that says stop here."""
+        if limits.target is not None and self.best is not None and self.best <= sign * limits.target:
+            return "target"
+        if limits.no_improvement is not None and self.barren >= limits.no_improvement:
+            return "no-improvement"
+        if limits.trials is not None and len(self.handed_out) >= limits.trials:
+            return "trials"
+        if limits.cost is not None and self.cost >= limits.cost:
+            return "cost"
+        if limits.wall is not None and self.elapsed_s >= limits.wall:
+            return "wall"
+        return None
+
+    def words(self) -> Body:
+        return {"seq": self.seq, "time": self.time, "handed_out": len(self.handed_out), "results": len(self.done),
+                "elapsed_s": round(self.elapsed_s, 3), "cost": self.cost, "seconds": round(self.seconds, 3)}
+
+
+_OUTCOMES = frozenset(("trial.completed", "trial.failed", "trial.pruned"))
+_TOLD = _OUTCOMES | {"outcome.late"}
+
+
+def _walk(events: Iterable[Body], of: Known, tally: Tally, only: set[int] | None = None) -> Iterator[Tally]:
+    """The tally after each event of the study; with `only`, of these trials alone."""
+    void = of.void
+    for body in events:
+        trial, data = body.get("trial", 0), body["data"]        # 0: the event is about the study
+        if trial in void or (only is not None and trial not in only):
+            continue
+        tally.seq, tally.time = body["seq"], body["time"]
+        if data.get("elapsed_s") is not None:
+            tally.elapsed_s = float(data["elapsed_s"])
+        type = body["type"]
+        if type == "trial.leased":
+            tally.handed_out.add(trial)
+        elif type in _TOLD:
+            if data.get("message") is not None:      # else nobody spent anything on it again
+                tally.cost += float(data.get("cost") or 0.0)
+                tally.seconds += float(data.get("seconds") or 0.0)
+                tally.untimed += data.get("seconds") is None
+            if type in _OUTCOMES and not data.get("retry"):
+                first = trial not in tally.done
+                tally.done[trial] = body["seq"]
+                complete, value = type == "trial.completed", of.ends[trial][1]
+                if first or complete:
+                    tally.result(of.sign * value if complete and value is not None else None)
+        yield tally
+
+
+def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str = winner.DEFAULT,
+           order: str = "recorded", seed: int = 0) -> Body:
+    """What `limits` and `rule` would have made of the recorded events of a study."""
+    whole = Tally(best=_imported_best(of))
+    for _ in _walk(events, of, whole):
+        pass
+    actual = _winner(of, None, winner.DEFAULT)
+    answer: Body = {
+        "study": of.study, "order": order, "rule": rule,
+        "limits": {name: getattr(limits, name) for name in ("trials", "wall", "cost", "no_improvement", "target")
+                   if getattr(limits, name) is not None},
+        "actual": {**whole.words(), "closed_by": of.closed_by, "winner": actual},
+        "notes": [CAVEAT, *([CAVEAT_ADAPTIVE] if of.problem.method == "bayes" and order != "recorded" else [])]}
+    if order == "shuffled":
+        answer["shuffled"] = _shuffled(events, of, limits, whole, seed)
+        return answer
+    stop, fired = _stop(events, of, limits) if order == "recorded" else _stop(_one_by_one(events), of, limits, True)
+    if fired is None:
+        kept = None
+        if limits:
+            answer["notes"].append("No rule fires within the record; what more trials would have brought, nobody "
+                                   "measured.")
+    else:
+        kept = set(stop.handed_out)
+    end = Tally(best=_imported_best(of))
+    for _ in _walk(events, of, end, kept):
+        pass
+    pending = sorted(stop.handed_out - set(stop.done))
+    then = _winner(of, kept, rule)
+    unseen = [entry for entry in of.entries if kept is not None and entry.trial not in kept | of.imported]
+    answer["stop"] = {"rule": fired, **stop.words(), "pending": pending[:LISTED_MAX], "pending_count": len(pending)}
+    if order != "recorded":
+        answer["stop"]["elapsed_s"] = None
+    answer["end"] = end.words()
+    if order != "recorded":
+        answer["end"]["elapsed_s"] = None
+    answer["winner"] = then
+    answer["lost"] = {
+        "value": _difference(of, then, actual),
+        "trials": len(unseen),
+        "better": sum(then["trial"] is None or of.sign * entry.value < of.sign * then["value"] for entry in unseen)}
+    answer["saved"] = {
+        "trials": len(whole.handed_out) - len(end.handed_out), "cost": whole.cost - end.cost,
+        "seconds": round(whole.seconds - end.seconds, 3), "untimed": whole.untimed - end.untimed,
+        "elapsed_s": round(whole.elapsed_s - end.elapsed_s, 3) if order == "recorded" else None}
+    return answer
+
+
+def _stop(events: Iterable[Body], of: Known, limits: Limits, at_results: bool = False) -> tuple[Tally, str | None]:
+    """Where the first rule fires: the tally there, and the rule; at the end of the record, None. `at_results`:
+    nothing is looked at while a trial runs, since there is one at a time."""
+    tally = Tally(best=_imported_best(of))
+    for _ in _walk(events, of, tally):
+        if at_results and len(tally.done) < len(tally.handed_out):
+            continue
+        fired = tally.fired(limits, of.sign)
+        if fired is not None:
+            return tally, fired
+    return tally, None
+
+
+def _imported_best(of: Known) -> float | None:
+    return min((of.sign * entry.value for entry in of.entries if entry.trial in of.imported), default=None)
+
+
+def _one_by_one(events: Sequence[Body]) -> list[Body]:
+    """The events as one worker would have caused them, trial after trial."""
+    return sorted((body for body in events if body.get("trial") is not None),
+                  key=lambda body: (body["trial"], body["seq"]))
+
+
+def _winner(of: Known, kept: set[int] | None, rule: str) -> Body:
+    if kept is None:
+        return winner.choose(of.entries, of.problem, rule)
+    there = kept | of.imported
+    history = tuple(seen for seen in of.problem.history if seen.trial in there)
+    # A recorded fit may have seen what this replay leaves out.
+    fit = of.problem.fit if len(history) == len(of.problem.history) else None
+    problem = replace(of.problem, history=history, fit=fit)
+    return winner.choose(tuple(entry for entry in of.entries if entry.trial in there), problem, rule)
+
+
+def _difference(of: Known, then: Body, actual: Body) -> float | None:
+    """How much worse the winner is than the actual one, in the metric; 0 when it is the same."""
+    if then["trial"] is None or actual["trial"] is None:
+        return None
+    return float(of.sign * (then["value"] - actual["value"])) + 0.0
+
+
+def _shuffled(events: Sequence[Body], of: Known, limits: Limits, whole: Tally, seed: int) -> Body:
+    """The same results in many other orders, one by one: how much of it was the luck of the order."""
+    results = []
+    for number in whole.done:
+        told = [body["data"] for body in events if body.get("trial") == number and body["type"] in _TOLD]
+        state, value = of.ends[number]
+        results.append((number, of.sign * value if state == "complete" and value is not None else None,
+                        sum(float(data.get("cost") or 0.0) for data in told)))
+    draw = random.Random(seed)  # noqa: S311  # orders of results, no secrets
+    stops, values = [], []
+    for _ in range(SHUFFLES):
+        draw.shuffle(results)
+        tally = Tally(best=_imported_best(of))
+        for number, value, cost in results:
+            tally.handed_out.add(number)
+            tally.cost += cost
+            tally.result(value)
+            if tally.fired(replace(limits, wall=None), of.sign) is not None:
+                break
+        stops.append(float(len(tally.handed_out)))
+        if tally.best is not None:
+            values.append(of.sign * tally.best)
+    return {"orders": SHUFFLES, "seed": seed, "results": _spread(stops), "best": _spread(values),
+            "found_the_winner": sum(_is_best(of, value) for value in values) / SHUFFLES}
+
+
+def _is_best(of: Known, value: float) -> bool:
+    return of.sign * value <= min(of.sign * entry.value for entry in of.entries)
+
+
+def _spread(values: list[float]) -> Body | None:
+    if not values:
+        return None
+    ordered = sorted(values)
+    at = [ordered[round(share * (len(ordered) - 1))] for share in (0.1, 0.5, 0.9)]
+    return {"p10": at[0], "p50": at[1], "p90": at[2]}
+
+
+# ---------------------------------------------------------------- questions
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, as a daemon's verb and the command line ask it."""
+
+    limits: Limits = Limits()
+    rule: str = winner.DEFAULT
+    order: str = "recorded"
+    seed: int = 0
+    prune: bool = False
+    startup: int = 5
+    warmup: int = 0
+    method: Method | None = None
+    count: int = 1
+
+    @property
+    def needs_events(self) -> bool:
+        """Next points need the state alone."""
+        return self.method is None
+
+    @classmethod
+    def read(cls, args: Mapping[str, Any]) -> "Question":
+        """Out of a request's arguments. Raises ValueError in words for the sender."""
+        limits = Limits(**{name: _number(args, name, whole=name in ("trials", "no_improvement"))
+                           for name in ("trials", "wall", "cost", "no_improvement", "target")})
+        rule, order, method = args.get("rule", winner.DEFAULT), args.get("order", "recorded"), args.get("method")
+        for name, value, choices in (("rule", rule, winner.RULES), ("order", order, ORDERS),
+                                     ("method", method, (None, *get_args(Method))),
+                                     ("prune", args.get("prune"), (None, "median"))):
+            if value not in choices:
+                raise ValueError(f"{name} is one of {', '.join(each for each in choices if each)}")
+        if order != "recorded" and limits.wall is not None:
+            raise ValueError("wall needs order recorded: results that come in another order have no times")
+        if order == "shuffled" and not limits:
+            raise ValueError("order shuffled needs a limit: trials, cost, no_improvement or target")
+        count = _number(args, "next", whole=True)
+        if count is not None and count > NEXT_MAX:
+            raise ValueError(f"next is at most {NEXT_MAX}")
+        return cls(limits, rule, order, int(_number(args, "seed", whole=True, least=0) or 0),
+                   args.get("prune") is not None, int(_number(args, "startup", whole=True) or 5),
+                   int(_number(args, "warmup", whole=True, least=0) or 0), method, int(count or 1))
+
+
+def _number(args: Mapping[str, Any], name: str, *, whole: bool, least: int = 1) -> Any:
+    value = args.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or (
+            value < least if whole else value <= 0 and name != "target"):
+        where = f" from {least}" if whole else "" if name == "target" else " above 0"
+        raise ValueError(f"{name} is a number{where}")
+    return value
+
+
+def answer(question: Question, events: Sequence[Body], of: Known, measured: Sequence[winner.Entry]) -> Body:
+    """The answer to a question, ready for JSON."""
+    if question.method is not None:
+        return next_points(of, question.method, question.count, measured)
+    if question.prune:
+        return prune(events, of, question.startup, question.warmup)
+    return replay(events, of, question.limits, question.rule, question.order, question.seed)
+
+
+def bodies_of(rows: Iterable[Row], study: str) -> list[Body]:
+    """The envelopes of a study's events."""
+    return [orjson.loads(row.body) for row in rows if row.study == study]
+
+
+# ---------------------------------------------------------------- pruning
+
+
+def prune(events: Iterable[Body], of: Known, startup: int = 5, warmup: int = 0) -> Body:
+    """The median rule on recorded reports, as if it had judged each as it came.
+
+    A trial is stopped at a step when its best value so far is worse than the median, at that step, of the trials
+    that were complete by then (Golovin et al., "Google Vizier", 2017, section 3.2.2, as in Optuna's MedianPruner).
+    Nothing is pruned before `startup` trials are complete, nor before step `warmup`. A trial that the rule stops
+    is no yardstick for others afterwards.
+    """
+    void = of.void
+    running: dict[int, dict[int, float]] = {}
+    complete: list[dict[int, float]] = []
+    cut: dict[int, int] = {}
+    reports, saved = 0, 0
+    per: dict[int, list[int]] = {}
+    for body in events:
+        trial, type = body.get("trial"), body["type"]
+        if trial is None or trial in void:
+            continue
+        if type == "trial.leased":
+            running[trial] = {}
+        elif type == "trial.reported":
+            value = body["data"]["values"].get(of.metric)
+            step = body["data"]["step"]
+            reports += 1
+            counts = per.setdefault(trial, [0, 0])
+            counts[1] += 1
+            if trial in cut:
+                saved += 1
+                continue
+            counts[0] += 1
+            curve = running.setdefault(trial, {})
+            if value is not None:
+                curve[step] = of.sign * value
+            if step >= warmup and len(complete) >= startup and _is_below(curve, step, complete):
+                cut[trial] = step
+        elif type == "trial.completed" and trial not in cut:
+            complete.append(running.pop(trial, {}))
+    return _pruned(of, cut, per, reports, saved, {"rule": "median", "startup": startup, "warmup": warmup})
+
+
+def _is_below(curve: dict[int, float], step: int, complete: list[dict[int, float]]) -> bool:
+    at_step = [each[step] for each in complete if step in each]
+    best = min((value for at, value in curve.items() if at <= step), default=None)
+    return bool(at_step) and (best is None or best > statistics.median(at_step))
+
+
+def _pruned(of: Known, cut: dict[int, int], per: dict[int, list[int]], reports: int, saved: int, rule: Body) -> Body:
+    actual = _winner(of, None, winner.DEFAULT)
+    left = {entry.trial for entry in of.entries if entry.trial not in cut}
+    then = _winner(of, left, winner.DEFAULT)
+    seconds = {entry.trial: entry.seconds for entry in of.entries}
+    estimate = sum((seconds.get(trial) or 0.0) * (1 - per[trial][0] / per[trial][1]) for trial in cut)
+    pruned = [{"trial": trial, "step": step, "reports": per[trial][0], "of": per[trial][1],
+               "state": of.ends[trial][0], "value": of.ends[trial][1]} for trial, step in sorted(cut.items())]
+    notes = [CAVEAT, CAVEAT_ADAPTIVE] if of.problem.method == "bayes" else [CAVEAT]
+    if not reports:
+        notes.append("This study has no reports, so there is nothing to prune by.")
+    return {"study": of.study, "prune": rule, "reports": reports, "reports_saved": saved,
+            "reporting_trials": len(per), "pruned_count": len(pruned), "pruned": pruned[:LISTED_MAX],
+            "seconds_saved_estimate": round(estimate, 3), "winner_pruned": actual["trial"] in cut,
+            "actual": {"winner": actual}, "winner": then, "lost": {"value": _difference(of, then, actual)},
+            "notes": notes}
+
+
+# ---------------------------------------------------------------- another sampler's next points
+
+
+def next_points(of: Known, method: Method, count: int, measured: Sequence[winner.Entry] = ()) -> Body:
+    """What another method would propose at this moment. A point has no result, unless the very same one is among
+    the trials that were `measured`, then or later."""
+    fit = of.problem.fit if method == of.problem.method else None
+    suggestion = suggest(replace(of.problem, method=method, fit=fit), count)
+    points = [{"params": dict(proposal.params), "sampler": proposal.sampler, "fallback": proposal.fallback,
+               "expected": proposal.mean, "sd": proposal.sd, "measured": _measured(proposal.params, measured)}
+              for proposal in suggestion.proposals]
+    return {"study": of.study, "method": method, "trials_known": len(of.problem.history), "next": points,
+            "exhausted": suggestion.exhausted,
+            "notes": ["Where no trial is named, the point was never measured: a model may say what it expects there, "
+                      "and nobody knows what it would have been."]}
+
+
+def _measured(params: Mapping[str, Any], entries: Sequence[winner.Entry]) -> Body | None:
+    same = next((entry for entry in entries if dict(entry.params) == dict(params)), None)
+    return None if same is None else {"trial": same.trial, "value": same.value}

@@ -1,0 +1,222 @@
+"""A recorded study under other rules: every number of an answer was measured, and the cut is where a study with that
+rule would really have stopped."""
+
+from typing import Any
+
+import orjson
+import pytest
+from tests.study.story import Story
+
+from bayesd import whatif, winner
+from bayesd.service import event_of
+from bayesd.study.desk import Desk
+from bayesd.study.state import State, replay
+from bayesd.whatif import Limits, Question
+
+
+def asked(story: Story, at: int | None = None, **args: Any) -> dict[str, Any]:
+    """The answer as a daemon and the command line make it."""
+    state: State = replay(event_of(row.body, row.hash) for row in story.rows[:at])
+    study = state.studies["s"]
+    bodies = [body for row in story.rows[:at] if (body := orjson.loads(row.body)).get("study") == "s"]
+    later = story.replayed().studies["s"]
+    return whatif.answer(Question.read(args), bodies, whatif.known(study, Desk(state).problem(study)[0]),
+                         winner.entries(later))
+
+
+def measured(values: list[float | None], **spec: Any) -> Story:
+    """One worker, one trial after another: 10 s, cost 1 and 8 s of training each; None fails."""
+    story = Story(**spec)
+    for number, value in enumerate(values, start=1):
+        story.ask("w1", id=f"a{number}")
+        story.at(story.now + 10.0)
+        more: dict[str, Any] = {"state": "fail"} if value is None else {"value": value}
+        story.tell("w1", number, cost=1.0, seconds=8.0, **more)
+    return story
+
+
+VALUES: list[float | None] = [5.0, 4.0, None, 4.5, 3.0, 6.0, 7.0, 8.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("limits", "rule", "won", "results", "handed_out"), [
+    ({"trials": 4}, "trials", 2, 3, 4), ({"cost": 5.0}, "cost", 5, 5, 5),
+    ({"no_improvement": 3}, "no-improvement", 5, 8, 8),
+    ({"no_improvement": 4}, None, 9, 10, 10), ({"target": 3.5}, "target", 5, 5, 5), ({"wall": 25.0}, "wall", 2, 3, 3),
+    ({"trials": 7, "target": 4.0}, "target", 2, 2, 2), ({"trials": 99}, None, 9, 10, 10), ({}, None, 9, 10, 10)])
+def test_where_it_stops_and_who_wins(limits: dict[str, Any], rule: str | None, won: int, results: int,
+                                     handed_out: int) -> None:
+    said = asked(measured(VALUES), **limits)
+    assert (said["stop"]["rule"], said["winner"]["trial"]) == (rule, won)
+    assert (said["stop"]["results"], said["stop"]["handed_out"]) == (results, handed_out)
+    assert said["lost"]["value"] == said["winner"]["value"] - 1.0
+    assert said["saved"]["trials"] == said["saved"]["cost"] == 10 - handed_out
+    assert said["saved"]["seconds"] == 8.0 * (10 - handed_out)
+    assert said["saved"]["elapsed_s"] == pytest.approx(10.0 * (10 - handed_out))
+    assert (rule is None and limits != {}) == any("No rule fires" in note for note in said["notes"])
+
+
+@pytest.mark.parametrize("limits", [{"trials": 4}, {"cost": 5.0}, {"wall": 25.0}, {"trials": 7, "cost": 6.0}])
+def test_a_study_with_that_budget_really_ends_so(limits: dict[str, Any]) -> None:
+    """The daemon's own rules as the judge: the same results told to a study that has the budget."""
+    said = asked(measured(VALUES), **limits)
+    story = Story(budget=limits)
+    for number, value in enumerate(VALUES, start=1):
+        story.ask("w1", id=f"a{number}")
+        story.tick(story.now + 10.0)
+        if number > len(story.desk.state.studies["s"].trials):
+            break
+        more: dict[str, Any] = {"state": "fail"} if value is None else {"value": value}
+        story.tell("w1", number, cost=1.0, seconds=8.0, **more)
+    study = story.desk.state.studies["s"]
+    assert (study.closed_by, study.used) == (said["stop"]["rule"], said["stop"]["handed_out"])
+    assert study.best is not None
+    assert study.best.number == said["winner"]["trial"]
+    assert study.cost == said["end"]["cost"]
+
+
+def test_what_was_pending_is_counted_and_what_was_handed_out_later_is_not() -> None:
+    story = Story()
+    story.ask("w1", n=3)
+    story.tell("w1", 1, value=5.0)
+    story.ask("w2", id="b")
+    story.tell("w2", 4, value=0.5)           # handed out after the stop: it would never have been run
+    story.tell("w1", 3, value=2.0)
+    story.tell("w1", 2, value=3.0)
+    said = asked(story, target=5.0)
+    assert (said["stop"]["results"], said["stop"]["pending"]) == (1, [2, 3])
+    assert (said["winner"]["trial"], said["lost"]) == (3, {"value": 1.5, "trials": 1, "better": 1})
+
+
+def test_better_is_the_other_way_when_the_metric_is_maximised() -> None:
+    said = asked(measured([1.0, 3.0, 2.0, 9.0], direction="maximize"), target=3.0)
+    assert (said["stop"]["rule"], said["winner"]["trial"], said["lost"]["value"]) == ("target", 2, 6.0)
+    assert asked(measured([1.0, 3.0, 2.0, 9.0], direction="maximize"), no_improvement=1)["winner"]["trial"] == 2
+
+
+def test_a_voided_result_counts_for_nothing_in_a_replay_either() -> None:
+    story = measured(VALUES)
+    story.request("op", "trial.void", trial=2, reason="a bad cable")
+    said = asked(story, trials=4)
+    assert said["winner"]["trial"] == 5          # the fourth of those that count
+    assert said["actual"]["handed_out"] == 9
+
+
+def test_another_winner_rule_and_a_moment_of_the_past() -> None:
+    story = Story()
+    story.ask("w1", n=3)
+    story.tell("w1", 1, folds=[1.0, 2.0, 3.0], seconds=100.0)
+    story.tell("w1", 2, folds=[2.0, 2.2, 2.4], seconds=1.0)
+    at = len(story.rows)
+    story.tell("w1", 3, value=0.1)
+    assert asked(story, at=at, rule="one-se")["winner"]["trial"] == 2
+    assert asked(story, at=at)["winner"]["trial"] == 1
+    assert asked(story, rule="mean")["winner"]["rule"] == "mean"
+
+
+def test_a_fork_knows_what_it_took_over_from_its_first_moment_on() -> None:
+    story = measured([5.0, 4.0, 0.5])
+    story.request("op", "study.fork", id="f", **{"as": "t"})
+    state = story.replayed()
+    study = state.studies["t"]
+    known = whatif.known(study, Desk(state).problem(study)[0])
+    bodies = [body for row in story.rows if (body := orjson.loads(row.body)).get("study") == "t"]
+    said = whatif.replay(bodies, known, Limits(target=1.0))
+    assert (said["stop"]["rule"], said["winner"]["trial"], said["stop"]["handed_out"]) == ("target", 3, 0)
+
+
+def test_one_after_another_and_in_other_orders() -> None:
+    story = Story()
+    story.ask("w1", n=4)
+    for number, value in ((4, 1.0), (3, 2.0), (1, 5.0), (2, 4.0)):
+        story.tell("w1", number, value=value)
+    assert asked(story, target=2.0)["stop"]["results"] == 1
+    said = asked(story, target=2.0, order="trial")
+    assert (said["stop"]["results"], said["stop"]["handed_out"], said["stop"]["pending"]) == (3, 3, [])
+    assert said["saved"]["elapsed_s"] is None
+    shuffled = asked(story, trials=2, order="shuffled")["shuffled"]
+    assert shuffled["results"] == {"p10": 2.0, "p50": 2.0, "p90": 2.0}
+    assert shuffled["found_the_winner"] == pytest.approx(0.5, abs=0.06)      # 2 of 4
+    assert shuffled == asked(story, trials=2, order="shuffled")["shuffled"]
+    assert shuffled != asked(story, trials=2, order="shuffled", seed=1)["shuffled"]
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    ({"trials": 0}, "trials is a number from 1"), ({"trials": 1.5}, "trials"), ({"wall": -1}, "a number above 0"),
+    ({"rule": "luck"}, "rule is one of"), ({"order": "up"}, "order is one of"), ({"method": "guess"}, "method is one"),
+    ({"prune": "all"}, "prune is one of median"), ({"order": "shuffled"}, "needs a limit"),
+    ({"order": "trial", "wall": 5}, "wall needs order recorded"), ({"next": 1000, "method": "grid"}, "at most"),
+    ({"target": True}, "target is a number"), ({"no_improvement": "3"}, "no_improvement")])
+def test_a_question_that_makes_no_sense(args: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Question.read(args)
+
+
+# ---------------------------------------------------------------- pruning
+
+
+def curves(*all: list[float], **spec: Any) -> Story:
+    """Trials that report each value of a list and end with its last one, one after another."""
+    story = Story(**spec)
+    for number, values in enumerate(all, start=1):
+        story.ask("w1", id=f"a{number}")
+        for step, value in enumerate(values):
+            story.report("w1", number, step, value)
+        story.tell("w1", number, value=values[-1], seconds=10.0)
+    return story
+
+
+def test_the_median_rule_on_recorded_reports() -> None:
+    story = curves([5.0, 4.0, 3.0], [6.0, 5.0, 4.0], [9.0, 9.0, 9.0, 9.0], [1.0, 1.0, 1.0])
+    said = asked(story, prune="median", startup=2)
+    assert said["pruned"] == [{"trial": 3, "step": 0, "reports": 1, "of": 4, "state": "complete", "value": 9.0}]
+    assert (said["reports"], said["reports_saved"], said["winner_pruned"]) == (13, 3, False)
+    assert said["seconds_saved_estimate"] == 7.5
+    assert asked(story, prune="median", startup=3)["pruned_count"] == 0
+    assert asked(story, prune="median", startup=2, warmup=2)["pruned"][0]["step"] == 2
+
+
+def test_a_winner_that_begins_badly_would_have_been_pruned_and_that_is_said() -> None:
+    said = asked(curves([5.0, 4.0], [6.0, 4.0], [9.0, 0.5]), prune="median", startup=2)
+    assert (said["winner_pruned"], said["winner"]["trial"], said["lost"]["value"]) == (True, 1, 3.5)
+
+
+def test_one_bad_trial_does_not_move_the_yardstick() -> None:
+    said = asked(curves([5.0, 4.0], [6.0, 4.0], [100.0, 4.0], [9.0, 4.0]), prune="median", startup=3)
+    assert [each["trial"] for each in said["pruned"]] == [4]
+
+
+def test_what_the_rule_stopped_is_no_yardstick_afterwards() -> None:
+    """With trial 3 as one, the median at step 0 would be 6.0 and not 5.5, and trial 4 would live."""
+    said = asked(curves([5.0, 4.0], [6.0, 4.0], [9.0, 4.0], [5.8, 4.0]), prune="median", startup=2)
+    assert [each["trial"] for each in said["pruned"]] == [3, 4]
+
+
+def test_pruning_looks_up_when_the_metric_is_maximised_and_needs_reports() -> None:
+    story = curves([5.0, 5.0], [6.0, 6.0], [1.0, 1.0], [9.0, 9.0], direction="maximize")
+    said = asked(story, prune="median", startup=2)
+    assert [each["trial"] for each in said["pruned"]] == [3]
+    assert any("no reports" in note for note in asked(measured([1.0]), prune="median")["notes"])
+
+
+# ---------------------------------------------------------------- another sampler's next points
+
+
+def test_next_points_are_named_and_marked_as_never_measured() -> None:
+    story = measured([5.0, 4.0, 0.5])
+    said = asked(story, at=4, method="sobol", next=3)
+    assert [point["measured"] for point in said["next"]] == [None, None, None]
+    assert "never measured" in said["notes"][0]
+    assert len({point["params"]["x"] for point in said["next"]}) == 3
+
+
+def test_a_next_point_that_was_measured_later_says_so() -> None:
+    story = Story(space={"x": {"type": "int", "low": 1, "high": 4}}, method="random")
+    for number, value in ((1, 5.0), (2, 4.0), (3, 3.0)):
+        story.ask("w1", id=f"a{number}")
+        if number == 1:
+            at = len(story.rows)
+        story.tell("w1", number, value=value)
+    said = asked(story, at=at, method="grid", next=4)
+    assert [(point["params"]["x"], point["measured"]) for point in said["next"]] == [
+        (2, {"trial": 2, "value": 4.0}), (3, {"trial": 3, "value": 3.0}), (4, None)]
+    assert said["exhausted"]
