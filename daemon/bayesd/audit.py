@@ -8,10 +8,11 @@ Four levels, of which each needs the ones before it:
     L3  point   under another engine: the same point, or one that is as good to within rounding
 
 Recomputing is teacher-forced: the problem of each proposal is built from the recorded events alone, the
-recorded fit and the recorded points before it included, so an engine that answers once otherwise is
-not blamed again for what follows, and any part of a log can be audited by itself. (An event that was
-edited is: what came after was made from what it said before.) The fits are asked for again in the same way, each from the history
-that it saw and the fit before it. A problem is what `desk.problem_of` says, the very function that asked.
+recorded fit and the recorded points before it included. So an engine that once answers otherwise is not
+blamed again for what follows, and any part of a log can be audited by itself. An event that was edited is:
+what came after was made from what it said before. The fits are asked for again in the same way, each from
+the history that it saw and the fit before it. A problem is what `desk.problem_of` says, the very function
+that asked.
 
 Pure: events in, verdicts out. `cli/audit.py` reads the file and spreads the work.
 """
