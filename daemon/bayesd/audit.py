@@ -159,7 +159,7 @@ def _moment(state: State, event: Event, frozen: _Frozen | None, fits: Mapping[in
         wrong.append("engine")
     # Candidates leave the drawer in their order, so number and draws follow from the trial before; but where two
     # answers overtook each other the event says them.
-    problem = replace(frozen.problem, number=data.get("number") or event.trial or 0,
+    problem = replace(frozen.problem, number=data.get("number", study.next_stream),
                       drawn=data.get("after", study.drawn), pending=(*frozen.problem.pending, *ahead), fit=fit)
     return Moment(event, problem, state.fingerprint, tuple(wrong))
 

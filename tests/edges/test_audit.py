@@ -163,6 +163,24 @@ def test_a_study_that_is_changed_on_the_way(tmp_path: Path) -> None:
     assert plan.enqueued == 3
 
 
+@pytest.mark.parametrize("spec", [{"method": "sobol", "space": SMALL, "noise": "none"}, {"space": FLOATS}],
+                         ids=["sobol", "bayes"])
+def test_a_fork_draws_from_streams_of_its_own(spec: dict[str, Any], tmp_path: Path) -> None:
+    with Study(log=tmp_path / "log.db", direction="minimize", seed=3, **spec) as study:
+        for _ in range(5):
+            trial = study.ask()
+            study.tell(trial, loss(trial.params))
+        fork = study.fork("again")
+        pending = [fork.ask() for _ in range(3)]
+        for _ in range(3):
+            trial = pending.pop(0)
+            fork.tell(trial, loss(trial.params))
+            pending.append(fork.ask())
+    events = [event_of(body, hash) for _, body, hash in read_events(tmp_path / "log.db")]
+    assert passes(events).total() == 11
+    assert not [event for event in proposed(events) if "number" in event.data]
+
+
 def test_a_part_of_a_log_is_audited_by_itself(tmp_path: Path) -> None:
     events = play(tmp_path / "log.db", 20, at_once=2, space=FLOATS)
     whole = audit(events, here(events))

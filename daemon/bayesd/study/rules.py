@@ -167,7 +167,7 @@ def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
         data["age_s"] = round(desk.now - candidate.made, 3)
     if candidate.ahead:
         data["ahead"] = [dict(params) for params in candidate.ahead]
-    if candidate.number != len(study.trials) + 1:
+    if candidate.number != study.next_stream:
         data["number"] = candidate.number
     if candidate.drawn != study.drawn:
         data["after"] = candidate.drawn
