@@ -8,9 +8,11 @@ Four levels, of which each needs the ones before it:
     L3  point   under another engine: the same point, or one that is as good to within rounding
 
 Recomputing is teacher-forced: the problem of each proposal is built from the recorded events alone, the
-recorded fit and the recorded points before it included, so one difference never makes another, and any
-part of a log can be audited by itself. The fits are asked for again in the same way, each from the history
-that it saw and the fit before it. A problem is what `desk.problem_of` says, the very function that asked.
+recorded fit and the recorded points before it included. So an engine that once answers otherwise is not
+blamed again for what follows, and any part of a log can be audited by itself. An event that was edited is:
+what came after was made from what it said before. The fits are asked for again in the same way, each from
+the history that it saw and the fit before it. A problem is what `desk.problem_of` says, the very function
+that asked.
 
 Pure: events in, verdicts out. `cli/audit.py` reads the file and spreads the work.
 """
@@ -157,7 +159,7 @@ def _moment(state: State, event: Event, frozen: _Frozen | None, fits: Mapping[in
         wrong.append("engine")
     # Candidates leave the drawer in their order, so number and draws follow from the trial before; but where two
     # answers overtook each other the event says them.
-    problem = replace(frozen.problem, number=data.get("number") or (event.trial or 0) + study.streams,
+    problem = replace(frozen.problem, number=data.get("number", study.next_stream),
                       drawn=data.get("after", study.drawn), pending=(*frozen.problem.pending, *ahead), fit=fit)
     return Moment(event, problem, state.fingerprint, tuple(wrong))
 

@@ -163,6 +163,24 @@ def test_a_study_that_is_changed_on_the_way(tmp_path: Path) -> None:
     assert plan.enqueued == 3
 
 
+@pytest.mark.parametrize("spec", [{"method": "sobol", "space": SMALL, "noise": "none"}, {"space": FLOATS}],
+                         ids=["sobol", "bayes"])
+def test_a_fork_draws_from_streams_of_its_own(spec: dict[str, Any], tmp_path: Path) -> None:
+    with Study(log=tmp_path / "log.db", direction="minimize", seed=3, **spec) as study:
+        for _ in range(5):
+            trial = study.ask()
+            study.tell(trial, loss(trial.params))
+        fork = study.fork("again")
+        pending = [fork.ask() for _ in range(3)]
+        for _ in range(3):
+            trial = pending.pop(0)
+            fork.tell(trial, loss(trial.params))
+            pending.append(fork.ask())
+    events = [event_of(body, hash) for _, body, hash in read_events(tmp_path / "log.db")]
+    assert passes(events).total() == 11
+    assert not [event for event in proposed(events) if "number" in event.data]
+
+
 def test_a_part_of_a_log_is_audited_by_itself(tmp_path: Path) -> None:
     events = play(tmp_path / "log.db", 20, at_once=2, space=FLOATS)
     whole = audit(events, here(events))
@@ -521,3 +539,20 @@ def test_a_log_names_its_engine_once_and_every_proposal_refers_to_it(log: Path) 
     proposals = [each["data"] for each in said if each["type"] == "trial.proposed"]
     assert {each["engine"] for each in proposals} == {engine["fingerprint"][:16]}
     assert all(("index" in each) == (each["sampler"] == "bayes") for each in proposals)
+
+
+def test_what_is_before_a_damage_is_audited_and_the_damage_named(log: Path, tmp_path: Path, sh: Shell) -> None:
+    shutil.copy(log, tmp_path / "log.db")
+    seq = nth(envelopes(log), 9, type="trial.proposed")["seq"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as db:
+        db.execute("DROP TRIGGER event_is_never_changed")
+        db.execute("UPDATE event SET body = "
+                   "CAST(replace(CAST(body AS TEXT), 'proposed', 'proposes') AS BLOB) WHERE seq = ?", (seq,))
+        db.commit()
+    said = sh(f"log audit {tmp_path}/log.db -f json", code=65)
+    assert said.json["damaged_seq"] == seq
+    assert said.json["levels"][0]["same"] == seq - 1
+    assert said.json["levels"][2]["same"] == 9
+    (tmp_path / "text.db").write_text("not a log\n" * 100)
+    assert "event 1" in sh(f"log audit {tmp_path}/text.db", code=65).err
+    assert "No such file" in sh(f"log audit {tmp_path}/nothing.db", code=78).err

@@ -74,7 +74,7 @@ def audited(file: Path, study: str | None = None, from_seq: int = 1,
     failed = [each for each in verdicts if each.outcome == "diverged"]
     ties = [each for each in verdicts if each.outcome == "tied"]
     events = max(offline.count(file) or 0, proof.events) if proof.damage is not None else proof.events
-    levels = [_level("L0", "bytes, chain", events, events - proof.events), state, *audits.table(verdicts)]
+    levels = [_level("L0", "bytes, chain, signed heads", events, events - proof.events), state, *audits.table(verdicts)]
     report = {
         "file": str(file), "log": proof.log, "events": folded.events, "head": proof.hash.hex(),
         "study": study, "from": from_seq, "engine": engine, "here": here,
@@ -113,7 +113,7 @@ def _state(file: Path, until: int, plan: "Plan",
         if found is not None and found.digest.hex() != snapshot.digest(state):
             wrong.append(event.seq)
 
-    folded = offline.fold(file, str(until), on_event=look, what="folding")
+    folded = offline.fold(file, until=until, on_event=look, what="folding")
     damage = damage or folded.damage
     if wrong and damage is None:
         damage = logs.Damaged(wrong[0], "its snapshot, a cache, is not the state that the events make")

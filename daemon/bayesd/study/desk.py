@@ -72,7 +72,7 @@ class Candidate:
     made: float
     fit_seq: int
     number: int
-    """Of the trial that it was made for; overtaken by another answer it may become a later one."""
+    """`Problem.number` for it: that of its trial, or of an earlier one if another answer has overtaken it."""
     drawn: int
     """What was drawn before it."""
 
