@@ -416,7 +416,9 @@ def has_texts(db: sqlite3.Connection) -> bool:
 
 def read_texts(path: AnyPath) -> dict[str, str]:
     """The free text in a log file by its reference; what is redacted is not there."""
-    with reading(true_name(path)) as db, translated(0):
+    path = true_name(path)
+    _look_at_header(path)
+    with reading(path) as db, translated(0):
         return dict(db.execute("SELECT ref, text FROM text")) if has_texts(db) else {}
 
 

@@ -132,6 +132,28 @@ def test_export_and_segments_hold_no_free_text_and_import_takes_it_from_the_log(
     assert sh(f"log verify {log.parent}/both.db -f json").json["texts"]["kept"] == 4
 
 
+def test_a_log_that_stays_open_cuts_its_wal_and_waits_for_readers_without_holding_results_up(tmp_path: Path) -> None:
+    async def go() -> None:
+        path = tmp_path / "log.db"
+        log = await SqliteLog.open(path)
+        desk, rows = failing()
+        await log.append(rows)
+        ref = texts.of(b"salt", SECRET).ref
+        desk.record("text.redacted", {"refs": [ref], "reason": "so"}, actor="operator/ann", redacts=(ref,))
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM event").fetchone()
+            await log.append(desk.take_rows())
+            assert log.checkpoint_due
+            await log.checkpoint()
+            assert log.checkpoint_due                       # the reader still sees the text
+        await log.checkpoint()
+        assert not log.checkpoint_due
+        assert SECRET.encode() not in raw(path)
+        await log.close()
+    asyncio.run(go())
+
+
 def failing() -> tuple[Desk, list[Row]]:
     desk = Desk(new_salt=lambda: b"salt")
     desk.record("log.opened", {"log": "x", "format": 1, "version": "0"})

@@ -15,7 +15,7 @@ from bayesd.cli.common import USAGE, Reaching, Trouble, format_option, need, rea
 from bayesd.cli.logs import log
 from bayesd.show import Column
 
-BATCH = 500                 # references in one request
+BATCH = 500                 # references in one event
 _FOUND = (Column("ref", "REF"), Column("seq", "SEQ", True), Column("type", "TYPE"), Column("where", "WHERE"))
 
 
@@ -87,12 +87,17 @@ async def _here(file: Path, refs: list[str], reason: str) -> None:
         state, _ = await service.fold(opened)
         desk, clock = need("bayesd.study.desk").Desk(state), need("bayesd.daemon").SystemClock()
         desk.at(clock.now(), clock.time())
-        desk.record("text.redacted", {"refs": refs, "reason": reason[:400]}, actor=f"operator/{_name()}",
-                    redacts=tuple(refs))
+        for some in _batches(refs):
+            desk.record("text.redacted", {"refs": some, "reason": reason[:400]}, actor=f"operator/{_name()}",
+                        redacts=tuple(some))
         await opened.append(desk.take_rows())
         await opened.checkpoint()
     finally:
         await opened.close()
+
+
+def _batches(refs: list[str]) -> list[list[str]]:
+    return [refs[at:at + BATCH] for at in range(0, len(refs), BATCH)]
 
 
 def _name() -> str:
@@ -106,7 +111,7 @@ def _name() -> str:
 
 
 async def _there(reach: Reaching, file: Path, refs: list[str], reason: str) -> None:
-    for at in range(0, len(refs), BATCH):
-        await once(reach(), "text.redact", {"refs": refs[at:at + BATCH], "reason": reason})
+    for some in _batches(refs):
+        await once(reach(), "text.redact", {"refs": some, "reason": reason})
     if set(refs) & set(need("bayesd.logfile").read_texts(file)):
         raise Trouble(f"the daemon that answered has another log than {file}; name its broker with --broker")

@@ -399,7 +399,7 @@ def _told_by(desk: Desk, worker: str) -> list[Trial]:
     def told(trial: Trial) -> bool:
         late = {outcome.fence for outcome in trial.late or ()}
         return any(lease.worker == worker and lease.proof is not None
-                   and (lease.fence in late or (trial.status in FINAL and lease.told_seq == trial.outcome_seq))
+                   and (lease.fence in late or lease.told_seq == trial.outcome_seq)
                    for lease in trial.leases)
     return [trial for study in desk.state.studies.values() for trial in study.trials
             if trial.status != "voided" and told(trial)]

@@ -520,8 +520,7 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
     message = digest_of(tell)
     told = lease.told
     if told is not None:
-        same = told.message in (message, _digest_of(tell, tell.error))      # earlier logs counted the error in
-        _answer_again(desk, worker, tell.id, told, same)
+        _answer_again(desk, worker, tell, told, message)
         return
     try:
         type, data = _outcome(study, tell)
@@ -564,8 +563,9 @@ def _digest_of(tell: Tell, error: str | None) -> bytes:
     return hashlib.sha256(orjson.dumps(known, option=orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
-def _answer_again(desk: Desk, worker: str, id: str, told: Told, same: bool) -> None:
-    if same:
+def _answer_again(desk: Desk, worker: str, tell: Tell, told: Told, message: bytes) -> None:
+    id = tell.id
+    if told.message in (message, _digest_of(tell, tell.error)):      # earlier logs counted the error in
         status = "late" if told.status == "late" else "duplicate"
         _receipt(desk, worker, id, status, told.seq, told.hash)
     else:
