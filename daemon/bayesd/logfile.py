@@ -178,6 +178,8 @@ class Report:
     log: str | None
     epoch: int | None
     damage: Damaged | None
+    is_whole: bool
+    """The chain holds to the end of the file, whatever else is wrong."""
     tree: Tree
     """The Merkle tree over the events that verify."""
     verdict: Verdict
@@ -227,7 +229,7 @@ def verify(path: AnyPath, on_progress: Progress | None = None, look: Look | None
     finding = verdict.finding
     if finding is not None and (damage is None or is_whole or finding.last < damage.seq):
         damage = Damaged(finding.first, finding.why, finding.first, finding.last, finding.narrowed)
-    return Report(seq, seq, last_hash, log, epoch, damage, evidence.tree, verdict)
+    return Report(seq, seq, last_hash, log, epoch, damage, is_whole, evidence.tree, verdict)
 
 
 def true_name(path: AnyPath) -> Path:

@@ -209,6 +209,11 @@ def split(text: str) -> list[str]:
     return notes
 
 
+def is_finished(note: str) -> bool:
+    """Whether its last line is there and ends: a note that a crash cut short is not."""
+    return _SIGNED.fullmatch(note) is not None
+
+
 def join(notes: Iterable[str]) -> str:
     """The text of a heads file; `split` takes it apart again."""
     return "".join(note + "\n" for note in notes)

@@ -12,7 +12,7 @@ import click
 from bayesd import __version__, show
 from bayesd.cli import offline
 from bayesd.cli.common import Trouble, Verb, format_option, need
-from bayesd.cli.logs import _snapshots, log
+from bayesd.cli.logs import log
 from bayesd.show import Column
 
 if TYPE_CHECKING:
@@ -103,21 +103,15 @@ def _bytes(file: Path) -> tuple[Any, "Damaged | None"]:
 def _state(file: Path, until: int, plan: "Plan",
            damage: "Damaged | None") -> tuple[offline.Folded, dict[str, Any], "Damaged | None"]:
     """L1: the fold is what every saved digest says. On the way the plan is made."""
-    logs, snapshot = need("bayesd.log"), need("bayesd.study.snapshot")
-    saved = {} if damage is not None else {each.seq: each for each in _snapshots(file) if each.codec == snapshot.CODEC}
-    wrong: list[int] = []
+    states = offline.Recorded(file)
 
     def look(state: Any, event: "Event") -> None:
         plan.note(event)
-        found = saved.get(event.seq)
-        if found is not None and found.digest.hex() != snapshot.digest(state):
-            wrong.append(event.seq)
+        states.look(state, event)
 
     folded = offline.fold(file, until=until, on_event=look, what="folding")
-    damage = damage or folded.damage
-    if wrong and damage is None:
-        damage = logs.Damaged(wrong[0], "its snapshot, a cache, is not the state that the events make")
-    return folded, _level("L1", "states with a saved digest", len(saved), len(wrong)), damage
+    damage = damage or folded.damage or states.damage
+    return folded, _level("L1", "states on record", states.compared, int(states.damage is not None)), damage
 
 
 def _level(level: str, what: str, checked: int, wrong: int) -> dict[str, Any]:

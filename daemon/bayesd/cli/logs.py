@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import click
 
 from bayesd import show
 from bayesd.call import Client
-from bayesd.cli import offline, phrases
-from bayesd.cli.common import Reaching, format_option, need, reaching, verb
+from bayesd.cli import offline, phrases, proofs
+from bayesd.cli.common import USAGE, Reaching, Trouble, format_option, need, reaching, verb
+from bayesd.cli.proofs import asking, heads_of, key_option, keys_of
 from bayesd.show import Column
 
 POLL_S = 0.5
@@ -20,6 +21,7 @@ POLL_S = 0.5
 
 def register(top: click.Group) -> None:
     top.add_command(log)
+    proofs.register(log)
 
 
 @click.group()
@@ -33,58 +35,85 @@ _file = click.argument("file", type=click.Path(path_type=Path))
 # --- Verify ------------------------------------------------------------------------------------------
 
 
-@verb(log, "verify", "bayesd log verify tuning.db\nbayesd log verify archive/*.jsonl.gz tuning.db")
+@verb(log, "verify", "bayesd log verify tuning.db\nbayesd log verify tuning.db --key log.vkey --head heads.txt\n"
+                     "bayesd log verify archive/*.jsonl.gz tuning.db")
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
+@key_option
+@click.option("--head", "heads", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
+              help="A file of signed notes kept elsewhere: the log must still hold what they were signed over.")
 @format_option
-def verify(files: tuple[Path, ...], format: str) -> None:
-    """Check bytes, chain and state, offline.
+def verify(files: tuple[Path, ...], keys: tuple[str, ...], heads: tuple[Path, ...], format: str) -> None:
+    """Check bytes, chain, signed notes and state, offline.
 
     FILE is a log, or segments of one (see log archive) in any order, with or without the log itself. Ends with 65
-    and names the event when one is damaged or does not follow.
+    and names the event, or the events between which it must lie, when FILE is not what was written. Without --key
+    the notes are checked with the key that the log itself names. Without --head nobody can tell a log that ends
+    early, or one that was written anew by who has the key.
     """
     segmented = len(files) > 1 or (files[0].exists() and need("bayesd.segments").is_segment(files[0]))
-    if segmented:
-        _verify_row(files, format)
+    if not segmented:
+        verify_file(files[0], format, keys_of(keys), heads_of(heads))
+    elif keys or heads:
+        raise Trouble("segments are checked as one chain, not against notes: log import them and verify the log", USAGE)
     else:
-        verify_file(files[0], format)
+        _verify_row(files, format)
 
 
-def verify_file(file: Path, format: str) -> None:
-    """Show what of a log verifies, then raise its damage, if there is any."""
-    logs = need("bayesd.log")
-    with show.progress("verifying", offline.count(file)) as advance:
-        report = logs.verify(file, on_progress=advance)
-    saved = {each.seq: each for each in _snapshots(file)} if report.damage is None else {}
-    damage = report.damage
-    codec, digest = need("bayesd.study.snapshot").CODEC, need("bayesd.study.snapshot").digest
-    texts = need("bayesd.study.texts")
+class _Texts:
+    """Which of the texts that events refer to are there."""
 
-    referred, redacted = set(), set()
+    def __init__(self) -> None:
+        self._of = need("bayesd.study.texts").ref_of
+        self._referred, self._redacted = set[str](), set[str]()
 
-    def check(state: Any, event: Any) -> None:
-        ref = texts.ref_of(event.type, event.data)
+    def look(self, event: Any) -> None:
+        ref = self._of(event.type, event.data)
         if ref is not None:
-            referred.add(ref)
+            self._referred.add(ref)
         elif event.type == "text.redacted":
-            redacted.update(event.data["refs"])
-        # A daemon starts from a snapshot, so one that the events do not bear out is damage, too.
-        nonlocal damage
-        snapshot = saved.get(event.seq)
-        if snapshot is not None and snapshot.codec == codec and snapshot.digest.hex() != digest(state) and not damage:
-            damage = logs.Damaged(event.seq, "its snapshot, a cache, is not the state that the events make")
-    # Up to the proven end: a daemon may be writing behind it.
-    folded = offline.fold(file, until=report.seq, on_event=check, what="folding")
-    damage = damage or folded.damage
-    there = need("bayesd.logfile").read_texts(file) if report.damage is None else {}
-    kept = {"kept": len(referred & there.keys()), "redacted": len((referred & redacted) - there.keys()),
-            "missing": len(referred - redacted - there.keys())}
+            self._redacted.update(event.data["refs"])
+
+    def among(self, there: Any) -> dict[str, int]:
+        return {"kept": len(self._referred & there), "redacted": len((self._referred & self._redacted) - there),
+                "missing": len(self._referred - self._redacted - there)}
+
+
+def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequence[Any] = ()) -> None:
+    """Show what of a log verifies, then raise its damage, if there is any. One pass: bytes and state together."""
+    logs, snapshot = need("bayesd.log"), need("bayesd.study.snapshot")
+    states, texts = offline.Recorded(file), _Texts()
+
+    def look(state: Any, event: Any) -> None:
+        texts.look(event)
+        states.look(state, event)
+
+    folding = offline.Folding(look, is_strict=True)
+    with show.progress("verifying", offline.count(file)) as advance, offline.no_collecting():
+        report = asking(logs.verify, file, advance, keys=keys, heads=heads, on_events=folding.take)
+    folded = folding.done()
+    damage = states.damage
+    for each in (folded.damage, report.damage):     # what comes first in the log is what to look at
+        if each is not None and (damage is None or each.first <= damage.first):
+            damage = each
+    verdict = report.verdict
+    there = need("bayesd.logfile").read_texts(file).keys() if report.is_whole else set()
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
-              "epoch": report.epoch, "chain": "intact" if report.damage is None else "broken",
-              "state": digest(folded.state), "snapshots": len(saved), "studies": len(folded.state.studies),
-              "texts": kept,
-              "first": folded.first_time, "last": folded.time, "damage": None if damage is None else damage.why,
-              "damaged_seq": None if damage is None else damage.seq}
-    show.record(format, answer, [(key, value) for key, value in answer.items() if value is not None],
+              "root": report.tree.root().hex(), "epoch": report.epoch,
+              "chain": "intact" if report.is_whole else "broken",
+              "signed": _signed(report), "signed_events": verdict.signed, "notes": verdict.notes,
+              "heads": verdict.heads if heads else None, "given_up": verdict.given_up or None,
+              "keys": list(verdict.keys) or None, "keys_from": ("outside" if verdict.keys_given else "log")
+              if verdict.keys else None,
+              "state": snapshot.digest(folded.state), "states_compared": states.compared, "snapshots": states.snapshots,
+              "studies": len(folded.state.studies), "texts": texts.among(there),
+              "first": folded.first_time, "last": folded.time,
+              "damage": None if damage is None else damage.why, "damaged_seq": None if damage is None else damage.seq,
+              "damaged_between": None if damage is None else [damage.first, damage.last],
+              "narrowed_to": None if damage is None or damage.narrowed == damage.first
+              else [damage.narrowed, damage.last]}
+    only_json = ("signed_events", "notes", "heads", "keys_from", "damaged_seq")
+    show.record(format, answer,
+                [(key, value) for key, value in answer.items() if value is not None and key not in only_json],
                 ["damaged" if damage else "verified", folded.events, answer["head"]])
     if damage is not None:
         raise damage
@@ -114,11 +143,17 @@ def _verify_row(files: tuple[Path, ...], format: str) -> None:
         raise damage
 
 
-def _snapshots(file: Path) -> list[Any]:
-    """The snapshots in a file: they are a cache, and only `verify` looks at them without a daemon."""
-    logs, logfile = need("bayesd.log"), need("bayesd.logfile")
-    with logfile.reading(file.resolve()) as db:
-        return [logs.Snapshot(*row) for row in db.execute("SELECT seq, codec, digest, blob FROM snapshot ORDER BY seq")]
+def _signed(report: Any) -> str:
+    """Who vouches for how much, in words."""
+    verdict, events = report.verdict, report.events
+    held = f"{verdict.notes + verdict.heads} notes" if verdict.notes + verdict.heads != 1 else "1 note"
+    if verdict.unsigned:
+        return f"nobody: {verdict.unsigned} notes fit, but no key is known that signed them"
+    if not verdict.signed:
+        return "nobody: there is no signed note"
+    key = "the key that was given" if verdict.keys_given else "the key that the log itself names"
+    outside = f", {verdict.heads} of them from outside" if verdict.heads else ""
+    return f"{verdict.signed} of {events} events, by {key} ({held}{outside})"
 
 
 # --- Replay ------------------------------------------------------------------------------------------

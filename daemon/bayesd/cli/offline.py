@@ -6,8 +6,9 @@ What verifies is always shown; damage is then told, with its seq, and the verb e
 import gc
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,51 @@ class Folding:
             self.folded.first_time = self._loads(self._first).get("time")
             self.folded.time = self._loads(self._last).get("time")
         return self.folded
+
+
+class Recorded:
+    """States of the past that are on record, compared with the ones that the events make.
+
+    A snapshot is a cache from which a daemon would start, so it must be the state at its event; and a daemon that
+    stopped may have written into the log what its state was.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._snapshot, self._log = need("bayesd.study.snapshot"), need("bayesd.log")
+        self._saved: dict[int, Any] = {}
+        self._wanted: set[int] = set()
+        self._made: dict[int, str] = {}
+        self.compared = 0
+        self.damage: Any = None
+        logfile = need("bayesd.logfile")
+        with suppress(sqlite3.Error, UnicodeDecodeError, self._log.LogError), logfile.reading(file.resolve()) as db:
+            # A hint of where to look; what is wrong with the file itself, `verify` says.
+            for row in db.execute("SELECT seq, codec, digest, blob FROM snapshot"):
+                self._saved[row[0]] = self._log.Snapshot(*row)
+            for (body,) in db.execute("SELECT body FROM event WHERE type = 'daemon.stopped'"):
+                with suppress(ValueError, KeyError, TypeError, AttributeError):
+                    self._wanted.add(need("orjson").loads(body)["data"]["snapshot"]["seq"])
+        self.snapshots = len(self._saved)
+
+    def look(self, state: "State", event: "Event") -> None:
+        """After each event."""
+        seq = event.seq
+        if seq in self._saved or seq in self._wanted:
+            made = self._made[seq] = self._snapshot.digest(state)
+            saved = self._saved.get(seq)
+            if saved is not None and saved.codec == self._snapshot.CODEC:
+                self.compared += 1
+                if saved.digest.hex() != made or sha256(saved.blob).hexdigest() != made:
+                    self._is_damaged(seq, "its snapshot, a cache, is not the state that the events make")
+        if event.type == "daemon.stopped" and (said := event.data.get("snapshot")) is not None \
+                and said["codec"] == self._snapshot.CODEC:
+            self.compared += 1
+            if said["digest"] != self._made.get(said["seq"]):
+                self._is_damaged(seq, f"the state that it records for event {said['seq']} is not what the events make")
+
+    def _is_damaged(self, seq: int, why: str) -> None:
+        if self.damage is None:
+            self.damage = self._log.Damaged(seq, why)
 
 
 @contextmanager
