@@ -24,6 +24,7 @@ from bayesd.heads import RolledBack
 from bayesd.log import SqliteLog
 from bayesd.outside import HeadFiles, signer_of
 from bayesd.service import Outside, Service, Settings
+from bayesd.study.state import refuse_newer
 from bayesd_schemas.topics import Topics
 
 logger = logging.getLogger("bayesd")
@@ -46,6 +47,11 @@ def new_log_id() -> str:
     return secrets.token_hex(8)
 
 
+def new_salt() -> bytes:
+    """What makes a redacted text unguessable."""
+    return secrets.token_bytes(16)
+
+
 def log_path(config: Config) -> Path:
     return config.log or state_directory() / "log.db"
 
@@ -59,7 +65,8 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     systemd.notify(STATUS=f"verifying {path}")
     with _extending_timeout() as progress:
-        log = await SqliteLog.open(path, allow_network=config.allow_network_filesystem, on_progress=progress)
+        log = await SqliteLog.open(path, allow_network=config.allow_network_filesystem, on_progress=progress,
+                                   look=refuse_newer)
     try:
         log_id = await _log_id(log)
         signer = await signer_of(log, log_id, path, config.key, systemd.credential("signing-key"))
@@ -79,7 +86,8 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
                 filters=[*topics.inbound(), *topics.retained()],
                 will=lambda: Will(topics.daemon, service.presence("offline")), qos=qos)
             service = Service(log, bus, SystemClock(), settings=_settings(config, settle_s), version=__version__,
-                              new_log=lambda: log_id, fingerprint=await asyncio.to_thread(fingerprint, __version__),
+                              new_log=lambda: log_id, new_salt=new_salt,
+                              fingerprint=await asyncio.to_thread(fingerprint, __version__),
                               signer=signer, outside=outside)
             await service.open()
             files.forget()

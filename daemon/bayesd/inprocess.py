@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import ValidationError
 
 from bayesd import __version__, winner
-from bayesd.daemon import SystemClock, new_log_id
+from bayesd.daemon import SystemClock, new_log_id, new_salt
 from bayesd.files import BadFile, read_study
 from bayesd.fingerprint import fingerprint
 from bayesd.log import DiskFull, SqliteLog, read_events
@@ -30,7 +30,7 @@ from bayesd.service import event_of, fold
 from bayesd.study import admin, rules, view
 from bayesd.study.desk import Desk, Letter, note_engine, restart
 from bayesd.study.problem import Problem
-from bayesd.study.state import State, apply
+from bayesd.study.state import State, apply, refuse_newer
 from bayesd.study.state import Study as Folded
 from bayesd.study.state import Trial as FoldedTrial
 from bayesd_schemas.messages import Ask, BadMessage, Beat, Request, validate
@@ -144,10 +144,11 @@ class Study(AbstractContextManager["Study"]):
 
     def _open(self, spec: StudySpec, path: str | Path | None) -> None:
         self._loop = asyncio.new_event_loop() if path is not None else None
-        log = self._wait(SqliteLog.open(path)) if path is not None else None
+        log: SqliteLog | None = None
         try:
+            log = self._wait(SqliteLog.open(path, look=refuse_newer)) if path is not None else None
             state = self._wait(fold(log))[0] if log is not None else State()
-            self._begin(Desk(state), log)
+            self._begin(Desk(state, new_salt=new_salt if log is not None else None), log)
             desk = self._desk
             self._at()
             restart(desk)
@@ -166,6 +167,9 @@ class Study(AbstractContextManager["Study"]):
         except BaseException:
             if log is not None:
                 self._wait(log.close())
+            if self._loop is not None:
+                self._loop.close()
+                self._loop = None
             raise
 
     _loop: asyncio.AbstractEventLoop | None = None

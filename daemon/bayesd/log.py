@@ -27,6 +27,7 @@ from bayesd.logfile import (
     BUSY_S,
     READ_CHUNK,
     READING,
+    TEXTS,
     AnyPath,
     CannotOpen,
     CommitFailed,
@@ -36,6 +37,7 @@ from bayesd.logfile import (
     LockedOut,
     LogBug,
     LogError,
+    Look,
     Progress,
     Report,
     fault,
@@ -55,6 +57,7 @@ from bayesd.logfile import (
 from bayesd.study.canonical import ZERO, leaf_hash
 from bayesd.study.merkle import Tree
 from bayesd.study.row import Fields, Row
+from bayesd.study.texts import Text
 
 HASH_CHUNK = 10_000              # hashes that a read of them hands over at once
 WAL_MAX_BYTES = 16 * 2**20      # beyond this `checkpoint` cuts the WAL file down
@@ -127,6 +130,10 @@ class Log(Protocol):
         """The note of the head at `seq`, or the newest."""
         ...
 
+    async def texts(self, refs: Sequence[str]) -> dict[str, str]:
+        """The free texts that are still there, by reference."""
+        ...
+
     @property
     def checkpoint_due(self) -> bool:
         """True when so much waits in the WAL that the next idle moment should not be waited for."""
@@ -160,16 +167,18 @@ class SqliteLog:
         self._closed = False
         self._dirty = True              # something may be in the WAL that is not in the file
         self._wal_bound_bytes = WAL_MAX_BYTES
+        self._scrub = False             # the WAL has pages with text that was redacted: cut it soon
         self._file = os.stat(path)
 
     @classmethod
-    async def open(cls, path: AnyPath, *, allow_network: bool = False,
-                   on_progress: Progress | None = None) -> "SqliteLog":
+    async def open(cls, path: AnyPath, *, allow_network: bool = False, on_progress: Progress | None = None,
+                   look: Look | None = None) -> "SqliteLog":
         """Open a log to write, creating it if it is not there: lock, look, verify, raise the epoch.
 
         A network file system is refused unless `allow_network`: file locks and shared memory,
         on which SQLite's WAL rests, do not hold there. `on_progress` is called from a thread
-        with the number of events verified so far.
+        with the number of events verified so far, and `look` with the envelope of every event:
+        what it raises ends the opening before a byte of the file is changed.
         """
         path = true_name(path)
         with translated(0):
@@ -178,7 +187,7 @@ class SqliteLog:
             lock = take_lock(path)
         opened: list[aiosqlite.Connection] = []
         try:
-            report = await asyncio.to_thread(prepare, path, on_progress)
+            report = await asyncio.to_thread(prepare, path, on_progress, look)
             with translated(report.seq):
                 writer = await aiosqlite.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_S,
                                                  isolation_level="IMMEDIATE")
@@ -223,9 +232,9 @@ class SqliteLog:
 
     async def append(self, rows: Sequence[Row]) -> None:
         if rows:
-            await _to_the_end(self._append([row.fields for row in rows]))
+            await _to_the_end(self._append([row.fields for row in rows], [text for row in rows for text in row.texts]))
 
-    async def _append(self, rows: list[Fields]) -> None:
+    async def _append(self, rows: list[Fields], texts: list[Text]) -> None:
         async with self._one_at_a_time:
             self._must_be_able_to_write()
             refuse_bad_rows(rows, self._head)
@@ -241,6 +250,8 @@ class SqliteLog:
                     WHERE (SELECT epoch FROM writer WHERE one = 1) = ?9
                     """, [(*row, self._epoch) for row in rows])
                 if done.rowcount == len(rows):
+                    if texts:
+                        await self._keep(texts)
                     await self._writer.commit()
                 else:
                     await self._fenced()
@@ -254,6 +265,25 @@ class SqliteLog:
             self._head = rows[-1][0], rows[-1][2]
             self._tree.extend(row[2] for row in rows)
             self._dirty = True
+            self._scrub = self._scrub or any(text.text is None for text in texts)
+
+    async def _keep(self, texts: list[Text]) -> None:
+        """Free text goes in, or out, in the transaction of its event."""
+        kept = [text for text in texts if text.text is not None]
+        gone = [(text.ref,) for text in texts if text.text is None]
+        if kept:
+            await self._writer.executemany("INSERT OR IGNORE INTO text (ref, salt, text) VALUES (?, ?, ?)", kept)
+        if gone:
+            await self._writer.executemany("DELETE FROM text WHERE ref = ?", gone)
+
+    async def texts(self, refs: Sequence[str]) -> dict[str, str]:
+        out: dict[str, str] = {}
+        with translated(self._head[0]):
+            for at in range(0, len(refs), 500):
+                some = refs[at:at + 500]
+                out.update(await self._reader.execute_fetchall(         # type: ignore[arg-type]  # rows of two
+                    f"SELECT ref, text FROM text WHERE ref IN ({','.join('?' * len(some))})", some))   # noqa: S608
+        return out
 
     def _must_be_able_to_write(self) -> None:
         if self._closed:
@@ -403,7 +433,7 @@ class SqliteLog:
 
     @property
     def checkpoint_due(self) -> bool:
-        return self.wal_bytes > self._wal_bound_bytes
+        return self._scrub or self.wal_bytes > self._wal_bound_bytes
 
     async def checkpoint(self) -> None:
         """Move the WAL into the file. Appends wait meanwhile, so this is for an idle moment.
@@ -424,7 +454,8 @@ class SqliteLog:
                     # Cutting needs a moment without readers. Do not wait for one while results
                     # wait for us: try again when the file has grown by another quarter.
                     await self._writer.execute("PRAGMA busy_timeout = 0")
-                    await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                    done = await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                    self._scrub = self._scrub and next(iter(done))[0] != 0      # a reader was in the way
                     await self._writer.execute(_BUSY_TIMEOUT)
                     self._wal_bound_bytes = max(WAL_MAX_BYTES, self.wal_bytes + WAL_MAX_BYTES // 4)
             except sqlite3.Error as error:
@@ -458,6 +489,7 @@ async def _set_up_writer(db: aiosqlite.Connection) -> None:
         "PRAGMA fullfsync = ON",                # the same on macOS, where fsync alone does not flush
         "PRAGMA checkpoint_fullfsync = ON",
         "PRAGMA wal_autocheckpoint = 0",        # never inside a commit: see checkpoint()
+        "PRAGMA secure_delete = ON",            # what is redacted is written over, not only forgotten
         *READING,
     ):
         await db.execute(pragma)
@@ -475,6 +507,7 @@ async def _raise_epoch(db: aiosqlite.Connection) -> tuple[int, int]:
     """Make every older writer stop at its next append; return our epoch and the seq of the head."""
     try:
         await db.execute("UPDATE writer SET epoch = epoch + 1 WHERE one = 1")
+        await db.execute(TEXTS)                 # a log of an earlier release has no such table yet
         rows = await db.execute_fetchall("""
             SELECT epoch, (SELECT coalesce(max(seq), 0) FROM event) FROM writer WHERE one = 1
             """)
@@ -511,6 +544,7 @@ class MemoryDisk:
     """What survives a daemon that was killed: hand the same disk to the next MemoryLog."""
 
     rows: list[Row] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
     epoch: int = 0
     snapshots: list[Snapshot] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -590,6 +624,11 @@ class MemoryLog:
                 self._must_be_able_to_write()
                 self._must_be_newest()      # who came while we waited has the log now
                 self.disk.rows.extend(rows)
+                for text in (text for row in rows for text in row.texts):
+                    if text.text is None:
+                        self.disk.texts.pop(text.ref, None)
+                    else:
+                        self.disk.texts[text.ref] = text.text
                 self._head = rows[-1].seq, rows[-1].hash
                 self._tree.extend(row.hash for row in rows)
                 if self._after_commit is not None:
@@ -644,6 +683,9 @@ class MemoryLog:
 
     async def load_note(self, seq: int | None = None) -> Note | None:
         return next((each for each in reversed(self.disk.notes) if seq in (None, each.seq)), None)
+
+    async def texts(self, refs: Sequence[str]) -> dict[str, str]:
+        return {ref: self.disk.texts[ref] for ref in refs if ref in self.disk.texts}
 
     def _refuse_ahead(self, seq: int) -> None:
         if seq > self.head()[0]:

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -25,6 +25,8 @@ from bayesd.evidence import Evidence, Head, Verdict
 from bayesd.study.canonical import ZERO
 from bayesd.study.merkle import Tree
 from bayesd.study.row import Fields
+from bayesd.study.texts import reference
+from bayesd_schemas.upcast import VERSIONS
 
 APPLICATION_ID = 0x62617964     # "bayd", for file(1)
 FORMAT = 1                      # user_version: raised when an older bayesd must not touch the file
@@ -76,6 +78,15 @@ CREATE TABLE checkpoint (
 ) STRICT;
 """
 
+TEXTS = """
+-- Free text that bodies refer to by SHA-256 of salt and text. Rows may be deleted: that is what it is for.
+CREATE TABLE IF NOT EXISTS text (
+    ref    TEXT PRIMARY KEY,
+    salt   BLOB NOT NULL,
+    text   TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
 READING = (
     "PRAGMA trusted_schema = OFF",      # a schema that was tampered with calls no functions
     "PRAGMA cell_size_check = ON",      # notice a broken page before its numbers are used
@@ -85,6 +96,7 @@ READ_CHUNK = 1024               # events a read hands over at once
 BUSY_S = 5.0                    # how long to wait for a stranger who holds SQLite's write lock
 AnyPath: TypeAlias = str | os.PathLike[str]
 Progress: TypeAlias = Callable[[int], None]
+Look: TypeAlias = Callable[[dict[str, Any]], object]
 
 
 # --- What can go wrong -------------------------------------------------------------------------
@@ -174,14 +186,18 @@ class Report:
 
 # --- Trust: the way to open a file, and the proof of a chain -----------------------------------
 
-def verify(path: AnyPath, on_progress: Progress | None = None, *, keys: Sequence[str] = (),
-           heads: Sequence[Head] = (), on_events: Callable[[list[Fields]], None] | None = None) -> Report:
+def verify(path: AnyPath, on_progress: Progress | None = None, look: Look | None = None, *, alone: bool = False,
+           keys: Sequence[str] = (), heads: Sequence[Head] = (),
+           on_events: Callable[[list[Fields]], None] | None = None) -> Report:
     """Check every byte of every event and every signed note, offline and read-only.
 
-    Raises only CannotOpen, I/O errors, BadKey, and BadNote for a head that is no note or not signed by the `keys`.
-    Without keys the notes are checked with those that the log itself names, which a forger can name as well. `heads`
-    are notes from elsewhere that the log must go on from. `on_events` is given what verifies, in order, while it is
-    read. Works on a file and a directory that cannot be written, and beside a running daemon.
+    Raises only CannotOpen, I/O errors, BadKey, BadNote for a head that is no note or not signed by the `keys`, and
+    what `look` raises, which sees the envelopes of events of types that it does not know. Without keys the notes are
+    checked with those that the log itself names, which a forger can name as well. `heads` are notes from elsewhere
+    that the log must go on from. `on_events` is given what verifies, in order, while it is read.
+
+    Works on a file and a directory that cannot be written, and beside a running daemon. Who is `alone` with the
+    file, under its lock, leaves no trace beside it either.
     """
     path = true_name(path)
     seq, last_hash, last_body, log, epoch = 0, bytes(32), b"", None, None
@@ -189,10 +205,10 @@ def verify(path: AnyPath, on_progress: Progress | None = None, *, keys: Sequence
     evidence, is_whole = Evidence((), heads, keys), False
     try:
         _look_at_header(path)
-        with reading(path) as db:
+        with reading(path, alone=alone) as db:
             # Before the events, or a daemon that is at work could add a note of an event that is not read.
             evidence = Evidence(_notes(db), heads, keys)
-            for chunk in _verified(db, 0, upper(None)):
+            for chunk in _verified(db, 0, upper(None), look):
                 if seq == 0:
                     name = orjson.loads(chunk[0][1]).get("log")
                     log = name if isinstance(name, str) else None
@@ -240,13 +256,13 @@ def _notes(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
         return []
 
 
-def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[Fields]]:
+def _verified(db: sqlite3.Connection, after: int, until: int, look: Look | None = None) -> Iterator[list[Fields]]:
     """Chunks of verified events; then Damaged, if there is damage.
 
     What is good in a chunk is handed over before the damage is raised, so that a reader sees
     everything that can be trusted.
     """
-    seq, prev = after, ZERO
+    seq, prev, known = after, ZERO, set[str]()
     if after:
         with translated(after - 1):
             found = db.execute("SELECT hash FROM event WHERE seq = ?", (after,)).fetchone()
@@ -264,7 +280,7 @@ def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[F
                 rows.extend(found_here)     # keeps what came before an error
         except _SQLITE_ERRORS as error:
             damage = _damage(error, seq + len(rows))
-        good, why = _chained(rows, seq, prev)
+        good, why = _chained(rows, seq, prev, look, known)
         seq += good
         if why is not None:
             damage = Damaged(seq + 1, why, first=seq if seq and why in _EITHER else None)
@@ -277,30 +293,33 @@ def _verified(db: sqlite3.Connection, after: int, until: int) -> Iterator[list[F
             return
 
 
-def _chained(rows: list[Fields], after: int, prev: str) -> tuple[int, str | None]:
+def _chained(rows: list[Fields], after: int, prev: str, look: Look | None,
+             known: set[str]) -> tuple[int, str | None]:
     """How many of these rows verify behind event `after` with the hash `prev`, and why the next one does not.
 
     A million events go through this loop, so it parses no body. Canonical JSON has its keys in order: the body of an
     event begins with actor and cmd and ends with what is flat, from "prev" to "v". Those bytes are put together from
     the row and compared. Nothing nested can stand in for them, since the last bracket is that of the object itself.
     What does not look so is left to `fault`, which parses. One thing is not seen here: whether the middle is JSON at
-    all; whoever folds the events sees it.
+    all; whoever folds the events sees it. `look` sees the first event of each type, and all of those that it does not
+    know: the types in `known` it knew.
     """
     begins: dict[str, bytes] = {}
+    versions = VERSIONS.get     # events in an older shape are parsed
     for good, row in enumerate(rows):
         seq, body, hash_, type_, study, trial, actor, cmd = row
         try:
             mine = _leaf()
             mine.update(body)
             at = body.rfind(b'"time":"') + 8
-            time = body[at:at + _TIME_BYTES].decode("ascii")
+            time, tv = body[at:at + _TIME_BYTES].decode("ascii"), versions(type_, 1)
             if study is None:
-                end = f',"prev":"{prev}","seq":{seq},"time":"{time}","tv":1,"type":"{type_}","v":1}}'
+                end = f',"prev":"{prev}","seq":{seq},"time":"{time}","tv":{tv},"type":"{type_}","v":1}}'
             elif trial is None:
-                end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","tv":1,"type":"{type_}",'
+                end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","tv":{tv},"type":"{type_}",'
                        '"v":1}')
             else:
-                end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","trial":{trial:d},"tv":1,'
+                end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","trial":{trial:d},"tv":{tv},'
                        f'"type":"{type_}","v":1}}')
             if cmd is not None:
                 begin = f'{{"actor":"{actor}","cmd":"{cmd}","crit":'.encode()
@@ -317,6 +336,8 @@ def _chained(rows: list[Fields], after: int, prev: str) -> tuple[int, str | None
             why = fault(row, after + good + 1, prev)
             if why is not None:
                 return good, why
+        if look is not None and (not fits or type_ not in known) and not look(orjson.loads(body)):
+            known.add(type_)
         prev = hash_.hex()
     return len(rows), None
 
@@ -377,12 +398,28 @@ def _look_round(db: sqlite3.Connection, seq: int, last_body: bytes) -> int:
         wanted = _schema(fresh)
     if not wanted <= _schema(db):
         raise Damaged(seq + 1, "all events verify but tables or triggers around them were changed")
+    for ref, salt, text in db.execute("SELECT ref, salt, text FROM text") if has_texts(db) else ():
+        if reference(salt, text) != ref:
+            raise Damaged(seq + 1, f"all events verify but text {ref} is not the one that was told")
     row = db.execute("SELECT epoch FROM writer WHERE one = 1").fetchone()
     epoch = row[0] if row is not None else None
     written_in = orjson.loads(last_body).get("epoch") if last_body else None
     if type(epoch) is not int or (type(written_in) is int and epoch < written_in):
         raise Damaged(seq + 1, f"all events verify but the writer epoch ({epoch}) is older than the last of them")
     return epoch
+
+
+def has_texts(db: sqlite3.Connection) -> bool:
+    """Logs that only earlier releases wrote have no table of texts."""
+    return db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'text'").fetchone() is not None
+
+
+def read_texts(path: AnyPath) -> dict[str, str]:
+    """The free text in a log file by its reference; what is redacted is not there."""
+    path = true_name(path)
+    _look_at_header(path)
+    with reading(path) as db, translated(0):
+        return dict(db.execute("SELECT ref, text FROM text")) if has_texts(db) else {}
 
 
 def _schema(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
@@ -392,12 +429,13 @@ def _schema(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
             for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_schema")}
 
 
-def prepare(path: Path, on_progress: Progress | None) -> Report:
-    """Under the lock: create the file if there is none, and let nobody write to one that is damaged."""
+def prepare(path: Path, on_progress: Progress | None, look: Look | None = None) -> Report:
+    """Under the lock: create the file if there is none, and let nobody write to one that is damaged, or of which
+    `look` says so. Until this returns an existing file is as it was, to the byte."""
     with translated(0):
         if not path.exists() or path.stat().st_size == 0:
             create(path)
-    report = verify(path, on_progress)
+    report = verify(path, on_progress, look, alone=True)
     if report.damage is not None:
         raise report.damage
     return report
@@ -417,7 +455,7 @@ def create(path: Path) -> None:
     with closing(sqlite3.connect(f"{new.as_uri()}?mode=rw", uri=True, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA fullfsync = ON")
-        db.executescript("BEGIN;" + SCHEMA + "COMMIT;")
+        db.executescript("BEGIN;" + SCHEMA + TEXTS + "COMMIT;")
         db.execute("PRAGMA journal_mode = WAL")
     os.rename(new, path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -455,10 +493,13 @@ def _look_at_header(path: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection]:
     """A read-only connection, also where the directory cannot be written."""
+    wal = Path(f"{path}-wal")
+    # SQLite makes an empty WAL and an index of it even to read. Who is alone and has no WAL needs neither.
+    still = "&immutable=1" if alone and not (wal.exists() and wal.stat().st_size > 0) else ""
     with translated(0):
-        db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None)
+        db = sqlite3.connect(f"{path.as_uri()}?mode=ro{still}", uri=True, timeout=BUSY_S, isolation_level=None)
     copy: tempfile.TemporaryDirectory[str] | None = None
     try:
         try:
@@ -469,7 +510,6 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             # To read a WAL needs a file beside it. Without a WAL the file can be read as one that
             # never changes; with one, a copy of both is read, since the WAL may hold events.
             db.close()
-            wal = Path(f"{path}-wal")
             with translated(0):
                 if wal.exists() and wal.stat().st_size > 0:
                     copy = tempfile.TemporaryDirectory(prefix="bayesd-verify-")

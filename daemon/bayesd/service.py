@@ -39,14 +39,16 @@ from bayesd.moments import NoMoment
 from bayesd.notes import Signer
 from bayesd.optimize import suggest
 from bayesd.past import Moment, Past
-from bayesd.study import admin, rules, snapshot, view
+from bayesd.study import admin, rules, snapshot, texts, view
 from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.row import Row
-from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
+from bayesd.study.state import Event, State, apply, refuse_newer
+from bayesd.why import online
 from bayesd_schemas.messages import Ask, BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
+from bayesd_schemas.upcast import VERSIONS, upcast
 
 logger = logging.getLogger("bayesd")
 
@@ -146,7 +148,7 @@ class Service:
 
     def __init__(self, log: Log, bus: Bus, clock: Clock, *, settings: Settings | None = None, version: str = "0",
                  suggest: Suggest = in_thread, plainly: Suggest = in_thread,
-                 new_log: Callable[[], str] = lambda: "log",
+                 new_log: Callable[[], str] = lambda: "log", new_salt: Callable[[], bytes] | None = None,
                  fingerprint: dict[str, Any] | None = None, signer: Signer | None = None,
                  outside: Outside | None = None) -> None:
         self.log = log
@@ -163,6 +165,7 @@ class Service:
         self._suggest = suggest
         self._plainly = plainly        # answers where `suggest` is too slow, or fails
         self._new_log = new_log
+        self._new_salt = new_salt
         self._fingerprint = fingerprint
         self._committed = 0
         self._acks: deque[tuple[int, Ack]] = deque()
@@ -213,7 +216,7 @@ class Service:
     async def _fold(self) -> None:
         """Every restart is a replay: the only way to a state."""
         state, self.replayed = await fold(self.log)
-        self.desk = Desk(state, operators=self.settings.operators)
+        self.desk = Desk(state, operators=self.settings.operators, new_salt=self._new_salt)
         self._committed = state.seq
         self._past.drop()
         self._shown.clear()            # what it shows was not written; `restart` has every study shown again
@@ -849,6 +852,9 @@ class Service:
                 bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
         return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
 
+    async def _why(self, request: Request, moment: Moment | None) -> Any:
+        return await online.page(self.log, self.desk, self._committed, request, event_of)
+
     async def _events(self, request: Request, moment: Moment | None) -> Any:
         """Committed events after a seq, of one study or of all; each as its envelope."""
         after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
@@ -858,18 +864,24 @@ class Service:
         out: list[Any] = []
         size, last = 0, after
         async for rows in self.log.read(after, self._committed):
-            for row in rows:
-                if study is None or row.study == study:
-                    size += len(row.body) + 1
-                    if out and (len(out) >= limit or size > admin.PAGE_BYTES):
-                        return {"events": out, "next": last}
-                    out.append(orjson.loads(row.body))
-                last = row.seq
+            found = [(row.seq, len(row.body), orjson.loads(row.body)) for row in rows
+                     if study is None or row.study == study]
+            refs = [ref for _, _, body in found if (ref := texts.ref_of(body["type"], body["data"])) is not None]
+            said = await self.log.texts(refs) if refs else {}
+            for seq, length, body in found:
+                body = texts.resolved(body, said)
+                size += length + 1
+                size += len(said.get(texts.ref_of(body["type"], body["data"]) or "", "")) * 2
+                if out and (len(out) >= limit or size > admin.PAGE_BYTES):
+                    return {"events": out, "next": last}
+                out.append(body)
+                last = seq
+            last = rows[-1].seq
         return {"events": out}
 
 
 _SLOW: dict[str, Callable[[Service, Request, Moment | None], Awaitable[Any]]] = {
-    "study.best": Service._best, "study.whatif": Service._what_if, "events": Service._events}
+    "study.best": Service._best, "study.whatif": Service._what_if, "events": Service._events, "why": Service._why}
 _AT = frozenset((*admin.READS, "study.fork"))      # verbs that may also ask about an earlier moment
 
 
@@ -877,19 +889,16 @@ _AT = frozenset((*admin.READS, "study.fork"))      # verbs that may also ask abo
 
 
 def event_of(body: bytes, hash: bytes) -> Event:
-    """A stored body as the event that it is. Unknown events that are not critical become nothing."""
+    """A stored body as the event that it is, in today's shape. Unknown events that are not critical become nothing."""
     return event_in(orjson.loads(body), hash)
 
 
 def event_in(envelope: dict[str, Any], hash: bytes) -> Event:
     """The same for a body that is parsed already."""
-    type = envelope["type"]
-    if type not in KNOWN:
-        if envelope.get("crit", True):
-            raise UnknownEvent(envelope["seq"], type)
-        type = "clock.jumped"
+    type = "clock.jumped" if refuse_newer(envelope) else envelope["type"]
+    data = upcast(type, envelope.get("tv", 1), envelope["data"]) if type in VERSIONS else envelope["data"]
     return Event(envelope["seq"], hash, type, envelope.get("study"), envelope.get("trial"), envelope["actor"],
-                 envelope.get("cmd"), envelope["data"])
+                 envelope.get("cmd"), data)
 
 
 async def fold(log: Log, until: int | None = None, *, aside: bool = False) -> tuple[State, int]:

@@ -389,6 +389,7 @@ class Daemon:
         bus = self.bus = self._make_bus(self.broker)
         service = Service(log, bus, self.clock, settings=self.settings, suggest=self._suggest,
                           plainly=inline, new_log=lambda: "memory", version="testing",
+                          new_salt=lambda: b"%d salt" % service.desk.state.seq,
                           fingerprint=self._fingerprint, signer=self.signer, outside=self.outside)
         self.service = service
         self._task = asyncio.create_task(self._live(service, log), name=f"life {self.lives}")

@@ -1,8 +1,8 @@
 """Every event of the log, as it lies in the file.
 
-An event's shape is a promise: a new field has a default, a new meaning gets a new type, and old
-logs stay readable for ever. The daemon writes plain dictionaries on its hot path; a test and
-every simulated world hold them against these models.
+An event's shape is a promise: a new field has a default, a new meaning gets a new type, what neither can
+express gets a step in `upcast.py`, and old logs stay readable for ever. The daemon writes plain dictionaries on
+its hot path; a test and every simulated world hold them against these models.
 
 Canonical JSON (RFC 8785) writes 1.0 as 1, so numbers that are floats by meaning may read as ints.
 """
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from bayesd_schemas.names import Count, Id, Name, Run
 from bayesd_schemas.space import Value
 from bayesd_schemas.study import StudySpec
+from bayesd_schemas.upcast import upcast
 
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of the message's known fields")]
@@ -183,7 +184,8 @@ class _Outcome(_Data):
     folds: list[Number | None] | None = None
     seconds: Number | None = None
     cost: Number | None = None
-    error: str | None = None
+    error: str | None = Field(None, description="The daemon's own words; in earlier logs free text, too")
+    error_ref: Hex64 | None = Field(None, description="SHA-256 of salt and free text, which lie outside the body")
     failure: Annotated[str | None, Field(alias="class")] = None
     promoted: Count | None = Field(None, description="The seq of the late outcome that became the result")
     ended: Literal["cancelled"] | None = None
@@ -227,7 +229,8 @@ class OutcomeLate(_Outcome):
 
 
 class OutcomeVoided(_Data):
-    reason: str
+    reason: str | None = None
+    reason_ref: Hex64 | None = None
 
 
 class ModelFitted(_Data):
@@ -240,6 +243,12 @@ class ModelFitted(_Data):
 
 class WorkerRevoked(_Data):
     worker: Name
+    reason: str | None = None
+    reason_ref: Hex64 | None = None
+
+
+class TextRedacted(_Data):
+    refs: Annotated[list[Hex64], Field(min_length=1)]
     reason: str
 
 
@@ -255,7 +264,7 @@ EVENTS: dict[str, type[_Data]] = {
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.completed": TrialCompleted,
     "trial.failed": TrialFailed, "trial.pruned": TrialPruned, "trial.imported": TrialImported,
     "outcome.late": OutcomeLate, "outcome.voided": OutcomeVoided, "model.fitted": ModelFitted,
-    "worker.revoked": WorkerRevoked,
+    "worker.revoked": WorkerRevoked, "text.redacted": TextRedacted,
 }
 """Event type -> the model of its data."""
 
@@ -287,7 +296,8 @@ _adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(model) for name, mod
 
 
 def validate(envelope: dict[str, Any]) -> Envelope:
-    """Hold an event against its model. Raises pydantic.ValidationError, or KeyError for an unknown type."""
+    """Hold an event, of any version, against its model. Raises pydantic.ValidationError, or KeyError for an
+    unknown type."""
     checked = Envelope.model_validate(envelope)
-    _adapters[checked.type].validate_python(checked.data)
+    _adapters[checked.type].validate_python(upcast(checked.type, checked.tv, checked.data))
     return checked

@@ -187,7 +187,8 @@ def test_every_verb_of_the_contract_is_there() -> None:
     wanted = """serve; demo; doctor; ask; tell; watch; completion; config show; config check; study create; study list;
         study show; study pause; study resume; study close; study amend; study enqueue; study best; study export;
         trial list; trial show; trial cancel; trial void; worker list; worker revoke; worker run; log verify;
-        log replay; log show; log tail; log export; log diff; study fork; study what-if"""
+        log replay; log show; log tail; log export; log diff; log audit; log archive; log import; log redact;
+        study fork; study what-if"""
     assert {tuple(each.split()) for each in wanted.split(";")} <= set(ALL)
 
 
@@ -359,7 +360,24 @@ def test_cancel_void_and_revoke(at_home: Home, sh: Shell) -> None:
     assert "held is revoked" in sh("worker revoke held --reason 'no good'").err
     assert sh("ask mend --name held", code=1).json["status"] == "rejected"
     row = next(row for row in sh("worker list -f json").json if row["worker"] == "held")
-    assert row["revoked"] == "no good"
+    assert row["revoked"].startswith("event ")
+    assert sh("worker revoke held --void", code=2).err.startswith("error: --void needs --reason")
+    done = sh("worker revoke held --void --reason 'no good at all' -f json")
+    assert ("0 trials are void" in done.err, done.json["trials"]) == (True, [])
+
+
+def test_a_running_daemon_redacts_and_shows_what_is_left(at_home: Home, sh: Shell) -> None:
+    words = "no such file: /home/jane.doe"
+    create(sh, at_home, "words")
+    trial = sh("ask words --name w").json["trial"]
+    sh(f"tell words {trial} --name w --state fail --error '{words}'")
+    sh(f"trial void words {trial} --reason 'jane asked for it'")
+    seen = sh("log tail --study words --no-follow -n 100 -f json").out
+    assert (words in seen, "jane asked" in seen) == (True, True)
+    log = at_home.folder / "log.db"
+    assert len(sh(f"log redact {log} --study words --trial {trial} --reason 'a name' -f json").json) == 2
+    seen = sh("log tail --study words --no-follow -n 100 -f json").out
+    assert (words in seen, "jane asked" in seen, "(redacted)" in seen) == (False, False, True)
 
 
 def test_every_rule_of_the_daemon_can_be_typed() -> None:

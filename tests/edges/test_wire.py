@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from tests.edges.daemon import Body, Daemon, Wire, lease, serving
 
+from bayesd.logfile import read_texts
+from bayesd.study.texts import resolved
+
 pytestmark = pytest.mark.mosquitto
 
 RECORDED = {"id", "status", "seq", "hash"}
@@ -408,7 +411,7 @@ def test_the_states_of_a_tell(wire: Wire, daemon: Daemon) -> None:
     def outcome(id: str, **fields: Any) -> tuple[str, Any]:
         receipt = w.told(id, w.lease("states", id), **fields)
         assert receipt["status"] == "recorded", receipt
-        event = daemon.events()[receipt["seq"] - 1]
+        event = resolved(daemon.events()[receipt["seq"] - 1], read_texts(daemon.log))
         return event["type"], {key: value for key, value in event["data"].items()
                                if key in ("class", "values", "error", "cost", "folds", "se")}
 

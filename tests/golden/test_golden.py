@@ -8,8 +8,10 @@ import pytest
 from bayesd.service import event_of
 from bayesd.study import snapshot
 from bayesd.study.canonical import ZERO, canonical, leaf_hash
+from bayesd.study.knowledge import knowledge_digest
 from bayesd.study.state import KNOWN, State, apply, replay
 from bayesd_schemas import events
+from bayesd_schemas.upcast import VERSIONS
 
 FOLDER = Path(__file__).parent
 LOGS = sorted(FOLDER.glob("*.jsonl"))
@@ -18,6 +20,20 @@ LOGS = sorted(FOLDER.glob("*.jsonl"))
 def read(path: Path) -> tuple[list[bytes], str]:
     *bodies, last = path.read_text(encoding="utf-8").splitlines()
     return [body.encode() for body in bodies], json.loads(last)["digest"]
+
+
+def test_there_is_a_golden_log_of_every_version_of_an_event() -> None:
+    seen = {(body["type"], body["tv"]) for path in LOGS for body in map(json.loads, read(path)[0])}
+    assert {(type, tv) for type in events.EVENTS for tv in range(1, VERSIONS.get(type, 1) + 1)} <= seen
+
+
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
+def test_what_the_optimiser_knows_is_what_it_knew(path: Path) -> None:
+    state = replay(event_of(body, leaf_hash(body)) for body in read(path)[0])
+    known = json.loads(path.read_text(encoding="utf-8").splitlines()[-1]).get("knowledge")
+    if known is None:       # written before there was such a digest, which then lies beside
+        known = json.loads((FOLDER / f"{path.stem}.knowledge.json").read_text())
+    assert {name: knowledge_digest(study) for name, study in state.studies.items()} == known
 
 
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)

@@ -62,3 +62,5 @@ def test_the_wheel_holds_three_packages_and_their_types(tmp_path: Path) -> None:
         assert f"{package}/__init__.py" in names
         assert f"{package}/py.typed" in names
     assert not [name for name in names if name.startswith("tests")]
+    for name in ("bayesd-verify.py", "bayesd-verify.mjs"):      # packs carry them
+        assert f"bayesd/verify/{name}" in names

@@ -546,7 +546,8 @@ def agrees(goals: list[str], body: Message, tell: Message) -> bool:
     said = {"trial.completed": "complete", "trial.failed": "fail", "trial.pruned": "pruned",
             "outcome.late": data.get("state")}.get(body["type"])
     return (said == state and data.get("class") == failure and _same(data.get("values"), values)
-            and all(data.get(name) == tell.get(name) for name in ("cost", "seconds", "error")))
+            and ("error_ref" in data) == (tell.get("error") is not None)
+            and all(data.get(name) == tell.get(name) for name in ("cost", "seconds")))
 
 
 def _same(a: Message | None, b: Message | None) -> bool:

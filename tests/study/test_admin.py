@@ -304,6 +304,45 @@ def test_a_revoked_workers_trial_past_its_retries_is_lost() -> None:
     story.check()
 
 
+def test_revoke_with_void_takes_back_all_that_the_worker_told_in_one_commit() -> None:
+    story = Story(retry={"lost": 5, "crash": 5})
+    for worker, id in (("w1", "a1"), ("w1", "a2"), ("w1", "a3"), ("w2", "a4"), ("w1", "a5"), ("w1", "a6")):
+        story.ask(worker, id=id)
+    story.tell("w1", 1, value=0.9)
+    story.tell("w1", 2, state="fail")                          # tried again: no outcome
+    story.ask("w2", id="b1")
+    story.tell("w2", 2, fence=2, value=0.2)
+    story.tick(700.0)
+    story.ask("w2", id="b2", n=3)                              # 3, 4 and 5, which nobody told in time
+    story.tell("w1", 3, fence=1, value=0.3)                    # late
+    story.tell("w2", 3, fence=2, value=0.4)
+    story.tell("w1", 5, fence=1, value=0.5)                    # late, while w2 works on it
+    assert {trial.number for trial in story.desk.state.studies["s"].trials if trial.late} == {3, 5}
+    status, result = replied(story.request("op", "worker.revoke", id="q9", worker="w1", void=True, reason="it lies"))
+    study = story.desk.state.studies["s"]
+    assert (status, result["voided"], result["trials"]) == ("ok", 3, [["s", 1], ["s", 3], ["s", 5]])
+    assert [(seen.trial, seen.values) for seen in study.history] == [(2, (0.2,))]
+    assert study.best is study.trials[1]
+    at = result["seq"]
+    assert [row.type for row in story.rows[at - 1:at + 3]] == ["worker.revoked", *["outcome.voided"] * 3]
+    assert {(row.actor, row.cmd) for row in story.rows[at - 1:at + 3]} == {("operator/op", "q9")}
+    story.check()
+
+
+def test_revoke_with_void_stops_who_works_on_a_void_trial_and_needs_a_reason() -> None:
+    story = Story(retry={"lost": 5})
+    story.ask("w1")
+    story.tick(700.0)
+    story.ask("w2")
+    story.tell("w1", 1, value=0.3)
+    assert replied(story.request("op", "worker.revoke", worker="w1", void=True)) == ("error", "bad-field")
+    assert replied(story.request("op", "worker.revoke", worker="w1", void=1, reason="so")) == ("error", "bad-field")
+    facts, letters = story.request("op", "worker.revoke", worker="w1", void=True, reason="so")
+    assert [fact[:2] for fact in facts[:2]] == [("worker.revoked", None), ("outcome.voided", 1)]
+    assert stop("w2", 1, "cancelled", fence=2) in letters
+    story.check()
+
+
 # ---------------------------------------------------------------- reads
 
 

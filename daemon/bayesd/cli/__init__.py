@@ -16,7 +16,22 @@ import click
 from bayesd import __version__
 from bayesd.bus import BusError
 from bayesd.call import Refusal
-from bayesd.cli import audit, diff, hand, help, logs, server, studies, trials, watch, whatif, workers
+from bayesd.cli import (
+    audit,
+    diff,
+    hand,
+    help,
+    logs,
+    pack,
+    redact,
+    server,
+    studies,
+    trials,
+    watch,
+    whatif,
+    why,
+    workers,
+)
 from bayesd.cli.common import CONFIG, NO, UNREACHABLE, USAGE, Trouble
 from bayesd.config import ConfigError
 from bayesd.files import BadFile
@@ -37,6 +52,7 @@ def bayesd(debug: bool) -> None:
       bayesd study create study.toml                declare what is searched
       bayesd worker run --study S -- ./train {lr}   make any program a worker
       bayesd watch S                                look on
+      bayesd why S                                  why it goes on or not, and why its winner won
 
     \b
     Exit codes:
@@ -45,7 +61,7 @@ def bayesd(debug: bool) -> None:
     """
 
 
-for _module in (server, studies, trials, workers, hand, watch, logs, audit, diff, whatif, help):
+for _module in (server, studies, pack, trials, workers, hand, watch, why, logs, audit, diff, redact, whatif, help):
     _module.register(bayesd)
 
 

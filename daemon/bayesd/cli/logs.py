@@ -33,15 +33,20 @@ _file = click.argument("file", type=click.Path(path_type=Path))
 # --- Verify ------------------------------------------------------------------------------------------
 
 
-@verb(log, "verify", "bayesd log verify tuning.db")
-@_file
+@verb(log, "verify", "bayesd log verify tuning.db\nbayesd log verify archive/*.jsonl.gz tuning.db")
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
 @format_option
-def verify(file: Path, format: str) -> None:
+def verify(files: tuple[Path, ...], format: str) -> None:
     """Check bytes, chain and state, offline.
 
-    Ends with 65 and names the event when FILE is damaged.
+    FILE is a log, or segments of one (see log archive) in any order, with or without the log itself. Ends with 65
+    and names the event when one is damaged or does not follow.
     """
-    verify_file(file, format)
+    segmented = len(files) > 1 or (files[0].exists() and need("bayesd.segments").is_segment(files[0]))
+    if segmented:
+        _verify_row(files, format)
+    else:
+        verify_file(files[0], format)
 
 
 def verify_file(file: Path, format: str) -> None:
@@ -52,8 +57,16 @@ def verify_file(file: Path, format: str) -> None:
     saved = {each.seq: each for each in _snapshots(file)} if report.damage is None else {}
     damage = report.damage
     codec, digest = need("bayesd.study.snapshot").CODEC, need("bayesd.study.snapshot").digest
+    texts = need("bayesd.study.texts")
+
+    referred, redacted = set(), set()
 
     def check(state: Any, event: Any) -> None:
+        ref = texts.ref_of(event.type, event.data)
+        if ref is not None:
+            referred.add(ref)
+        elif event.type == "text.redacted":
+            redacted.update(event.data["refs"])
         # A daemon starts from a snapshot, so one that the events do not bear out is damage, too.
         nonlocal damage
         snapshot = saved.get(event.seq)
@@ -62,13 +75,41 @@ def verify_file(file: Path, format: str) -> None:
     # Up to the proven end: a daemon may be writing behind it.
     folded = offline.fold(file, until=report.seq, on_event=check, what="folding")
     damage = damage or folded.damage
+    there = need("bayesd.logfile").read_texts(file) if report.damage is None else {}
+    kept = {"kept": len(referred & there.keys()), "redacted": len((referred & redacted) - there.keys()),
+            "missing": len(referred - redacted - there.keys())}
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "epoch": report.epoch, "chain": "intact" if report.damage is None else "broken",
               "state": digest(folded.state), "snapshots": len(saved), "studies": len(folded.state.studies),
+              "texts": kept,
               "first": folded.first_time, "last": folded.time, "damage": None if damage is None else damage.why,
               "damaged_seq": None if damage is None else damage.seq}
     show.record(format, answer, [(key, value) for key, value in answer.items() if value is not None],
                 ["damaged" if damage else "verified", folded.events, answer["head"]])
+    if damage is not None:
+        raise damage
+
+
+def _verify_row(files: tuple[Path, ...], format: str) -> None:
+    """The same of segments: one chain through all of them; the state, if they begin at event 1."""
+    segments, logs, digest = need("bayesd.segments"), need("bayesd.log"), need("bayesd.study.snapshot").digest
+    joined, folding, damage = segments.Joined(), offline.Folding(is_strict=True), None
+    with show.progress("verifying", None) as advance:
+        try:
+            for seq, body, hash in segments.join(files, joined):
+                if joined.first == 1:
+                    folding.take(((seq, body, hash),))
+                if seq % 1000 == 0:
+                    advance(seq)
+        except logs.Damaged as found:
+            damage = found
+    damage = damage or folding.folded.damage
+    answer = {"files": len(files), "log": joined.log, "first": joined.first, "last": joined.seq, "head": joined.hash,
+              "state": digest(folding.done().state) if joined.first == 1 else None, "notes": len(joined.notes),
+              "chain": "intact" if damage is None else "broken", "damage": None if damage is None else damage.why,
+              "damaged_seq": None if damage is None else damage.seq}
+    show.record(format, answer, [(key, value) for key, value in answer.items() if value is not None],
+                ["damaged" if damage else "verified", joined.seq, joined.hash])
     if damage is not None:
         raise damage
 
@@ -91,7 +132,8 @@ def _snapshots(file: Path) -> list[Any]:
 def replay(file: Path, at: str | None, format: str) -> None:
     """Show any past moment, posterior rebuilt.
 
-    The state of every study comes from its events alone; a model comes from its recorded fit.
+    The state of every study comes from its events alone; a model comes from its recorded fit. In json and yaml,
+    knowledge is a digest of what the optimiser knows: points, outcomes, noise, pending points, fit.
     """
     folded = offline.fold(file, at)
     digest = need("bayesd.study.snapshot").digest(folded.state)
@@ -110,7 +152,8 @@ def _moment(folded: offline.Folded, study: Any) -> dict[str, Any]:
     view = need("bayesd.study.view")
     return {"study": study.name, "state": study.status, "closed_by": study.closed_by,
             "trials": {**study.counts, "total": study.used}, "best": view.best(study),
-            "elapsed_s": study.elapsed_s, "fit": _fit(study), "posterior": _posterior(folded, study)}
+            "elapsed_s": study.elapsed_s, "fit": _fit(study), "posterior": _posterior(folded, study),
+            "knowledge": need("bayesd.study.knowledge").knowledge_digest(study)}
 
 
 def _fit(study: Any) -> dict[str, Any] | None:
@@ -208,9 +251,9 @@ def show_(file: Path, study: str | None, trial: int | None, type_: str | None, a
 
 def _chosen(file: Path, after: int, limit: int | None, study: str | None, trial: int | None,
             type_: str | None) -> Iterator[dict[str, Any]]:
-    loads = need("orjson").loads
+    loads, texts, said = need("orjson").loads, need("bayesd.study.texts"), need("bayesd.logfile").read_texts(file)
     for _, body, _ in need("bayesd.log").read_events(file, after):
-        envelope: dict[str, Any] = loads(body)
+        envelope: dict[str, Any] = texts.resolved(loads(body), said)
         if _wanted(envelope, study, trial, type_):
             yield envelope
             if limit is not None:
@@ -226,7 +269,7 @@ def _chosen(file: Path, after: int, limit: int | None, study: str | None, trial:
 def export(file: Path, output: Path | None, after: int) -> None:
     """Write events as JSON, one a line.
 
-    They are byte for byte what was hashed.
+    They are byte for byte what was hashed, so free text is not among them.
     """
     logs = need("bayesd.log")
     events = logs.read_events(file, after)
@@ -241,6 +284,51 @@ def export(file: Path, output: Path | None, after: int) -> None:
         finally:
             if output is not None:
                 target.close()
+
+
+@verb(log, "archive", "bayesd log archive tuning.db -o archive\n"
+                      "bayesd log archive tuning.db -o archive --events 100000")
+@_file
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The folder; default FILE's.")
+@click.option("--events", type=click.IntRange(min=1), help="Events of a segment; default 1,000,000.")
+@format_option
+def archive(file: Path, output: Path | None, events: int | None, format: str) -> None:
+    """Write events that are in no segment yet as compressed segments, to keep elsewhere.
+
+    A segment has the hashed bytes of each event on a line, and a file beside it that says where it belongs. FILE
+    stays as it is and may be in use. Free text (errors, reasons) stays in FILE alone.
+    """
+    segments = need("bayesd.segments")
+    with show.progress("archiving", offline.count(file)) as advance:
+        made = segments.archive(file, output or file.parent, events or segments.EVENTS, advance)
+    rows = [{"segment": str(each.path), "first": each.header.first, "last": each.header.last,
+             "bytes": each.header.bytes, "size": each.size, "ratio": round(each.ratio, 3)} for each in made]
+    show.rows(format, rows, _SEGMENTS, "nothing new: segments hold every event")
+
+
+_SEGMENTS = (Column("segment", "SEGMENT"), Column("first", "FIRST", True), Column("last", "LAST", True),
+             Column("bytes", "BYTES", True), Column("size", "SIZE", True), Column("ratio", "RATIO", True))
+
+
+@verb(log, "import", "bayesd log import archive/*.jsonl.gz -o again.db\n"
+                     "bayesd log import archive/*.jsonl.gz tuning.db -o whole.db")
+@click.argument("files", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True, metavar="SEGMENT...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True,
+              help="The log to make; nothing is overwritten.")
+@format_option
+def import_(files: tuple[Path, ...], output: Path, format: str) -> None:
+    """Put a log together from its segments, or from what log export wrote.
+
+    It has the same events, hashes, head and state. A log given besides adds what the segments do not hold yet.
+    """
+    segments = need("bayesd.segments")
+    with show.progress("importing", None) as advance:
+        joined = segments.assemble(files, output, need("bayesd.study.state").refuse_newer, advance)
+    folded = offline.fold(output, what="folding")
+    answer = {"file": str(output), "log": joined.log, "events": joined.seq, "head": joined.hash,
+              "state": need("bayesd.study.snapshot").digest(folded.state), "notes": len(joined.notes)}
+    show.record(format, answer, list(answer.items()), [joined.seq, joined.hash])
+    folded.must_be_whole()
 
 
 @verb(log, "tail", "bayesd log tail\nbayesd log tail --study digits-svm -f json | jq .type")

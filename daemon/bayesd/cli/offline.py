@@ -41,12 +41,13 @@ class Folded:
 class Folding:
     """Folds events as they come, up to the first that makes no sense; that is then the damage."""
 
-    def __init__(self, on_event: "Callable[[State, Event], None] | None" = None, is_strict: bool = False) -> None:
+    def __init__(self, on_event: "Callable[[State, Event], None] | None" = None, is_strict: bool = False,
+                 on_row: "Callable[[Event, bytes], None] | None" = None) -> None:
         """Strict: the bytes must also be the canonical ones, so that every reader in every language reads the same."""
         self._states, self._service, self._log = need("bayesd.study.state"), need("bayesd.service"), need("bayesd.log")
         self._canonical = need("bayesd.study.canonical").canonical if is_strict else None
         self._loads = need("orjson").loads
-        self._on_event = on_event
+        self._on_event, self._on_row = on_event, on_row
         self._first = self._last = b""
         self.folded = Folded(self._states.State())
 
@@ -70,6 +71,8 @@ class Folding:
             folded.events += 1
             if self._on_event is not None:
                 self._on_event(folded.state, event)
+            if self._on_row is not None:
+                self._on_row(event, body)
             self._first, self._last = self._first or body, body
 
     def done(self) -> "Folded":
@@ -92,11 +95,12 @@ def no_collecting() -> Iterator[None]:
 
 
 def fold(path: Path, at: str | None = None, *, until: int | None = None,
-         on_event: "Callable[[State, Event], None] | None" = None, what: str = "replaying") -> Folded:
+         on_event: "Callable[[State, Event], None] | None" = None,
+         on_row: "Callable[[Event, bytes], None] | None" = None, what: str = "replaying") -> Folded:
     """Fold the events of a file up to `at` as people say it (a seq or a time), up to event `until`, or to the end."""
     log = need("bayesd.log")
     until = until if at is None else until_of(path, at)
-    folding = Folding(on_event)
+    folding = Folding(on_event, on_row=on_row)
     with show.progress(what, count(path) if until is None else until) as advance, no_collecting():
         try:
             for event in log.read_events(path, 0, until):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bayesd import show
+from bayesd_schemas.upcast import upcast
 
 Data = dict[str, Any]
 
@@ -14,8 +15,8 @@ def of(body: Data) -> str:
     if phrase is None:
         return show.cell(body["data"])[:120]
     try:
-        words = phrase(body["data"])
-    except (KeyError, TypeError, AttributeError):
+        words = phrase(upcast(body["type"], body.get("tv", 1), body["data"]))
+    except (KeyError, TypeError, AttributeError):     # of a later version
         words = show.cell(body["data"])[:120]
     actor = str(body["actor"])
     return f"{words}  by {actor.partition('/')[2]}" if actor.startswith("operator/") else words
@@ -77,7 +78,8 @@ _PHRASES: dict[str, Callable[[Data], str]] = {
     "trial.imported": lambda data: f"{_measured(data) if data.get('values') else data.get('class') or 'failed'}  from "
                                   f"{data['origin']['study']} #{data['origin']['trial']}",
     "outcome.late": lambda data: f"late: {data['state']} {_measured(data)}",
-    "outcome.voided": lambda data: str(data["reason"]),
+    "outcome.voided": lambda data: str(data.get("reason", "(text outside)")),
     "model.fitted": lambda data: f"{data['model']} of {data['n']} outcomes",
-    "worker.revoked": lambda data: f"{data['worker']}: {data['reason']}",
+    "worker.revoked": lambda data: f"{data['worker']}: {data.get('reason', '(text outside)')}",
+    "text.redacted": lambda data: f"{len(data['refs'])} texts: {data['reason']}",
 }

@@ -59,13 +59,22 @@ def list_(reach: Reaching, format: str) -> None:
     show.rows(format, asyncio.run(go()), _WORKERS, "no workers yet")
 
 
-@verb(worker, "revoke", "bayesd worker revoke gpu-7 --reason \"its results are wrong\"")
+@verb(worker, "revoke", "bayesd worker revoke gpu-7 --reason \"its results are wrong\"\n"
+                        "bayesd worker revoke gpu-7 --void --reason \"its clock was wrong\"")
 @click.argument("name", metavar="WORKER")
 @click.option("--reason", help="Why; it is kept in the log.")
+@click.option("--void", is_flag=True, help="Void every trial that it told of, late ones too; needs --reason.")
 @reaching
 @format_option
-def revoke(name: str, reason: str | None, reach: Reaching, format: str) -> None:
-    """Give a worker nothing more and take nothing more from it; its trials are offered again."""
-    row = asyncio.run(once(reach(), "worker.revoke", {"worker": name, **({"reason": reason} if reason else {})}))
-    show.talk(f"{name} is revoked")
+def revoke(name: str, reason: str | None, void: bool, reach: Reaching, format: str) -> None:
+    """Give a worker nothing more and take nothing more from it; its trials are offered again.
+
+    What it told stays, unless --void: then all of it leaves what the optimiser knows, in one commit, and the
+    old events stay in the log. A trial is voided whole, also when another worker told of it too.
+    """
+    if void and not reason:
+        raise click.UsageError("--void needs --reason")
+    args = {"worker": name, **({"reason": reason} if reason else {}), **({"void": True} if void else {})}
+    row = asyncio.run(once(reach(), "worker.revoke", args))
+    show.talk(f"{name} is revoked" + (f", {row['voided']} trials are void" if "voided" in row else ""))
     show.record(format, row, list(row.items()), [row.get("worker", name)])

@@ -8,7 +8,7 @@ standardised units. With several objectives each trial draws weights of its own 
 best trade-off under them (ParEGO, Knowles 2006).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,12 @@ def suggest(problem: Problem, count: int) -> Suggestion:
         now = replace(problem, number=problem.number + done, pending=(
             *problem.pending, *(proposal.params for proposal in proposals)),
             drawn=proposals[-1].drawn if proposals else problem.drawn, fit=made or problem.fit)
-        if not _enough(now):
+        if not enough(now):
             step = _designed(now)
         else:
             try:
                 if base is None or len(problem.directions) > 1:
-                    base = surrogate(now, _weights(now))
+                    base = surrogate(now, weights_of(now))
                     made = made or base.fit
                 step = _modelled(now, base)
             except Exception as error:     # a study must go on; the log says on what
@@ -59,7 +59,7 @@ def suggest(problem: Problem, count: int) -> Suggestion:
     return Suggestion(tuple(proposals), made, counters=counters)
 
 
-def _enough(problem: Problem) -> bool:
+def enough(problem: Problem) -> bool:
     """True when a model is worth more than another point of the design.
 
     While every trial fails the design goes on: a model of failures alone only knows to go far from
@@ -83,7 +83,7 @@ def _designed(problem: Problem) -> Suggestion:
     return samplers.sobol_points(problem, 1, skip=1) if fresh.exhausted and problem.repeats else fresh
 
 
-def _weights(problem: Problem) -> Floats:
+def weights_of(problem: Problem) -> Floats:
     """A direction of the trade-off, even over the simplex, from the trial's own stream."""
     k = len(problem.directions)
     if k == 1:
@@ -92,8 +92,21 @@ def _weights(problem: Problem) -> Floats:
     return np.asarray(spacing / max(float(spacing.sum()), 1e-300))
 
 
-def _believed(problem: Problem, base: Surrogate) -> tuple[search.Target, Model, Floats, Floats]:
-    """(what is maximised, the posterior in it, centres of the search, known points), pending trials believed."""
+@dataclass(frozen=True)
+class Aim:
+    """What a suggestion is looked for with: the model that believes its pending trials, and what is to be gained."""
+
+    posterior: Model
+    gain: Improvement
+    target: Improvement | Together
+    centres: Floats
+    """Unit coordinates of the best data points."""
+    known: Floats
+    """Unit coordinates of everything tried or on its way."""
+
+
+def aim(problem: Problem, base: Surrogate) -> Aim:
+    """The target of the search. Pending trials count with what the model itself expects of them."""
     design, posterior = base.design, base.posterior
     known, U, means = base.U, base.U[base.rows], posterior.means[:len(base.rows)]
     if problem.pending:
@@ -102,14 +115,15 @@ def _believed(problem: Problem, base: Surrogate) -> tuple[search.Target, Model, 
         believed = posterior.predict(X)[0]
         posterior = posterior.condition(X, believed)
         U, known, means = np.vstack([U, P]), np.vstack([known, P]), np.concatenate([means, believed])
-    centres = U[np.argsort(means, kind="stable")[:CENTRES]]
     gain = Improvement(posterior, float(np.min(means)))
-    return gain if base.success is None else Together((gain, base.success)), posterior, centres, known
+    return Aim(posterior, gain, gain if base.success is None else Together((gain, base.success)),
+               U[np.argsort(means, kind="stable")[:CENTRES]], known)
 
 
 def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
     design = base.design
-    target, posterior, centres, known = _believed(problem, base)
+    aimed = aim(problem, base)
+    posterior, known, target, centres = aimed.posterior, aimed.known, aimed.target, aimed.centres
     # A known point is not proposed again while there are new ones, whether repeats are allowed or
     # not: allowing them was tried, and was worse even on tabulated runs whose repeats differ.
     stream = streams.Stream(problem.seed, problem.number, "bayes")
@@ -153,21 +167,21 @@ def _first_new(problem: Problem, of: Cube, U: Floats) -> tuple[int, dict[str, An
 
 def value_of(problem: Problem, params: Params) -> float | None:
     """See `bayesd.optimize.value_of`."""
-    if problem.method != "bayes" or not _enough(problem):
+    if problem.method != "bayes" or not enough(problem):
         return None
-    base = surrogate(problem, _weights(problem))
-    target = _believed(problem, base)[0]
+    base = surrogate(problem, weights_of(problem))
+    target = aim(problem, base).target
     return float(target.value(base.design.features(base.design.of.encode([params])))[0])
 
 
 def fit_of(problem: Problem) -> Fit | None:
     """See `bayesd.optimize.fit_of`."""
-    return surrogate(problem, _weights(problem)).fit
+    return surrogate(problem, weights_of(problem)).fit
 
 
 def doubt_of(problem: Problem, fit: Fit) -> float:
     """See `bayesd.optimize.doubt_of`."""
-    return doubt(problem, _weights(problem), fit.theta)
+    return doubt(problem, weights_of(problem), fit.theta)
 
 
 def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float, ...]]:

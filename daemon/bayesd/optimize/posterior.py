@@ -187,6 +187,13 @@ class Posterior:
         variance = self.kernel.s2 + self.kernel.v * np.einsum("ij,ij->i", F, F) - np.einsum("ij,ij->j", half, half)
         return mean, np.maximum(variance, _TINY)
 
+    def joint(self, X: Floats) -> tuple[Floats, Floats]:
+        """Mean (b,) and covariance (b, b), without noise, of rows that are believed together."""
+        S, F = self.kernel.embedded(X), self.kernel.trend(X)
+        k = self._with_data(X, S, F)
+        half = dtrtrs(self.L, k.T, lower=1)[0]
+        return k @ self.alpha, _covariance(self.kernel, (X, S, F), (X, S, F)) - half.T @ half
+
     def predict_gradient(self, X: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Mean (b,), variance (b,) and their gradients (b, m) in the numeric columns of X (b, D)."""
         kernel, m = self.kernel, self.kernel.design.m

@@ -5,6 +5,7 @@ and changes nothing. A read answers from the newest state; its reply waits behin
 like everything else. Replies are paged to stay under 60 KiB.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from bayesd.study import fork, view
 from bayesd.study.desk import Desk
 from bayesd.study.rules import close, end_lease, reject, serve, settle
-from bayesd.study.state import FINAL, State, Study, Trial, spec_data
+from bayesd.study.state import FINAL, Event, State, Study, Trial, spec_data
 from bayesd_schemas import constraints
 from bayesd_schemas.messages import Request, cut
 from bayesd_schemas.names import is_name
@@ -22,8 +23,10 @@ from bayesd_schemas.study import StudySpec
 
 PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
-SLOW = ("events", "study.best", "study.whatif")     # verbs that read the log or compute: the service answers them
+SLOW = ("events", "study.best", "study.whatif", "why")   # verbs that read the log or compute: the service answers
 QUEUE_MAX = 10_000
+REDACT_MAX = 500                    # references in one request
+_REF = re.compile(r"[0-9a-f]{64}")
 
 
 class Refused(Exception):
@@ -329,17 +332,21 @@ def trial_void(desk: Desk, client: str, request: Request) -> Result:
     reason = _need(request, "reason", str, '{"reason": "the sensor was unplugged"}')
     if trial.status == "voided":
         return "exists", view.trial_row(trial)
-    lease = trial.open_lease
-    event = desk.record("outcome.voided", {"reason": cut(reason, 1000)}, study=trial.study, trial=trial.number,
-                        **_actor(client, request))
-    if lease is not None:
-        _forget_lease(desk, trial)
-        desk.send(lease.worker, "stop", {"study": trial.study.name, "trial": trial.number, "fence": lease.fence,
-                                         "reason": "cancelled"})
+    event = _void(desk, trial, reason, _actor(client, request))
     desk.drawer(trial.study.name).drop()
     settle(desk, trial.study)
     serve(desk, trial.study)
     return "ok", {**view.trial_row(trial), "seq": event.seq}
+
+
+def _void(desk: Desk, trial: Trial, reason: str, by: dict[str, Any]) -> Event:
+    lease = trial.open_lease
+    event = desk.record("outcome.voided", {"reason": cut(reason, 1000)}, study=trial.study, trial=trial.number, **by)
+    if lease is not None:
+        _forget_lease(desk, trial)
+        desk.send(lease.worker, "stop", {"study": trial.study.name, "trial": trial.number, "fence": lease.fence,
+                                         "reason": "cancelled"})
+    return event
 
 
 def _forget_lease(desk: Desk, trial: Trial) -> None:
@@ -348,26 +355,66 @@ def _forget_lease(desk: Desk, trial: Trial) -> None:
 
 
 def worker_revoke(desk: Desk, client: str, request: Request) -> Result:
-    """Give a worker nothing more and take nothing more from it; its open trials are offered again."""
+    """Give a worker nothing more and take nothing more from it; its open trials are offered again. With `void`,
+    all that it told leaves what the optimiser knows, too: an event for each trial, in the same commit."""
     name = _need(request, "worker", str, '{"worker": "gpu-7"}')
     if not is_name(name):
         raise Refused("bad-field", "that is not a worker's name", "worker", "gpu-7")
-    reason = request.args.get("reason")
-    event = desk.record("worker.revoked", {
-        "worker": name, "reason": cut(reason, 400) if isinstance(reason, str) else "revoked by an operator",
-    }, **_actor(client, request))
+    void = request.args.get("void", False)
+    if not isinstance(void, bool):
+        raise Refused("bad-field", "void is true or false", "void", '{"void": true}')
+    reason: Any = request.args.get("reason")
+    if void:
+        reason = _need(request, "reason", str, '{"reason": "its clock was wrong"}')
+    elif not isinstance(reason, str):
+        reason = "revoked by an operator"
+    by = _actor(client, request)
+    event = desk.record("worker.revoked", {"worker": name, "reason": cut(reason, 400)}, **by)
     worker = desk.state.workers[name]
     for standing in [standing for standing in desk.standing.values() if standing.worker == name]:
         desk.sit(standing)
         reject(desk, name, standing.ask.id, "bad-name", "this worker is revoked", standing.ask.run)
-    touched = {}
+    voided = _told_by(desk, name) if void else []
+    for trial in voided:
+        _void(desk, trial, reason, by)
+    touched = {trial.study.name: trial.study for trial in voided}
+    for study in touched.values():
+        desk.drawer(study.name).drop()
     for lease in list(worker.open):
         end_lease(desk, lease.trial, "cancelled")
         touched[lease.trial.study.name] = lease.trial.study
     for study in touched.values():
         settle(desk, study)
         serve(desk, study)
-    return "ok", {**view.worker_row(worker), "seq": event.seq}
+    result = {**view.worker_row(worker), "seq": event.seq}
+    if void:
+        result["voided"] = len(voided)
+        result["trials"] = [[trial.study.name, trial.number] for trial in voided[:view.SHOWN_MAX]]
+    return "ok", result
+
+
+def _told_by(desk: Desk, worker: str) -> list[Trial]:
+    """Trials of which the optimiser knows, or may yet know, something from this worker. An attempt that failed
+    and was tried again is no outcome; a late one is, and a trial that has both is void as a whole."""
+    def told(trial: Trial) -> bool:
+        late = {outcome.fence for outcome in trial.late or ()}
+        return any(lease.worker == worker and lease.proof is not None
+                   and (lease.fence in late or lease.told_seq == trial.outcome_seq)
+                   for lease in trial.leases)
+    return [trial for study in desk.state.studies.values() for trial in study.trials
+            if trial.status != "voided" and told(trial)]
+
+
+def text_redact(desk: Desk, client: str, request: Request) -> Result:
+    """Delete free text of the log for ever. What it was referred to by stays, and so does the chain."""
+    refs = _need(request, "refs", list, '{"refs": ["<64 hex digits>"]}')
+    if not refs or len(refs) > REDACT_MAX or not all(isinstance(ref, str) and _REF.fullmatch(ref) for ref in refs):
+        raise Refused("bad-field", f"refs are 1 to {REDACT_MAX} references of 64 hex digits, as `bayesd log show "
+                                   "-f json` shows them", "refs")
+    reason = _need(request, "reason", str, '{"reason": "it names a person"}')
+    event = desk.record("text.redacted", {"refs": refs, "reason": cut(reason, 400)}, redacts=tuple(refs),
+                        **_actor(client, request))
+    return "ok", {"redacted": len(refs), "seq": event.seq}
 
 
 # ---------------------------------------------------------------- reads
@@ -433,6 +480,7 @@ WRITES: dict[str, Act] = {
     "study.close": study_close, "study.amend": study_amend, "study.enqueue": study_enqueue,
     "study.fork": study_fork,
     "trial.cancel": trial_cancel, "trial.void": trial_void, "worker.revoke": worker_revoke,
+    "text.redact": text_redact,
 }
 READS: dict[str, Act] = {
     "study.list": study_list, "study.show": study_show, "trial.list": trial_list, "trial.show": trial_show,

@@ -13,22 +13,24 @@ asks are sent again, candidates are drawn again.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from bayesd.study import texts
 from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.problem import Problem, Proposal
 from bayesd.study.row import Row
 from bayesd.study.state import Data, Event, Lease, State, Study, apply
 from bayesd_schemas.messages import Ask
 from bayesd_schemas.space import Params
+from bayesd_schemas.upcast import VERSIONS
 
 PATIENCE_S = 90.0     # an unserved ask lapses this long after its last copy or beat
 ANSWER_S = 1.5        # every ask is answered within 2 s; this leaves half a second for the way
 CLIENTS_MAX = 10_000  # names of operators remembered; later ones are served and not remembered
 
-NOT_CRITICAL = frozenset(("daemon.stopped", "clock.jumped"))
+NOT_CRITICAL = frozenset(("daemon.stopped", "clock.jumped", "text.redacted"))
 
 
 class Letter(NamedTuple):
@@ -109,10 +111,13 @@ class Order(NamedTuple):
 class Desk:
     """The newest state with what rules need around it."""
 
-    def __init__(self, state: State | None = None, *, operators: frozenset[str] | None = None) -> None:
+    def __init__(self, state: State | None = None, *, operators: frozenset[str] | None = None,
+                 new_salt: Callable[[], bytes] | None = None) -> None:
         self.state = State() if state is None else state
         self.operators = operators
         """Who may ask for writes; None: everyone."""
+        self.new_salt = new_salt
+        """Random bytes for free text, which is kept outside the bodies then; None: in a test, inside."""
         self.now = 0.0
         self.time = "1970-01-01T00:00:00Z"
         self._rows: list[Row] = []
@@ -150,16 +155,24 @@ class Desk:
     # -------------------------------------------------------------- the trays
 
     def record(self, type: str, data: Data, *, actor: str = "daemon", study: Study | str | None = None,
-               trial: int | None = None, cmd: str | None = None, elapsed: bool = False) -> Event:
-        """Decide a fact: it gets its place in the log, and the state moves at once."""
+               trial: int | None = None, cmd: str | None = None, elapsed: bool = False,
+               redacts: tuple[str, ...] = ()) -> Event:
+        """Decide a fact: it gets its place in the log, and the state moves at once. What of it is free text is
+        put beside its body; texts that it `redacts` are deleted with its commit."""
         state = self.state
         name = study.name if isinstance(study, Study) else study
+        beside = tuple(texts.Text(ref, None, None) for ref in redacts)
+        free = texts.FREE.get(type)
+        if free is not None and free in data and self.new_salt is not None and actor != "daemon":
+            text = texts.of(self.new_salt(), data.pop(free))
+            data[f"{free}_ref"] = text.ref
+            beside = (text,)
         if elapsed:
             assert isinstance(study, Study)
             data["elapsed_s"] = round(self.elapsed(study), 3)
         seq = state.seq + 1
         envelope: dict[str, Any] = {
-            "v": 1, "tv": 1, "seq": seq, "log": state.log or data["log"], "epoch": state.epoch or 1,
+            "v": 1, "tv": VERSIONS.get(type, 1), "seq": seq, "log": state.log or data["log"], "epoch": state.epoch or 1,
             "type": type, "crit": type not in NOT_CRITICAL, "time": self.time, "actor": actor, "data": data,
             "prev": state.hash.hex()}
         if name is not None:
@@ -168,7 +181,7 @@ class Desk:
             envelope["trial"] = trial
         if cmd is not None:
             envelope["cmd"] = cmd
-        row = Row.of(envelope)
+        row = Row.of(envelope, beside)
         event = Event(seq, row.hash, type, name, trial, actor, cmd, data)
         self._rows.append(row)
         apply(state, event)

@@ -202,14 +202,7 @@ def _grant(desk: Desk, lease: Lease) -> None:
 def _explain(desk: Desk, standing: Standing, *, late: bool = False) -> None:
     """Tell a standing ask why it waits, or that it ends; say nothing while a suggestion is on its way."""
     ask = standing.ask
-    if ask.study is not None:
-        study = desk.state.studies.get(ask.study)
-        status, reason = _standing_reason(desk, study, ask)
-    else:
-        reasons = [_standing_reason(desk, study, ask) for study in _studies_of(desk, ask)]
-        found = [pair for pair in reasons if pair[0] != "closed"]
-        soon = [pair for pair in found if pair[0] == "soon"]
-        status, reason = (soon or found or [("waiting", "unknown-study")])[0]
+    status, reason = reason_of(desk, ask)
     if status == "soon":
         if not late:
             return
@@ -218,6 +211,16 @@ def _explain(desk: Desk, standing: Standing, *, late: bool = False) -> None:
     _answer(desk, standing.worker, ask, status, reason)
     if status == "closed":
         desk.sit(standing)
+
+
+def reason_of(desk: Desk, ask: Ask) -> tuple[str, str | None]:
+    """How an unserved ask stands, and why: waiting, closed, or soon while a suggestion is on its way."""
+    if ask.study is not None:
+        return _standing_reason(desk, desk.state.studies.get(ask.study), ask)
+    reasons = [_standing_reason(desk, study, ask) for study in _studies_of(desk, ask)]
+    found = [pair for pair in reasons if pair[0] != "closed"]
+    soon = [pair for pair in found if pair[0] == "soon"]
+    return (soon or found or [("waiting", "unknown-study")])[0]
 
 
 def _standing_reason(desk: Desk, study: Study | None, ask: Ask) -> tuple[str, str | None]:
@@ -517,7 +520,7 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
     message = digest_of(tell)
     told = lease.told
     if told is not None:
-        _answer_again(desk, worker, tell.id, told, message)
+        _answer_again(desk, worker, tell, told, message)
         return
     try:
         type, data = _outcome(study, tell)
@@ -548,15 +551,21 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
 
 
 def digest_of(tell: Tell) -> bytes:
-    """Digest of a tell's known fields without id, ask and seconds, normalised: two tells are the same
-    when these are [2]. Sixteen bytes: it is kept for every trial."""
+    """Digest of a tell's known fields without id, ask, seconds and error, normalised: two tells are the same
+    when these are [2]. Sixteen bytes: it is kept for every trial, and by it an error that was redacted could
+    be guessed, so that stays out."""
+    return _digest_of(tell, None)
+
+
+def _digest_of(tell: Tell, error: str | None) -> bytes:
     failure = (tell.failure or "crash") if tell.state == "fail" else tell.failure
-    known = (tell.state, tell.value, tell.values, tell.folds, tell.cost, failure, tell.error)
+    known = (tell.state, tell.value, tell.values, tell.folds, tell.cost, failure, error)
     return hashlib.sha256(orjson.dumps(known, option=orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
-def _answer_again(desk: Desk, worker: str, id: str, told: Told, message: bytes) -> None:
-    if told.message == message:
+def _answer_again(desk: Desk, worker: str, tell: Tell, told: Told, message: bytes) -> None:
+    id = tell.id
+    if told.message in (message, _digest_of(tell, tell.error)):      # earlier logs counted the error in
         status = "late" if told.status == "late" else "duplicate"
         _receipt(desk, worker, id, status, told.seq, told.hash)
     else:

@@ -28,7 +28,7 @@ accepted they go on far above any that was ever handed out.)
      [complete | fail | pruned]  [waiting] --+      outcome.voided: any -> [voided]
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, TypeAlias
@@ -36,6 +36,7 @@ from typing import Any, Literal, TypeAlias
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
+from bayesd_schemas.upcast import VERSIONS
 
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voided"]
@@ -307,10 +308,21 @@ class State:
 class UnknownEvent(Exception):
     """The log holds a critical event that this version does not know: use a newer one."""
 
-    def __init__(self, seq: int, type: str) -> None:
-        super().__init__(f"event {seq} is of type {type!r}, which this version does not know; "
+    def __init__(self, seq: int, type: str, tv: int = 1) -> None:
+        what = f"of type {type!r}" + (f", version {tv}" if type in KNOWN else "")
+        super().__init__(f"event {seq} is {what}, which this version of bayesd does not know; "
                          "open the log with the version that wrote it, or a newer one")
         self.seq = seq
+
+
+def refuse_newer(envelope: Mapping[str, Any]) -> bool:
+    """True when a later release wrote this event and it may be passed over; raises UnknownEvent when it may not."""
+    type, tv = envelope["type"], envelope.get("tv", 1)
+    if type in KNOWN and tv <= VERSIONS.get(type, 1):
+        return False
+    if envelope.get("crit", True):
+        raise UnknownEvent(envelope["seq"], type, tv)
+    return True
 
 
 def apply(state: State, event: Event) -> None:
@@ -695,7 +707,8 @@ def _forget(trial: Trial, *, keep_late: bool) -> None:
     study.history = [seen for seen in study.history
                      if seen.trial != trial.number or (keep_late and seen.values is not None)]
     study.version += 1
-    # A fit that saw what is gone is gone with it, and the next starts from the prior.
+    # A fit that saw what is gone is gone with it, and the next starts from the prior: whether or not it saw
+    # it, so that what is known afterwards does not depend on that (see `knowledge.py`).
     study.fit = None
 
 
@@ -805,7 +818,9 @@ def _outcome_voided(state: State, event: Event) -> None:
 
 def _worker_revoked(state: State, event: Event) -> None:
     name = intern(event.data["worker"])
-    state.workers.setdefault(name, Worker(name)).revoked = event.data.get("reason") or "revoked"
+    # The reason may be redacted one day, and a replay must not notice: so the event stands for it.
+    state.workers.setdefault(name, Worker(name)).revoked = (
+        f"event {event.seq}" if "reason_ref" in event.data else event.data.get("reason") or "revoked")
 
 
 _APPLY: dict[str, Callable[[State, Event], None]] = {
@@ -838,5 +853,6 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "outcome.voided": _outcome_voided,
     "model.fitted": _model_fitted,
     "worker.revoked": _worker_revoked,
+    "text.redacted": _nothing,
 }
 KNOWN = frozenset(_APPLY)

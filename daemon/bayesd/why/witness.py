@@ -1,0 +1,225 @@
+"""What a log says of one study, with the moments at which its suggestions were made.
+
+A `Witness` sees the events in order and folds those of its study; a study depends on no other one.
+At each seq that it was told to stop at it takes a `Moment`: what the optimiser knew then. It also
+keeps what a state forgets and a page needs: when things happened, by whose hand, and the provenance
+of the trials that are asked about. Pure: the events are handed in, from a file or from a daemon.
+"""
+
+import json
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bayesd.study.desk import Desk
+from bayesd.study.problem import Fit, Observation, Problem
+from bayesd.study.state import Data, Event, State, Study, Trial, apply
+from bayesd_schemas.study import StudySpec
+
+STEERING = frozenset(("study.created", "study.amended", "study.paused", "study.resumed", "study.closed"))
+DAEMON = frozenset(("daemon.started", "daemon.stopped", "engine.fingerprint", "log.opened"))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event and when it happened."""
+
+    event: Event
+    time: str
+
+    @property
+    def seq(self) -> int:
+        return self.event.seq
+
+    @property
+    def data(self) -> Data:
+        return self.event.data
+
+    @property
+    def operator(self) -> str | None:
+        """Who did it, if a person did."""
+        kind, _, name = self.event.actor.partition("/")
+        return name if kind == "operator" else None
+
+
+def entry_of(event: Event, body: bytes) -> Entry:
+    return Entry(event, json.loads(body)["time"])
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A study as it stood after the event `seq` of the log."""
+
+    seq: int
+    time: str | None
+    spec: StudySpec
+    problem: Problem
+    """What the optimiser would have been asked, had nothing lain ready."""
+    trials: int
+    """How many were proposed: the next one has the number after."""
+    counts: dict[str, int]
+    best: tuple[int, float] | None
+    """Trial with the best observed value of the first objective, and that value."""
+    values: dict[int, tuple[float, ...]]
+    """Of the complete trials."""
+    pending: tuple[int, ...]
+    fit_seq: int
+    engine: Entry | None
+
+    @property
+    def history(self) -> tuple[Observation, ...]:
+        return self.problem.history
+
+
+@dataclass(slots=True)
+class Witness:
+    """See events in order with `see`, then call `end`."""
+
+    name: str
+    at: Collection[int] = ()
+    """Take a moment after each of these events of the log."""
+    trials: Collection[int] = ()
+    """Keep the events of these trials."""
+    state: State = field(default_factory=State)
+    moments: dict[int, Moment] = field(default_factory=dict)
+    steering: list[Entry] = field(default_factory=list)
+    daemon: dict[str, Entry] = field(default_factory=dict)
+    """The last event of each type about daemon and log."""
+    kept: dict[int, list[Entry]] = field(default_factory=dict)
+    fits: dict[int, Fit] = field(default_factory=dict)
+    enqueued: dict[int, Entry] = field(default_factory=dict)
+    """Trial -> what put it into the queue."""
+    last: dict[str, Entry] = field(default_factory=dict)
+    """The last event of each type about the study."""
+    seq: int = 0
+    """The last event of the log, of whatever study."""
+    time: str | None = None
+    _due: deque[int] = field(default_factory=deque)
+    _queue: list[tuple[dict[str, Any], Entry]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._due = deque(sorted(set(self.at)))
+
+    @property
+    def study(self) -> Study:
+        return self.state.studies[self.name]
+
+    @property
+    def log(self) -> str:
+        return self.state.log
+
+    def see(self, event: Event, body: bytes) -> None:
+        """Take the next event; those of other studies pass by."""
+        while self._due and self._due[0] < event.seq:
+            self._take(self._due.popleft())
+        self.seq = event.seq
+        if event.study not in (None, self.name):
+            return
+        apply(self.state, narrowed(event, self.name))
+        entry = entry_of(event, body)
+        self.time = entry.time
+        if event.study is None:
+            if event.type in DAEMON:
+                self.daemon[event.type] = entry
+            return
+        self.last[event.type] = entry
+        if event.type in STEERING:
+            self.steering.append(entry)
+        if event.trial is not None and event.trial in self.trials:
+            self.kept.setdefault(event.trial, []).append(entry)
+        if event.type == "model.fitted" and self.study.fit is not None:
+            self.fits[event.seq] = self.study.fit
+        self._follow_queue(entry)
+
+    def pass_by(self, seq: int) -> None:
+        """The log is seen up to here; what came since was about other studies."""
+        while self._due and self._due[0] < seq:
+            self._take(self._due.popleft())
+        self.seq = max(self.seq, seq)
+
+    def end(self) -> None:
+        """No event comes any more."""
+        while self._due:
+            self._take(self._due.popleft())
+
+    def _follow_queue(self, entry: Entry) -> None:
+        """Who put a point into the queue, until it becomes a trial."""
+        event = entry.event
+        if event.type == "study.created":
+            self._queue = [(dict(params), entry) for params in self.study.queue]
+        elif event.type == "point.enqueued":
+            self._queue.append((event.data["params"], entry))
+        elif event.type == "study.amended" and event.data.get("queue") is not None:
+            left, self._queue = self._queue, []
+            for params in event.data["queue"]:
+                i = next((i for i, (old, _) in enumerate(left) if old == params), None)
+                self._queue.append(left.pop(i) if i is not None else (params, entry))
+        elif event.type == "trial.proposed" and event.data["sampler"] == "enqueued" and self._queue:
+            assert event.trial is not None
+            self.enqueued[event.trial] = self._queue.pop(0)[1]
+
+    def _take(self, seq: int) -> None:
+        study = self.state.studies.get(self.name)
+        if study is not None:
+            self.moments[seq] = moment(self.state, study, seq, self.time, self.daemon.get("engine.fingerprint"))
+
+    # -------------------------------------------------------------- trials
+
+    def trial(self, number: int) -> Trial:
+        return self.study.trials[number - 1]
+
+    def proposal(self, number: int) -> Entry:
+        return next(entry for entry in self.kept[number] if entry.event.type == "trial.proposed")
+
+    def entry(self, number: int, seq: int) -> Entry | None:
+        return next((entry for entry in self.kept.get(number, ()) if entry.seq == seq), None)
+
+    def problem(self, number: int) -> Problem | None:
+        """What the optimiser was asked when it proposed this trial, made again from the record."""
+        proposed = self.proposal(number)
+        then = self.moments.get(proposed.data["as_of"])
+        return None if then is None else problem_of(then, self.study, number, proposed.data, self.fits)
+
+
+def moment(state: State, study: Study, seq: int, time: str | None, engine: Entry | None = None) -> Moment:
+    problem, pending = Desk(state).problem(study)
+    best = study.best
+    return Moment(
+        seq, time, study.spec, problem, len(study.trials), dict(study.counts),
+        (best.number, best.values[0]) if best is not None and best.values else None,
+        {trial.number: trial.values for trial in study.trials if trial.status == "complete" and trial.values},
+        pending, study.fit_seq, engine)
+
+
+def narrowed(event: Event, study: str) -> Event:
+    """An event about a worker, without what it says of other studies."""
+    if event.type != "run.began":
+        return event
+    return replace(event, data={**event.data, **{key: [each for each in event.data[key] if each[0] == study]
+                                                 for key in ("took", "ended")}})
+
+
+def problem_of(then: Moment, study: Study, number: int, data: Data, fits: dict[int, Fit]) -> Problem:
+    """The problem behind a `trial.proposed`: the study at its `as_of`, with the candidates that lay before it and
+    the fit that it used.
+
+    A drawer is first in, first out, and dropping one drops all behind it; so what lay before a candidate became
+    the trials since `as_of`. Only where a plainer sampler answered meanwhile does the event alone know it.
+    """
+    ahead = [dict(params) for params in data.get("ahead", ())] if "number" in data else \
+        [trial.params for trial in study.trials[then.trials:number - 1]]
+    seq = data.get("fit")
+    fit = then.problem.fit if not seq or seq == then.fit_seq else fits.get(seq)
+    return replace(then.problem, number=data.get("number") or number + study.streams, fit=fit,
+                   pending=(*then.problem.pending, *ahead))
+
+
+def moments_for(proposals: Iterable[Data], outcomes: Iterable[int]) -> set[int]:
+    """The events after which a page needs to know the study: what each suggestion was made from, and what was
+    known before and after each outcome."""
+    at = {data["as_of"] for data in proposals}
+    for seq in outcomes:
+        if seq:
+            at |= {seq - 1, seq}
+    return at

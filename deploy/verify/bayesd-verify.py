@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Is this the record that was written? Checks a log of bayesd offline, with none of bayesd's code.
+
+    python3 bayesd-verify.py FILE [--key KEY] [--head NOTES]
+
+FILE is a log (SQLite), an export of one (JSON lines) or an audit pack (zip); it is only read. The rules:
+ 1. An event is a line of JSON and its hash SHA-256(0x00 || line). `seq` counts 1, 2, 3, ... and `prev` is the
+    hash of the event before it: who changes one event must change all that follow.
+ 2. A signed note says how many events there were and the root of the Merkle tree over their hashes (RFC 9162,
+    section 2.1): who changes any event, and all that follow, has another root than a note kept elsewhere.
+ 3. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt.
+Events may refer to free text by ref = SHA-256(salt || text); a text may be redacted, but not be another one.
+A pack may have events of other studies by hash alone. Exit: 0 verified, 1 not verified, 2 could not be looked at.
+"""
+import argparse, base64, hashlib, json, os, sqlite3, sys, urllib.parse, zipfile, zlib
+try:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+except ImportError:             # then everything but signatures is checked
+    Ed25519PublicKey = None
+
+class Failed(Exception):
+    pass
+
+def need(holds, where, why):
+    if not holds:
+        raise Failed(f"FAILED at {where}: {why}")
+
+def say(what, count, remark=""):
+    print(f"{what:<14}{count:>8}  OK{remark and ', '}{remark}")
+
+def sha(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+def check_events(rows, given=None):
+    """Rule 1 for rows of seq, line, hash and copies of parts of the line, of which all but the line may be missing.
+    A pack gives the hashes of all events. Answers with the log's id, all hashes and the keys that it names."""
+    id, hashes, keys, count, seq = None, given or [], [], 0, 0
+    try:
+        for told, line, leaf, *beside in rows:
+            where, last, before = f"seq {seq + 1}", len(given) if given else seq + 1, seq
+            event = json.loads(line.decode("utf-8"), parse_constant=int)        # int refuses NaN: it is not JSON
+            seq, prev, log, data, digest = event["seq"], event["prev"], event["log"], event["data"], sha(b"\0", line)
+            need(type(seq) is int and before < seq <= last and told in (None, seq), where, "it is not in its place")
+            where = f"seq {seq}"
+            need(digest == (given[seq - 1] if given else leaf or digest), where, "its hash is not that of its line")
+            need(prev == (hashes[seq - 2].hex() if seq > 1 else "0" * 64), where, "its prev is not the hash before it")
+            need(log == (id or log), where, "it is of another log")
+            need(not beside or beside == [event.get(key) for key in ("type", "study", "trial", "actor", "cmd")], where,
+                 "what stands beside its line is not what the line says")
+            id, count = log, count + 1
+            if not given:
+                hashes.append(digest)
+            if event.get("type") == "daemon.started" and "key" in data:
+                keys.append(data["key"])
+    except sqlite3.Error:
+        need(False, f"seq {seq + 1}", "the file is damaged here")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        need(False, where, "it is not an event in JSON")
+    need(count, "seq 1", "there is no event")
+    say("events", count, "" if count == len(hashes) else f"of {len(hashes)}, the others by hash alone")
+    return id, hashes, keys
+
+def roots(hashes, sizes):
+    """Size -> root of the Merkle tree over the first `size` hashes, in base64."""
+    found, peaks = {"0": sha()}, []         # peaks: roots of the full subtrees so far, the largest first
+    for size, leaf in enumerate(hashes, 1):
+        carry = size - 1
+        while carry & 1:
+            leaf, carry = sha(b"\1", peaks.pop(), leaf), carry >> 1
+        peaks.append(leaf)
+        if str(size) in sizes:
+            root = leaf
+            for peak in reversed(peaks[:-1]):
+                root = sha(b"\1", peak, root)
+            found[str(size)] = root
+    return {size: base64.b64encode(root).decode() for size, root in found.items()}
+
+def check_signature(text, signatures, keys, where):
+    """Ed25519 over the text of a note by a key, name+id+base64(1 || public key). 0: there is no key, or no library."""
+    for key in keys if Ed25519PublicKey else ():
+        name, _, rest = key.partition("+")
+        for line in signatures.split("\n"):
+            try:
+                raw, mark = base64.b64decode(rest[9:]), base64.b64decode(line.split(" ")[-1])
+                if line.startswith(f"\u2014 {name} ") and mark[:4] == sha(name.encode(), b"\n", raw)[:4]:
+                    Ed25519PublicKey.from_public_bytes(raw[1:]).verify(mark[4:], f"{text}\n".encode())
+                    return 1
+            except Exception:               # whatever is wrong with it, it is no signature
+                continue
+    need(not keys or not Ed25519PublicKey, where, "the key did not sign this note")
+    return 0
+
+def check_notes(what, text, id, hashes, keys):
+    """Rule 2. Notes stand one after the other: text, empty line, signatures, empty line. How many are signed."""
+    parts, good, signed = [part for part in text.strip("\n").split("\n\n") if part], 0, 0
+    notes = [(f"{text}\n".split("\n")[1], text, signatures) for text, signatures in zip(parts[::2], [*parts[1::2], ""])]
+    found = roots(hashes, {size for size, _, _ in notes})
+    for size, text, signatures in sorted(notes, key=lambda note: (len(note[0]), note[0])):
+        signed += check_signature(text, signatures, keys, f"seq {size}")
+        need(size in found, f"seq {len(hashes) + 1}", f"it is missing: a note is about {size} events")
+        need(text.split("\n")[:3] == [f"bayesd/{id}", size, found[size]], f"seq {size}",
+             f"events {good + 1} to {size} are not all those that a note is about")
+        good = int(size)
+    say(what, len(notes), f"{signed} signed, the newest is about {good} of {len(hashes)} events" if notes else "")
+    return signed
+
+def check_texts(rows):
+    for ref, salt, text in rows:
+        need(sha(salt, text.encode()).hex() == ref, f"text {ref}", "it is not the one that was told")
+    say("texts", len(rows))
+
+def check_files(files, id, keys):
+    """Rule 3."""
+    listed = {line[66:]: line[:64] for line in files["manifest.txt"].decode().split("\n") if line}
+    for name in sorted({*files, *listed} - {"manifest.txt", "seal.txt"}):
+        need(sha(files.get(name, b"")).hex() == listed.get(name), name, "it is not the file that was packed")
+    say("files", len(listed))
+    if "seal.txt" in files:
+        text, _, signatures = files["seal.txt"].decode().partition("\n\n")
+        signed = check_signature(text, signatures, keys, "seal.txt")
+        need(text == f"bayesd/{id}/pack\n{sha(files['manifest.txt']).hex()}", "seal.txt", "it seals another pack")
+        say("seal", 1, f"{signed} signed")
+
+def verify(path, keys, heads):
+    with open(path, "rb") as file:
+        start = file.read(16)
+        data = start if start == b"SQLite format 3\0" else start + file.read()
+    notes, files = "", {}
+    if start == b"SQLite format 3\0":       # if a WAL is beside it, that has events, too; else nobody writes the file
+        wal = os.path.exists(path + "-wal") and os.path.getsize(path + "-wal")
+        db = sqlite3.connect("file:" + urllib.parse.quote(os.path.abspath(path))
+                             + ("?mode=ro" if wal else "?mode=ro&immutable=1"), uri=True)
+        id, hashes, named = check_events(db.execute("SELECT seq, CAST(body AS BLOB), CAST(hash AS BLOB), type, study, "
+                                                    "trial, actor, cmd FROM event ORDER BY seq"))
+        notes = "\n".join(note.decode() for note, in db.execute("SELECT CAST(note AS BLOB) FROM checkpoint"))
+        if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'text'").fetchone():
+            check_texts(db.execute("SELECT ref, salt, text FROM text").fetchall())
+    elif start.startswith(b"PK"):
+        with zipfile.ZipFile(path) as pack:
+            need(len(pack.namelist()) == len(set(pack.namelist())), path, "two files have one name")
+            files = {name: pack.read(name) for name in pack.namelist()}
+        given, notes, named = (files[name].decode() for name in ("hashes.txt", "checkpoints.txt", "key.txt"))
+        id, hashes, _ = check_events([(None, line, None) for line in files["events.jsonl"].split(b"\n") if line],
+                                     [bytes.fromhex(line) for line in given.split()])
+        named = named.split()
+        texts = [json.loads(line) for line in files.get("texts.jsonl", b"").decode().split("\n") if line]
+        check_texts([(each["ref"], bytes.fromhex(each["salt"]), each["text"]) for each in texts])
+    else:
+        id, hashes, named = check_events([(None, line, None) for line in data.split(b"\n") if line])
+    signed = check_notes("notes", notes, id, hashes, keys or named)
+    for head in heads:
+        with open(head, encoding="utf-8") as file:
+            signed += check_notes("outside notes", file.read(), id, hashes, keys or named)
+    if files:
+        check_files(files, id, keys or named)
+    need(signed or not keys, "key", "it signed nothing here" if Ed25519PublicKey else "pip install cryptography")
+    if not Ed25519PublicKey:
+        print("Signatures were NOT checked: pip install cryptography")
+    elif not signed:
+        print("Nothing here is signed: the parts fit, but the whole could have been made anew")
+    elif not keys:
+        print("The key is the file's own word; compare it with a copy from elsewhere:", *named)
+    print(f"VERIFIED: events 1 to {len(hashes)} of log {id}")
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--key", action="append", default=[], help="a public key that you have from elsewhere")
+    parser.add_argument("--head", action="append", default=[], help="a file of notes that you have from elsewhere")
+    given = parser.parse_args()
+    try:
+        verify(given.file, given.key, given.head)
+    except Failed as failed:
+        sys.exit(print(failed) or 1)
+    except (ValueError, KeyError, EOFError, sqlite3.Error, zipfile.BadZipFile, zlib.error):
+        sys.exit(print(f"FAILED at {given.file}: it is not whole") or 1)
+    except OSError as error:
+        sys.exit(print(error, file=sys.stderr) or 2)

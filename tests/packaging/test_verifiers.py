@@ -1,0 +1,474 @@
+"""The verifiers that share no code with us: both find the same, in logs, exports and packs, whole and damaged."""
+
+import contextlib
+import io
+import json
+import os
+import runpy
+import sqlite3
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.clients.fakedaemon import need
+from tests.golden.test_golden import LOGS, read
+
+from bayesd import logfile, notes, pack
+from bayesd.cli import phrases
+from bayesd.study.canonical import ZERO, canonical, leaf_hash
+from bayesd.study.merkle import root_of
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "verify"
+OWNER = notes.Signer("golden", bytes(range(32)))
+FORGER = notes.Signer("golden", bytes(range(1, 33)))
+AT = 60             # the event that is tampered with
+NOTED = (50, 120)   # and these many events, and all of them, have a note
+
+
+# --- Records -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """A log in the hands of whoever may change it."""
+
+    bodies: list[bytes]
+    notes: list[str]
+    hashes: list[bytes] | None = None
+    """As they stand beside the bodies; None: right."""
+
+    @property
+    def leaves(self) -> list[bytes]:
+        return self.hashes if self.hashes is not None else [leaf_hash(body) for body in self.bodies]
+
+
+def signed(bodies: Sequence[bytes], signer: notes.Signer = OWNER) -> Record:
+    leaves = [leaf_hash(body) for body in bodies]
+    sizes = [*(size for size in NOTED if size < len(bodies)), len(bodies)]
+    return Record(list(bodies), [signer.sign(size, root_of(leaves[:size])) for size in sizes])
+
+
+def golden() -> Record:
+    return signed(read(LOGS[0])[0])
+
+
+def write_log(record: Record, path: Path, copies: dict[int, dict[str, Any]] | None = None) -> None:
+    """As the daemon keeps it, without its triggers; `copies` are what stands beside a body in place of the truth."""
+    logfile.create(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {name}")
+        for body, leaf in zip(record.bodies, record.leaves, strict=True):
+            try:
+                told = json.loads(body)
+            except ValueError:
+                told = {"type": "?", "actor": "?"}
+            row = {"seq": told.get("seq"), **told, **(copies or {}).get(told.get("seq"), {})}
+            db.execute("INSERT OR REPLACE INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                       (row["seq"], body, leaf, *(row.get(key) for key in ("type", "study", "trial", "actor", "cmd"))))
+        for i, note in enumerate(record.notes):
+            db.execute("INSERT INTO checkpoint VALUES (?, ?)", (i, note.encode()))
+        db.commit()
+        db.execute("PRAGMA journal_mode = DELETE").fetchall()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a good pack."""
+    return pack_files(golden(), tmp_path_factory.mktemp("packed"))
+
+
+def pack_files(record: Record, folder: Path, signer: notes.Signer | None = OWNER) -> dict[str, bytes]:
+    """A pack of study `s`, made the proper way from a whole log."""
+    path = folder / "whole.db"
+    write_log(record, path)
+    found = pack.collect(path, "s")
+    path.unlink()
+    pages = {trial.number: pack.plain_page(found, trial.number) for trial in found.study.trials}
+    return pack.files(found, pages, phrases.of, signer)
+
+
+def write_pack(files: dict[str, bytes], path: Path, *, manifest: bool = True) -> None:
+    """`manifest`: whoever changed the files made a new manifest, but has no key to seal it."""
+    if manifest:
+        files = {name: data for name, data in files.items() if name not in (pack.MANIFEST, pack.SEAL)}
+        files[pack.MANIFEST] = "".join(f"{sha256(files[name]).hexdigest()}  {name}\n"
+                                       for name in sorted(files)).encode()
+    pack.write(path, files)
+
+
+def write_lines(record: Record, path: Path) -> None:
+    path.write_bytes(b"".join(body + b"\n" for body in record.bodies))
+
+
+# --- The two ----------------------------------------------------------------------------------------
+
+
+def run(command: list[str]) -> tuple[int, str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert " at " not in done.stderr, done.stderr
+    return done.returncode, done.stdout
+
+
+def python(*arguments: object) -> tuple[int, str]:
+    """In this process, as a script: a new one for each of many files would take most of the time."""
+    said, before, code = io.StringIO(), sys.argv, 0
+    sys.argv = ["bayesd-verify.py", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+            runpy.run_path(str(FOLDER / "bayesd-verify.py"), run_name="__main__")
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.argv = before
+    return code, said.getvalue()
+
+
+def javascript(*arguments: object) -> tuple[int, str]:
+    return run(["node", str(FOLDER / "bayesd-verify.mjs"), *map(str, arguments)])
+
+
+@pytest.fixture(scope="session")
+def reads_sqlite() -> bool:
+    need("node")
+    probe = "import('node:sqlite').then(() => process.exit(0), () => process.exit(1))"
+    return subprocess.run(["node", "-e", probe], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def both(reads_sqlite: bool) -> Callable[..., tuple[int, str]]:
+    """The verdict of both, which is one."""
+    def verify(file: Path, *arguments: object) -> tuple[int, str]:
+        said = python(file, *arguments)
+        if file.suffix == ".db" and not reads_sqlite:
+            assert javascript(file, *arguments)[0] == 2
+        else:
+            assert javascript(file, *arguments) == said
+        return said
+    return verify
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Path:
+    """A note that left the machine when there were 100 events."""
+    path = tmp_path / "head"
+    path.write_text(OWNER.sign(100, root_of(golden().leaves[:100])))
+    return path
+
+
+# --- Whole --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
+def test_golden_logs_verify_in_every_form(path: Path, tmp_path: Path, both: Callable[..., tuple[int, str]]) -> None:
+    record = signed(read(path)[0])
+    count = len(record.bodies)
+    write_log(record, tmp_path / "log.db")
+    write_lines(record, tmp_path / "events.jsonl")
+    pack.write(tmp_path / "pack.zip", pack_files(record, tmp_path))
+    for name in ("log.db", "events.jsonl", "pack.zip"):
+        code, said = both(tmp_path / name)
+        assert code == 0, said
+        assert said.splitlines()[-1] == f"VERIFIED: events 1 to {count} of log golden"
+    for name in ("log.db", "pack.zip"):
+        code, said = both(tmp_path / name, "--key", OWNER.vkey)
+        assert code == 0, said
+        assert f"3 signed, the newest is about {count} of {count} events" in said
+    assert "the others by hash alone" in said
+    assert "seal" in said
+
+
+def test_it_says_what_a_verdict_rests_on(packed: dict[str, bytes], tmp_path: Path, head: Path,
+                                         both: Callable[..., tuple[int, str]]) -> None:
+    record = golden()
+    write_lines(record, tmp_path / "events.jsonl")
+    assert "could have been made anew" in both(tmp_path / "events.jsonl")[1]
+    code, said = both(tmp_path / "events.jsonl", "--head", head, "--key", OWNER.vkey)
+    assert (code, "made anew" in said, "1 signed, the newest is about 100 of" in said) == (0, False, True)
+    code, said = both(tmp_path / "events.jsonl", "--key", OWNER.vkey)
+    assert (code, said.splitlines()[-1]) == (1, "FAILED at key: it signed nothing here")
+    pack.write(tmp_path / "pack.zip", packed)
+    assert f"compare it with a copy from elsewhere: {OWNER.vkey}" in both(tmp_path / "pack.zip")[1]
+    assert both(tmp_path / "pack.zip", "--key", FORGER.vkey)[0] == 1
+
+
+def test_the_key_that_a_log_names_is_taken_for_want_of_another(
+        tmp_path: Path, both: Callable[..., tuple[int, str]]) -> None:
+    bodies = reseal(golden().bodies, 2, lambda event: event["data"].update(key=OWNER.vkey))
+    record = signed(bodies)
+    write_log(record, tmp_path / "log.db")
+    assert "3 signed" in both(tmp_path / "log.db")[1]
+    write_log(replace(record, notes=[*record.notes[:1], FORGER.sign(120, root_of(record.leaves[:120]))]),
+              tmp_path / "forged.db")
+    assert both(tmp_path / "forged.db")[1].splitlines()[-1] == "FAILED at seq 120: the key did not sign this note"
+
+
+def test_reading_changes_nothing_and_takes_what_is_in_the_wal(tmp_path: Path, reads_sqlite: bool) -> None:
+    log = tmp_path / "log.db"
+    write_log(golden(), log)
+    with contextlib.closing(sqlite3.connect(log)) as db:
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+        last = db.execute("SELECT max(seq) FROM event").fetchone()[0]
+        prev = db.execute("SELECT hash FROM event WHERE seq = ?", (last,)).fetchone()[0].hex()
+        body = canonical({"actor": "daemon", "data": {}, "log": "golden", "prev": prev, "seq": last + 1, "type": "x"})
+        db.execute("INSERT INTO event VALUES (?, ?, ?, 'x', NULL, NULL, 'daemon', NULL)",
+                   (last + 1, body, leaf_hash(body)))
+        db.commit()
+        before = sha256(log.read_bytes()).digest()
+        for verify in (python, javascript) if reads_sqlite else (python,):
+            code, said = verify(log)
+            assert (code, f"events 1 to {last + 1}" in said) == (0, True), said
+        assert sha256(log.read_bytes()).digest() == before
+    log.chmod(0o400)
+    tmp_path.chmod(0o500)
+    try:
+        assert python(log)[0] == 0
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_without_the_library_everything_but_signatures_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "cryptography.py").write_text("raise ImportError('not installed')")
+    write_log(golden(), tmp_path / "log.db")
+
+    def verify(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([sys.executable, FOLDER / "bayesd-verify.py", *arguments], capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=60)
+        return done.returncode, done.stdout
+    code, said = verify(str(tmp_path / "log.db"))
+    assert (code, "Signatures were NOT checked" in said) == (0, True)
+    assert verify(str(tmp_path / "log.db"), "--key", OWNER.vkey)[0] == 1
+    record = golden()
+    write_log(replace(record, bodies=reseal(record.bodies, AT, spoil)), tmp_path / "forged.db")
+    assert "FAILED at seq 120" in verify(str(tmp_path / "forged.db"))[1]
+
+
+def test_what_cannot_be_looked_at_is_neither_yes_nor_no(tmp_path: Path, reads_sqlite: bool) -> None:
+    for verify in (python, javascript):
+        assert verify(tmp_path / "nothing")[0] == 2
+        write_lines(golden(), tmp_path / "events.jsonl")
+        assert verify(tmp_path / "events.jsonl", "--head", tmp_path / "nothing")[0] == 2
+
+
+# --- Damaged ------------------------------------------------------------------------------------------
+
+
+def spoil(event: dict[str, Any]) -> None:
+    event["data"]["forged"] = 1
+
+
+def spoiled(body: bytes, change: Callable[[dict[str, Any]], None] = spoil, **more: Any) -> bytes:
+    event = json.loads(body)
+    change(event)
+    return canonical({**event, **more})
+
+
+def reseal(bodies: Sequence[bytes], seq: int, change: Callable[[dict[str, Any]], None]) -> list[bytes]:
+    """Change an event, then make every hash after it anew: what the owner of a file can do without a trace in it."""
+    out = list(bodies)
+    prev = leaf_hash(out[seq - 2]).hex() if seq > 1 else ZERO
+    for i in range(seq - 1, len(out)):
+        out[i] = spoiled(out[i], change if i == seq - 1 else lambda event: None, prev=prev)
+        prev = leaf_hash(out[i]).hex()
+    return out
+
+
+def edit(record: Record) -> Record:
+    bodies = list(record.bodies)
+    bodies[AT - 1] = spoiled(bodies[AT - 1])
+    return Record(bodies, record.notes, record.leaves)
+
+
+def mend(record: Record) -> Record:
+    return replace(edit(record), hashes=None)
+
+
+def delete(record: Record) -> Record:
+    return replace(record, bodies=[*record.bodies[:AT - 1], *record.bodies[AT:]])
+
+
+def insert(record: Record) -> Record:
+    """One more event in the middle, with a good hash and prev."""
+    more = spoiled(record.bodies[AT - 1], prev=leaf_hash(record.bodies[AT - 2]).hex())
+    rest = [spoiled(body, lambda event: event.update(seq=event["seq"] + 1)) for body in record.bodies[AT - 1:]]
+    return replace(record, bodies=[*record.bodies[:AT - 1], more, *rest])
+
+
+def swap(record: Record) -> Record:
+    bodies = list(record.bodies)
+    bodies[AT - 1], bodies[AT] = spoiled(bodies[AT], seq=AT), spoiled(bodies[AT - 1], seq=AT + 1)
+    return replace(record, bodies=bodies)
+
+
+def truncate(record: Record) -> Record:
+    return replace(record, bodies=record.bodies[:AT])
+
+
+def roll_back(record: Record) -> Record:
+    """An old copy, with its old notes: only a note from outside knows better."""
+    return Record(record.bodies[:AT], record.notes[:1])
+
+
+def fork(record: Record) -> Record:
+    """Another future from an event on, with the old notes."""
+    return replace(record, bodies=reseal(record.bodies[:140], AT, spoil))
+
+
+def forge(record: Record) -> Record:
+    """All of it made anew, with the notes and the key of the forger."""
+    return signed(reseal(record.bodies, AT, spoil), FORGER)
+
+
+def break_signature(record: Record) -> Record:
+    note = record.notes[1]
+    return replace(record, notes=[record.notes[0], note[:-6] + ("A" if note[-6] != "A" else "B") + note[-5:],
+                                  *record.notes[2:]])
+
+
+def graft(record: Record) -> Record:
+    """An event of another log, chained properly."""
+    return Record(reseal(record.bodies, AT, lambda event: event.update(log="another")), [])
+
+
+def no_json(record: Record) -> Record:
+    bodies = list(record.bodies)
+    bodies[AT - 1] = bodies[AT - 1][:-1]
+    return replace(record, bodies=bodies)
+
+
+# (what, what a log says, what an export says); each has the outside note about 100 events, and the key
+DAMAGES: list[tuple[Callable[[Record], Record], str, str]] = [
+    (edit, "60: its hash is not", "61: its prev is not"),
+    (mend, "61: its prev is not", "61: its prev is not"),
+    (delete, "60: it is not in its place", "60: it is not in its place"),
+    (insert, "61: its prev is not", "61: its prev is not"),
+    (swap, "60: its prev is not", "60: its prev is not"),
+    (truncate, "61: it is missing: a note is about 120", "61: it is missing: a note is about 100"),
+    (roll_back, "61: it is missing: a note is about 100", "61: it is missing: a note is about 100"),
+    (fork, "120: events 51 to 120 are not all", "100: events 1 to 100 are not all"),
+    (forge, "50: the key did not sign", "100: events 1 to 100 are not all"),
+    (break_signature, "120: the key did not sign", ""),
+    (graft, "60: it is of another log", "60: it is of another log"),
+    (no_json, "", "60: it is not an event in JSON"),
+]
+
+
+@pytest.mark.parametrize(("damage", "in_log", "in_lines"), DAMAGES, ids=lambda each: getattr(each, "__name__", ""))
+def test_damage_is_found_where_it_is(damage: Callable[[Record], Record], in_log: str, in_lines: str, tmp_path: Path,
+                                     head: Path, both: Callable[..., tuple[int, str]]) -> None:
+    record = damage(golden())
+    for name, write, wanted in (("log.db", write_log, in_log), ("events.jsonl", write_lines, in_lines)):
+        if wanted:
+            write(record, tmp_path / name)
+            code, said = both(tmp_path / name, "--key", OWNER.vkey, "--head", head)
+            assert (code, said.splitlines()[-1][:len("FAILED at seq ") + len(wanted)]) == (1, f"FAILED at seq {wanted}")
+
+
+def test_an_edited_copy_beside_the_bytes_is_found(tmp_path: Path, both: Callable[..., tuple[int, str]]) -> None:
+    write_log(golden(), tmp_path / "log.db", {AT: {"study": "another"}})
+    assert "FAILED at seq 60: what stands beside its line" in both(tmp_path / "log.db")[1]
+
+
+def test_a_forgery_of_everything_passes_only_without_anything_from_outside(
+        tmp_path: Path, head: Path, both: Callable[..., tuple[int, str]]) -> None:
+    """What the README says: the file alone proves nothing against who can make all of it."""
+    pack.write(tmp_path / "pack.zip", pack_files(forge(golden()), tmp_path, FORGER))
+    assert both(tmp_path / "pack.zip")[0] == 0
+    assert both(tmp_path / "pack.zip", "--key", OWNER.vkey)[0] == 1
+    assert "FAILED at seq 100: the key did not sign" in both(tmp_path / "pack.zip", "--head", head)[1]
+    pack.write(tmp_path / "bare.zip", {**pack_files(forge(golden()), tmp_path, None), "key.txt": b"",
+                                       "checkpoints.txt": b""})
+    assert "FAILED at seq 100: events 1 to 100 are not all" in both(tmp_path / "bare.zip", "--head", head)[1]
+
+
+def lines(data: bytes) -> list[bytes]:
+    return data.split(b"\n")[:-1]
+
+
+def joined(parts: Sequence[bytes]) -> bytes:
+    return b"".join(part + b"\n" for part in parts)
+
+
+PACK_DAMAGES: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
+    "an event is edited": (lambda files: {"events.jsonl": files["events.jsonl"].replace(b'"cost":1.5', b'"cost":2.5')},
+                           "FAILED at seq 8: its hash is not"),
+    "an event is left out": (lambda files: {"events.jsonl": joined(lines(files["events.jsonl"])[:-1])}, "VERIFIED"),
+    "an event is there twice": (lambda files: {"events.jsonl": joined([*lines(files["events.jsonl"])[:9],
+                                                                       *lines(files["events.jsonl"])[8:]])},
+                                "FAILED at seq 10: it is not in its place"),
+    "the hash of another study's event is changed": (
+        lambda files: {"hashes.txt": joined([*lines(files["hashes.txt"])[:129], b"0" * 64,
+                                             *lines(files["hashes.txt"])[130:]])},
+        "FAILED at seq 186: events 121 to 186 are not all"),
+    "the end is cut": (
+        lambda files: {"hashes.txt": joined(lines(files["hashes.txt"])[:60]),
+                       "events.jsonl": joined(lines(files["events.jsonl"])[:60])},
+        "FAILED at seq 61: it is missing: a note is about 120"),
+    "a note is changed": (lambda files: {"checkpoints.txt": files["checkpoints.txt"].replace(b"\n120\n", b"\n121\n")},
+                          "FAILED at seq 121: the key did not sign"),
+    "half a note": (lambda files: {"checkpoints.txt": files["checkpoints.txt"].rpartition(b"\n\n\xe2")[0]},
+                    "FAILED at seq 186: the key did not sign"),
+}
+
+
+@pytest.mark.parametrize("what", PACK_DAMAGES)
+def test_damage_in_a_pack_is_found_although_its_manifest_was_made_anew(
+        what: str, packed: dict[str, bytes], tmp_path: Path, both: Callable[..., tuple[int, str]]) -> None:
+    (change, wanted), files = PACK_DAMAGES[what], packed
+    changed = change(files)
+    assert any(files[name] != data for name, data in changed.items())
+    write_pack({**files, **changed}, tmp_path / "pack.zip")
+    code, said = both(tmp_path / "pack.zip", "--key", OWNER.vkey)
+    assert said.splitlines()[-1].startswith(wanted), said
+    assert code == (0 if wanted == "VERIFIED" else 1)
+
+
+def test_the_files_of_a_pack_are_those_of_its_manifest_and_seal(
+        packed: dict[str, bytes], tmp_path: Path, both: Callable[..., tuple[int, str]]) -> None:
+    files = packed
+
+    def said(changed: dict[str, bytes], manifest: bool = False) -> str:
+        write_pack(changed, tmp_path / "pack.zip", manifest=manifest)
+        return both(tmp_path / "pack.zip", "--key", OWNER.vkey)[1].splitlines()[-1]
+    assert said(files).startswith("VERIFIED")
+    other = {**files, "report.html": files["report.html"].replace(b"winner", b"loser!")}
+    assert said(other) == "FAILED at report.html: it is not the file that was packed"
+    assert said({**files, "why/0.txt": b""}).startswith("FAILED at why/0.txt")
+    assert said({name: data for name, data in files.items() if name != "why/1.txt"}).startswith("FAILED at why/1.txt")
+    write_pack(other, tmp_path / "made.zip")
+    with zipfile.ZipFile(tmp_path / "made.zip") as made:
+        assert said({**other, pack.MANIFEST: made.read(pack.MANIFEST)}) == "FAILED at seal.txt: it seals another pack"
+    seal = OWNER.sign_text(f"bayesd/golden/pack\n{'0' * 64}\n").encode()
+    assert said({**files, pack.SEAL: seal}) == "FAILED at seal.txt: it seals another pack"
+    broken = files[pack.SEAL][:-8] + b"AAAAAAA\n"
+    assert said({**files, pack.SEAL: broken}) == "FAILED at seal.txt: the key did not sign this note"
+    less = {name: data for name, data in files.items() if name != "hashes.txt"}
+    assert said(less).endswith("pack.zip: it is not whole")
+
+
+def test_a_zip_that_is_not_whole(packed: dict[str, bytes], tmp_path: Path,
+                                 both: Callable[..., tuple[int, str]]) -> None:
+    pack.write(tmp_path / "pack.zip", packed)
+    data = (tmp_path / "pack.zip").read_bytes()
+    for damaged in (data[:-40], data[:2000] + bytes([data[2000] ^ 1]) + data[2001:]):
+        (tmp_path / "pack.zip").write_bytes(damaged)
+        assert both(tmp_path / "pack.zip") == (1, f"FAILED at {tmp_path / 'pack.zip'}: it is not whole\n")
+    (tmp_path / "twice.zip").write_bytes(data)
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "twice.zip", "a") as twice:
+        twice.writestr("events.jsonl", b"")
+    assert both(tmp_path / "twice.zip")[1].endswith("two files have one name\n")
+
+
+def test_they_are_short_and_use_none_of_our_code() -> None:
+    for name in pack.VERIFIERS:
+        text = (FOLDER / name).read_text()
+        assert len(text.splitlines()) < 200
+        assert "import bayesd" not in text
+        assert "from bayesd" not in text
