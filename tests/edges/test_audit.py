@@ -170,14 +170,16 @@ def test_a_fork_draws_from_streams_of_its_own(spec: dict[str, Any], tmp_path: Pa
         for _ in range(5):
             trial = study.ask()
             study.tell(trial, loss(trial.params))
+        study.ask()      # is not taken over, so numbers of trials and of streams part
         fork = study.fork("again")
+        assert fork._folded.streams
         pending = [fork.ask() for _ in range(3)]
         for _ in range(3):
             trial = pending.pop(0)
             fork.tell(trial, loss(trial.params))
             pending.append(fork.ask())
     events = [event_of(body, hash) for _, body, hash in read_events(tmp_path / "log.db")]
-    assert passes(events).total() == 11
+    assert passes(events).total() == 12
     assert not [event for event in proposed(events) if "number" in event.data]
 
 
