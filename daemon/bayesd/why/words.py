@@ -583,8 +583,7 @@ def _record(page: Page) -> list[Block]:
              f"event {fit['seq']}, of {count(fit['n'], 'outcome')}, {fit['model'].split(':')[0]}"),
             ("random stream", record["stream"]), ("space rev", record["space_rev"]),
             ("outcome", None if not record["outcome"] else f"event {record['outcome']}"),
-            ("engine", None if engine is None else
-             f"{engine['fingerprint'][:12]}  {named}"),
+            ("engine", None if engine is None else engine["fingerprint"][:16]), ("of", named or None),
             ("seen up to", f"event {page['seen_to']['seq']}, {when(page['seen_to']['time'])}")]
     return [[f"{label:13} {text}" for label, text in rows if text is not None]]
 
