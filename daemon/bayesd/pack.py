@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,8 @@ def collect(path: AnyPath, name: str, *, whole: bool = False,
         event = orjson.loads(body)
         if whole or "study" not in event or seq <= wanted.get(event["study"], 0):
             bodies.append(body)
-            refs = {key: ref for key, ref in event["data"].items() if key.endswith("_ref")}
-            told |= {ref: texts[ref] for ref in refs.values() if ref in texts}
-            event["data"] |= {key.removesuffix("_ref"): texts[ref]["text"] if ref in texts else "(redacted)"
-                              for key, ref in refs.items()}
-            events.append({**event, "hash": hash.hex()})
+            told |= {ref: texts[ref] for key, ref in event["data"].items() if key.endswith("_ref") and ref in texts}
+            events.append({**event, "data": _in_words(event["data"], texts), "hash": hash.hex()})
     problem = Desk(state).problem(study)[0]
     complete = winner.entries(study)
     rules = {rule: winner.choose(complete, problem, rule) for rule in winner.RULES}
@@ -124,6 +121,12 @@ def _texts(path: AnyPath) -> dict[str, dict[str, str]]:
             return {}
         return {ref: {"ref": ref, "salt": bytes(salt).hex(), "text": text}
                 for ref, salt, text in db.execute("SELECT ref, salt, text FROM text")}
+
+
+def _in_words(data: Mapping[str, Any], texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """An event's data for people: free text stands beside its reference."""
+    return {**data, **{key.removesuffix("_ref"): texts[ref]["text"] if ref in texts else "(redacted)"
+                       for key, ref in data.items() if key.endswith("_ref")}}
 
 
 def _lineage(state: State, name: str) -> dict[str, int]:
@@ -209,13 +212,15 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
     """Trial -> why it was tried: as recorded, and with what the model says again."""
     made = {event["trial"]: event["data"] for event in record.events
             if event["type"] == "trial.proposed" and event["study"] == record.study.name}
+    texts = {text["ref"]: text for text in record.texts}
     out = {trial.number: plain_page(record, trial.number) for trial in record.study.trials if trial.number not in made}
     for some in _batches(list(made), PAGES_AT_ONCE):
         moments = moments_for([made[number] for number in some],
                               [record.study.trials[number - 1].outcome_seq for number in some])
         seen = Witness(record.study.name, moments, set(some))
-        for event, body in zip(record.events, record.bodies, strict=True):
-            seen.see(event_of(body, bytes.fromhex(event["hash"])), body)
+        for said, body in zip(record.events, record.bodies, strict=True):
+            event = event_of(body, bytes.fromhex(said["hash"]))
+            seen.see(replace(event, data=_in_words(event.data, texts)), body)
         seen.end()
         for number in some:
             out[number] = words.of(trial_page(seen, number))

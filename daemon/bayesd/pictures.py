@@ -56,7 +56,8 @@ class Axis:
         return [((first + i) * step, f"{(first + i) * step:.6g}") for i in range(count)]
 
 
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 74, 14, 10, 40
+ROW = 20
 
 
 def chart(marks: Iterable[Mark], x: Axis, y: Axis, x_label: str, y_label: str, *,
@@ -117,21 +118,23 @@ class Bar:
 
 def rows(bars: Iterable[Bar], names: Sequence[str], x: Axis, *, moments: Sequence[tuple[float, str]] = (),
          width: int = 760, about: str = "") -> str:
-    """Bars in named rows over time, and moments as lines through all of them."""
+    """Bars in rows over time, and moments as lines through all of them. A row without a name belongs to the
+    one above."""
     left = min(200, 16 + 7 * max(map(len, names), default=0))
-    height, across = 26 * len(names) + 34, width - left - RIGHT
+    height, across = ROW * len(names) + 34, width - left - RIGHT
 
     def place(value: float) -> float:
         return round(left + across * x.share(value), 1)
     out = [_open(width, height, about)]
     for i, name in enumerate(names):
-        out.append(f'<text class="tick" x="{left - 8}" y="{26 * i + 20}" text-anchor="end">{escape(name[:26])}</text>'
-                   f'<path class="rule" d="M{left} {26 * i + 28}H{width - RIGHT}"/>')
+        if name:
+            out.append(f'<text class="tick" x="{left - 8}" y="{ROW * i + 17}" text-anchor="end">{escape(name[:26])}'
+                       f'</text><path class="rule" d="M{left} {ROW * i + 3}H{width - RIGHT}"/>')
     for bar in bars:
         begin = place(bar.begin)
         wide = max(1.5, round(place(bar.end) - begin - 0.8, 1))
-        shape = (f'<rect class="{bar.kind}" x="{begin}" y="{26 * bar.row + 7}" width="{wide}" height="17" rx="2">'
-                 f'<title>{escape(bar.title)}</title></rect>')
+        shape = (f'<rect class="{bar.kind}" x="{begin}" y="{ROW * bar.row + 6}" width="{wide}" height="{ROW - 6}" '
+                 f'rx="2"><title>{escape(bar.title)}</title></rect>')
         out.append(_linked(shape, bar.link))
     for value, title in moments:
         out.append(f'<path class="moment" d="M{place(value)} 2V{height - 26}"><title>{escape(title)}</title></path>')

@@ -20,7 +20,7 @@ from bayesd_schemas.space import FloatParameter, IntParameter, Parameter
 if TYPE_CHECKING:
     from bayesd.pack import Event, Record
 
-PANELS_MAX, ROWS_MAX, TEXT_MAX = 24, 40, 240
+PANELS_MAX, ROWS_MAX, LANES_MAX, TEXT_MAX = 24, 40, 8, 240
 ENDS = {"trial.completed": "done", "trial.failed": "failed", "trial.pruned": "pruned", "lease.expired": "lost",
         "lease.released": "released", "outcome.voided": "void"}
 PEOPLE = ("log.repaired", "outcome.voided", "worker.revoked")     # shown as decisions whoever made them
@@ -251,12 +251,21 @@ def _workers(record: "Record") -> str:
     shown = sorted(sorted(names, key=lambda name: -len(by_worker[name]))[:ROWS_MAX])
     begin = min(bar[0] for each in by_worker.values() for bar in each)
     span = max(last - begin, 1e-3)
-    drawn = [Bar(row, start, end, kind, f"{name}, trial {number}: {kind} after {duration(end - start)}",
-                 f"#trial-{number}") for row, name in enumerate(shown) for start, end, kind, number in by_worker[name]]
+    drawn: list[Bar] = []
+    lanes: list[str] = []
+    for name in shown:
+        first, free = len(lanes), list[float]()
+        for start, end, kind, number in sorted(by_worker[name]):      # what overlaps lies in a lane of its own
+            lane = next((i for i, until in enumerate(free) if until <= start), len(free))
+            free[lane:lane + 1] = [end]
+            lane = min(lane, LANES_MAX - 1)
+            drawn.append(Bar(first + lane, start, end, kind, f"{name}, trial {number}: {kind} after "
+                             f"{duration(end - start)}", f"#trial-{number}"))
+        lanes += [name, *[""] * (min(len(free), LANES_MAX) - 1)]
     starts = [(_moment(event), f"daemon starts, event {event['seq']}") for event in record.events
               if event["type"] == "daemon.started" and begin <= _moment(event) <= last]
     ticks = {begin + at: duration(at) for at, _ in Axis(0, span).ticks(6)}
-    picture = pictures.rows(drawn, shown, Axis(begin, last, names=ticks), moments=starts,
+    picture = pictures.rows(drawn, lanes, Axis(begin, last, names=ticks), moments=starts,
                             about="When each worker held which trial")
     told = {name: math.fsum(trial.seconds or 0.0 for trial in study.trials
                             if trial.leases and trial.leases[-1].worker == name) for name in names}

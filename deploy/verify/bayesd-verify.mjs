@@ -178,8 +178,9 @@ async function verify(path, keys, heads) {
   for (const head of heads) signed += checkNotes('outside notes', text(readFileSync(head)), id, hashes, all)
   if (files) checkFiles(files, id, all)
   need(signed || !keys.length, 'key', 'it signed nothing here')
-  if (!signed) console.log('Nothing here is signed: the parts fit, but the whole could have been made anew')
-  else if (!keys.length)
+  if (!signed && !heads.length) console.log('Nothing here is signed: the parts fit, but the whole could have been made anew')
+  else if (!signed) console.log('No key for the outside notes is known: they are worth what their source is')
+  else if (!keys.length && !heads.length)
     console.log("The key is the file's own word; compare it with a copy from elsewhere:", named.join(' '))
   console.log(`VERIFIED: events 1 to ${hashes.length} of log ${id}`)
 }

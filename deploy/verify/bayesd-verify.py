@@ -156,9 +156,11 @@ def verify(path, keys, heads):
     need(signed or not keys, "key", "it signed nothing here" if Ed25519PublicKey else "pip install cryptography")
     if not Ed25519PublicKey:
         print("Signatures were NOT checked: pip install cryptography")
-    elif not signed:
+    elif not signed and not heads:
         print("Nothing here is signed: the parts fit, but the whole could have been made anew")
-    elif not keys:
+    elif not signed:
+        print("No key for the outside notes is known: they are worth what their source is")
+    elif not keys and not heads:
         print("The key is the file's own word; compare it with a copy from elsewhere:", *named)
     print(f"VERIFIED: events 1 to {len(hashes)} of log {id}")
 

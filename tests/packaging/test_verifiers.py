@@ -190,6 +190,8 @@ def test_it_says_what_a_verdict_rests_on(packed: dict[str, bytes], tmp_path: Pat
     record = golden()
     write_lines(record, tmp_path / "events.jsonl")
     assert "could have been made anew" in both(tmp_path / "events.jsonl")[1]
+    code, said = both(tmp_path / "events.jsonl", "--head", head)
+    assert (code, "worth what their source is" in said) == (0, True)
     code, said = both(tmp_path / "events.jsonl", "--head", head, "--key", OWNER.vkey)
     assert (code, "made anew" in said, "1 signed, the newest is about 100 of" in said) == (0, False, True)
     code, said = both(tmp_path / "events.jsonl", "--key", OWNER.vkey)
