@@ -80,7 +80,7 @@ def test_it_holds_the_study_whole_and_sealed_and_verifies(kept: Path, unpacked: 
     names = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()} - {"pack.zip"}
     assert names == {
         "README.txt", "checkpoints.txt", "events.jsonl", "hashes.txt", "key.txt", "manifest.txt", "report.html",
-        "seal.txt", "study.json", "verify/bayesd-verify.mjs", "verify/bayesd-verify.py",
+        "seal.txt", "study.json", "texts.jsonl", "verify/bayesd-verify.mjs", "verify/bayesd-verify.py",
         *(f"why/{n}.txt" for n in range(1, 21))}
     every = list(logfile.read_events(kept))
     ours = [body for _, body, _ in every if json.loads(body).get("study", "tuned") == "tuned"]

@@ -13,7 +13,9 @@ import pytest
 from tests.edges.test_cli import Shell
 
 from bayesd import Study, segments
-from bayesd.log import CannotOpen, Damaged, SqliteLog, verify
+from bayesd.log import CannotOpen, Damaged, SqliteLog, read_events, verify
+from bayesd.notes import Signer
+from bayesd.study.merkle import root_of
 
 SPACE: Any = {"x": {"type": "float", "low": 0, "high": 1}}
 
@@ -28,9 +30,12 @@ def live(path: Path, trials: int, log_notes: bool = True) -> Path:
 
 
 async def _note(path: Path) -> None:
+    """Heads, as a daemon signs them."""
     log = await SqliteLog.open(path)
+    hashes = [hash for _, _, hash in read_events(path)]
+    signer = Signer(json.loads(next(read_events(path))[1])["log"], bytes(32))
     for seq in (5, log.head()[0]):
-        await log.save_note(seq, f"bayesd/x\n{seq}\nroot\n\n— bayesd/x signature\n".encode())
+        await log.save_note(seq, signer.sign(seq, root_of(hashes[:seq])).encode())
     await log.close()
 
 
