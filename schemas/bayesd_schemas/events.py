@@ -38,8 +38,15 @@ class DaemonStarted(_Data):
     version: str
 
 
+class StateDigest(_Data):
+    seq: Count
+    codec: str
+    digest: Hex64
+
+
 class DaemonStopped(_Data):
     reason: str
+    snapshot: StateDigest | None = Field(None, description="The state after event `seq`; a start believes no other")
 
 
 class EngineFingerprint(_Data):
