@@ -34,7 +34,7 @@ import orjson
 from bayesd import whatif, winner
 from bayesd.bus import Ack, Bus
 from bayesd.heads import Conflict, Heads, RolledBack, fences_from
-from bayesd.log import Damaged, DiskFull, Log, LogError
+from bayesd.log import Damaged, DiskFull, Log, LogError, Snapshot
 from bayesd.moments import NoMoment
 from bayesd.notes import Signer
 from bayesd.optimize import suggest
@@ -56,6 +56,7 @@ Suggest = Callable[[Problem, int], Awaitable[Suggestion]]
 
 BUCKETS_MAX = 10_000       # senders whose rate is remembered
 JUMP_S = 5.0               # the wall clock moved by so much against the other one between two ticks
+RECORD_WITHIN = 1_000      # events behind a snapshot among which the one that vouches for it must be
 SLOW_MAX = 16              # reads under way that take time; more are refused
 SIGNATURE_COST = 10.0      # tokens of a sender for a signature that must be verified: as much work as ten messages
 
@@ -279,9 +280,13 @@ class Service:
             look.cancel()
         desk = self.desk
         self._touch_clock()
+        saved: Snapshot | None = None
         if not desk.disk_full and self._conflict is None:
             rules.on_stop(desk)
-            desk.record("daemon.stopped", {"reason": "stop"})
+            saved = await self._snapshot()
+            if desk is self.desk:          # else the disk was full meanwhile, and what was decided here never was
+                desk.record("daemon.stopped", {"reason": "stop"} if saved is None
+                            else {"reason": "stop", "snapshot": _told(saved)})
         self._work.set()
         while self._committed < self.desk.state.seq and not self.desk.disk_full:  # noqa: ASYNC110  # ends with the committer
             await asyncio.sleep(0.005)        # the committer may fail meanwhile; this ends with it
@@ -291,14 +296,20 @@ class Service:
             self._publish_states(all=True)
             self.bus.publish(self.topics.daemon, self.presence("offline"), retain=True)
         await self.bus.close(timeout_s=2.0)
-        if self.replayed + self.counters.events >= self.settings.snapshot_events and not self.desk.disk_full:
-            await self._save_snapshot()
+        if saved is not None and not self.desk.disk_full:
+            await self._save_snapshot(saved)
 
-    async def _save_snapshot(self) -> None:
+    async def _snapshot(self) -> Snapshot | None:
+        """The state as bytes, when the next start would have much to fold."""
+        if self.replayed + self.counters.events < self.settings.snapshot_events:
+            return None
         state = self.desk.state
         digest, blob = await asyncio.to_thread(snapshot.dump, state)
+        return Snapshot(state.seq, snapshot.CODEC, digest, blob)
+
+    async def _save_snapshot(self, saved: Snapshot) -> None:
         try:
-            await self.log.save_snapshot(state.seq, snapshot.CODEC, digest, blob)
+            await self.log.save_snapshot(saved.seq, saved.codec, saved.digest, saved.blob)
         except LogError as error:      # a cache: the log is whole without it
             logger.warning("the snapshot was not saved: %s", error)
 
@@ -908,7 +919,7 @@ async def fold(log: Log, until: int | None = None, *, aside: bool = False) -> tu
     """
     state = State()
     saved = await log.load_snapshot(until)
-    if saved is not None and saved.codec == snapshot.CODEC:
+    if saved is not None and saved.codec == snapshot.CODEC and await _is_on_record(log, saved):
         loaded = (await asyncio.to_thread(snapshot.load, saved.digest, saved.blob) if aside
                   else snapshot.load(saved.digest, saved.blob))
         if loaded is not None and loaded.seq == saved.seq:
@@ -937,6 +948,17 @@ def _apply_all(state: State, rows: list[Row]) -> None:
 async def fold_aside(log: Log, until: int) -> State:
     """The state at an earlier event, made while the newest one goes on."""
     return (await fold(log, until, aside=True))[0]
+async def _is_on_record(log: Log, saved: Snapshot) -> bool:
+    """Whether the daemon that stopped wrote into the log that this was its state: the cache itself has no chain."""
+    async for rows in log.read(saved.seq, saved.seq + RECORD_WITHIN):
+        for row in rows:
+            if row.type == "daemon.stopped" and orjson.loads(row.body)["data"].get("snapshot") == _told(saved):
+                return True
+    return False
+
+
+def _told(saved: Snapshot) -> dict[str, Any]:
+    return {"seq": saved.seq, "codec": saved.codec, "digest": saved.digest.hex()}
 
 
 def encode(letter: Letter) -> bytes:

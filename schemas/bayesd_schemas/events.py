@@ -47,8 +47,15 @@ class DaemonStarted(_Data):
     key: str | None = Field(None, description="The public key that signs the log's heads, as a C2SP verifier key")
 
 
+class StateDigest(_Data):
+    seq: Count
+    codec: str
+    digest: Hex64
+
+
 class DaemonStopped(_Data):
     reason: str
+    snapshot: StateDigest | None = Field(None, description="The state after event `seq`; a start believes no other")
 
 
 class EngineFingerprint(_Data):

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -186,7 +187,7 @@ def test_a_stop_saves_a_snapshot_and_the_next_start_folds_only_the_rest() -> Non
         return replayed, folded, at_end, snapshot.digest(whole)
 
     replayed, folded, at_end, whole = run(story())
-    assert replayed == 0
+    assert replayed == 1        # the stop, which vouches for the snapshot
     assert folded > 5
     assert at_end == whole
 
@@ -198,16 +199,40 @@ def test_a_snapshot_of_another_history_is_not_believed() -> None:
         await daemon.start()
         await begin(broker)
         await daemon.stop()
-        last = disk.rows[-1]
-        body = json.loads(last.body)
-        body["time"] = "2001-01-01T00:00:00Z"          # the same state after another last event
-        disk.rows[-1] = Row.of(body)
+        at = disk.snapshots[-1].seq - 1
+        disk.rows[at] = Row.of({**json.loads(disk.rows[at].body), "time": "2001-01-01T00:00:00Z"})
+        for after in range(at + 1, len(disk.rows)):     # the same state after another event
+            disk.rows[after] = Row.of({**json.loads(disk.rows[after].body), "prev": disk.rows[after - 1].hash.hex()})
         service = await daemon.start()
         await asyncio.sleep(1.0)
         await daemon.stop()
         return service.replayed
 
     assert run(story()) > 3
+
+
+def test_a_snapshot_that_was_made_to_fit_is_not_believed() -> None:
+    """Its digest is right and so is the event it names; but the log says that the state was another."""
+    async def story() -> tuple[int, int, str]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, settings=Settings(snapshot_events=1, settle_s=0.0))
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        await daemon.stop()
+        saved = disk.snapshots[-1]
+        blob = saved.blob.replace(b'"status":"running"', b'"status":"pruned"')
+        assert blob != saved.blob
+        assert snapshot.load(sha256(blob).digest(), blob) is not None
+        disk.snapshots[-1] = replace(saved, blob=blob, digest=sha256(blob).digest())
+        service = await daemon.start()
+        await asyncio.sleep(1.0)
+        status = service.desk.state.studies["s"].trials[0].status
+        await daemon.stop()
+        return service.replayed, saved.seq, status
+
+    replayed, seq, status = run(story())
+    assert (replayed, status) == (seq + 1, "running")
 
 
 def test_the_open_time_of_a_study_without_leases_outlives_a_stop() -> None:
