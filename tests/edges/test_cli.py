@@ -499,10 +499,10 @@ def test_log_tail_reads_a_running_daemon(at_home: Home, sh: Shell) -> None:
     said = sh("log tail --study tail --type trial.c --no-follow -f json")
     assert said.json["type"] == "trial.completed"
     assert len(sh("log tail --no-follow -n 2").out.splitlines()) == 2
-    following = bayesd_process(at_home, "log", "tail", "--study", "tail", "-n", "0")
+    following = bayesd_process(at_home, "log", "tail", "--study", "tail", "-n", "1")
     try:
         assert following.stdout is not None
-        time.sleep(1.0)      # it has no way to say that it has read what is there
+        assert "trial.completed" in following.stdout.readline()      # it has read what is there
         sh("study close tail")
         assert "study.closed" in following.stdout.readline()
     finally:
