@@ -17,19 +17,23 @@ import sklearn
 from threadpoolctl import threadpool_info
 
 from bayesd import optimize
+from bayesd.optimize.threads import one_blas_thread
 from bayesd.study.canonical import canonical, leaf_hash
 
-PINNING = ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NPY_DISABLE_CPU_FEATURES",
-           "GLIBC_TUNABLES")
+PINNING = ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "GLIBC_TUNABLES")
 _CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*$")
 
 
 def fingerprint(version: str) -> dict[str, Any]:
     """The engine, versions, BLAS with its core type and threads, SIMD, libc, architecture and the variables
-    that pin them."""
+    that pin them.
+
+    The threads are those that the engine computes with: one, whatever the variables say, if BLAS does as told.
+    """
     settings = engine_settings()      # imports the whole engine, and with it every BLAS that it uses
-    blas = sorted((info["internal_api"], str(info.get("version")), str(info.get("architecture")),
-                   int(info["num_threads"])) for info in threadpool_info() if info["user_api"] == "blas")
+    with one_blas_thread():
+        blas = sorted((info["internal_api"], str(info.get("version")), str(info.get("architecture")),
+                       int(info["num_threads"])) for info in threadpool_info() if info["user_api"] == "blas")
     return {
         "bayesd": version,
         "engine": {"version": optimize.VERSION, "settings": leaf_hash(canonical(settings)).hex()[:16]},

@@ -345,6 +345,8 @@ def _end(folder: Path, chosen: dict[str, Any], proof: Proof, took_s: float) -> i
     commands = (
         (f"bayesd study best {model.STUDY} --rule mean --log {log}", "another rule, another winner?"),
         (f"bayesd log show {log} --trial {chosen.get('trial') or 1}", "the life of the winner"),
+        (f"bayesd why {model.STUDY} {chosen.get('trial') or 1} --log {log}", "why that point, and what came of it"),
+        (f"bayesd log audit {log}", "every suggestion, asked for again"),
         (f"bayesd log replay {log} --at {max(1, proof.events // 2)}", "half-way, as it was"),
         (f"bayesd study create {folder / 'study.toml'}", "your own: change it, after `bayesd serve`"))
     width = max(len(command) for command, _ in commands)
