@@ -53,17 +53,9 @@ def verify(file: Path, keys: tuple[str, ...], heads: tuple[Path, ...], format: s
 
 def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequence[Any] = ()) -> None:
     """Show what of a log verifies, then raise its damage, if there is any. One pass: bytes and state together."""
-    logs, snapshot = need("bayesd.log"), need("bayesd.study.snapshot")
-    states = offline.Recorded(file)
-    folding = offline.Folding(states.look, is_strict=True)
-    with show.progress("verifying", offline.count(file)) as advance, offline.no_collecting():
-        report = asking(logs.verify, file, advance, keys=keys, heads=heads, on_events=folding.take)
-    folded = folding.done()
-    damage = states.damage
-    for each in (folded.damage, report.damage):     # what comes first in the log is what to look at
-        if each is not None and (damage is None or each.first <= damage.first):
-            damage = each
-    verdict = report.verdict
+    with show.progress("verifying", offline.count(file)) as advance:
+        found = asking(offline.examine, file, advance, keys, heads)
+    report, folded, damage, verdict = found.report, found.folded, found.damage, found.report.verdict
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "root": report.tree.root().hex(), "epoch": report.epoch,
               "chain": "intact" if report.is_whole else "broken",
@@ -71,7 +63,8 @@ def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequen
               "heads": verdict.heads if heads else None, "given_up": verdict.given_up or None,
               "keys": list(verdict.keys) or None, "keys_from": ("outside" if verdict.keys_given else "log")
               if verdict.keys else None,
-              "state": snapshot.digest(folded.state), "states_compared": states.compared, "snapshots": states.snapshots,
+              "state": need("bayesd.study.snapshot").digest(folded.state), "states_compared": found.recorded.compared,
+              "snapshots": found.recorded.snapshots,
               "studies": len(folded.state.studies), "first": folded.first_time, "last": folded.time,
               "damage": None if damage is None else damage.why, "damaged_seq": None if damage is None else damage.seq,
               "damaged_between": None if damage is None else [damage.first, damage.last],
