@@ -166,7 +166,8 @@ class Evidence:
         signed = max((claim.said.size for claim in held), default=0)
         given_up = {claim for claim in (*self._wrong, *beyond)
                     if faults[claim] is None and self._gave_up(claim, signed)}
-        found = [self._at(claim, held, f"{claim.source} {why}") for claim, why in faults.items() if why]
+        found = [self._at(claim, held, f"{claim.source} {why}", is_ours=False)
+                 for claim, why in faults.items() if why]
         found += [self._at(claim, held, f"{claim.source} was signed over other events: at least one of these was "
                                         "changed, put in or taken out, and the chain made anew behind it")
                   for claim in self._wrong if not faults[claim] and claim not in given_up]
@@ -199,15 +200,16 @@ class Evidence:
         return any(repair.begins <= claim.said.size <= repair.size and signed >= repair.at for repair in self._repairs)
 
     @staticmethod
-    def _at(claim: _Claim, held: Sequence[_Claim], why: str) -> Finding:
+    def _at(claim: _Claim, held: Sequence[_Claim], why: str, is_ours: bool = True) -> Finding:
         """A change lies behind the last note that holds and not behind this one.
 
-        The place of an outside note is not narrowed by notes in the file: who has the key can sign a forgery there.
+        The place of an outside note is not narrowed by notes in the file: who has the key can sign a forgery there. Nor
+        can they be believed for a hint when the outside note is of another key.
         """
         size = max(claim.said.size, 1)
         below = [each for each in held if each.said.size < size]
-        narrowed = max((each.said.size for each in below), default=0) + 1
         surely = max((each.said.size for each in below if each.outside or not claim.outside), default=0) + 1
+        narrowed = max((each.said.size for each in below), default=0) + 1 if is_ours else surely
         return Finding(surely, size, why, narrowed)
 
 

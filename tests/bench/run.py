@@ -1,4 +1,4 @@
-"""Throughput beside a floor and a peer, opening a long log, memory per trial: `make bench`.
+"""Throughput beside a floor and a peer, opening and verifying a long log, memory per trial: `make bench`.
 
 Every figure is a ratio within this run or CPU seconds of one process, since wall time on a shared
 machine says little. Nothing here is a test. `--floor E2E.PY` also runs a floor from elsewhere.
@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -166,6 +167,7 @@ def throughput(args: argparse.Namespace, folder: Path) -> None:
 def make_log(path: Path, trials: int) -> int:
     """A log as a daemon writes it, made at the desk: three events a trial."""
     from bayesd.log import SqliteLog
+    from bayesd.notes import Signer
     from bayesd.optimize import suggest
     from bayesd.study import admin, rules
     from bayesd.study.desk import Desk
@@ -177,7 +179,7 @@ def make_log(path: Path, trials: int) -> int:
             desk = Desk()
             desk.at(0.0, "2026-11-23T09:00:00.000000Z")
             desk.record("log.opened", {"log": "bench", "format": 1, "version": "0"})
-            desk.record("daemon.started", {"epoch": 1, "version": "0"})
+            desk.record("daemon.started", {"epoch": 1, "version": "0", "key": Signer("bench", bytes(32)).vkey})
             admin.on_request(desk, "op", Request(id="1", verb="study.create", args={
                 "spec": {"name": "d", "method": "random", "space": SPACE}}))
             for number in range(1, trials + 1):
@@ -229,6 +231,52 @@ def opening(args: argparse.Namespace, folder: Path) -> None:
               f"{path.stat().st_size / 1e6:>8.0f}", flush=True)
 
 
+VERIFY = """
+import sys, time
+from pathlib import Path
+import bayesd.service
+from bayesd import logfile
+from bayesd.cli import offline
+path = Path(sys.argv[1])
+for level in (logfile.verify, offline.examine):
+    began = time.process_time()
+    found = level(path)
+    assert found.damage is None, found.damage
+    print(time.process_time() - began)
+"""
+
+
+def verifying(args: argparse.Namespace, folder: Path) -> None:
+    print("\nverifying offline, one pass: L0 is chain, Merkle tree and a signed note every 1,000 events; with L1 every "
+          "event is folded, its bytes held against the canonical form, the states against those on record")
+    print(f"{'events':>10} {'L0 CPU s':>9} {'events/s':>10} {'L0+L1 CPU s':>12} {'events/s':>10}")
+    for trials in args.trials:
+        path = folder / f"open-{trials}.db"
+        if not path.exists():
+            make_log(path, trials)
+        events = sign(path)
+        done = subprocess.run([sys.executable, "-c", VERIFY, str(path)], capture_output=True, text=True, check=True)
+        zero, one = map(float, done.stdout.split())
+        print(f"{events:>10,} {zero:>9.2f} {events / zero:>10,.0f} {one:>12.2f} {events / one:>10,.0f}", flush=True)
+
+
+def sign(path: Path) -> int:
+    """A note every 1,000 events, as a daemon leaves them."""
+    from bayesd.notes import Signer
+    from bayesd.study.merkle import Tree
+
+    signer, tree = Signer("bench", bytes(32)), Tree()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        notes = []
+        for (leaf,) in db.execute("SELECT hash FROM event ORDER BY seq"):
+            tree.append(leaf)
+            if tree.size % 1000 == 0:
+                notes.append((tree.size, signer.sign(tree.size, tree.root()).encode()))
+        db.executemany("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", notes)
+        db.commit()
+    return tree.size
+
+
 def memory(args: argparse.Namespace, folder: Path) -> None:
     from bayesd.log import read_events
     from bayesd.service import event_of
@@ -259,11 +307,11 @@ def main() -> None:
     parser.add_argument("--trials", type=numbers, default=[33_333, 333_333],
                         help="trials of the logs to open; three events each")
     parser.add_argument("--floor", help="path of another minimal loop to run once")
-    parser.add_argument("--only", choices=["throughput", "opening", "memory"])
+    parser.add_argument("--only", choices=["throughput", "opening", "verifying", "memory"])
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="bayesd-bench-") as name:
-        for part in (throughput, opening, memory):
+        for part in (throughput, opening, verifying, memory):
             if args.only in (None, part.__name__):
                 part(args, Path(name))
 

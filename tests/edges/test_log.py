@@ -647,6 +647,27 @@ def test_a_changed_log_is_damaged_at_the_right_event_and_stays_as_it_is(tmp_path
     assert digest(path) == before
 
 
+@pytest.mark.parametrize(("actor", "cmd", "column", "told"), [
+    ("daemon", None, "actor", 'daemon","crit":true,"data":{"a":"x'),        # as far as the next "crit" of the body
+    ("worker/w", "c", "cmd", 'c","crit":true,"data":{"a":"x'),
+    ("worker/w", "a\\b", "cmd", r"a\\b"),                                   # as it is spelled, not as it is meant
+    ("worker/w", 'a"b', "cmd", r"a\"b")])
+def test_a_column_that_looks_like_the_bytes_of_the_body_is_still_noticed(
+        tmp_path: Path, actor: str, cmd: str | None, column: str, told: str) -> None:
+    """The loop compares bytes and parses none; a copy must not be able to lean on what stands behind it."""
+    path = tmp_path / "log.db"
+    rows = written(path, 3)
+    envelope = {"actor": actor, "crit": True, "data": {"a": "x", "crit": 5}, "epoch": 1, "log": "0a1b", "seq": 4,
+                "prev": rows[2].hash.hex(), "time": "2026-01-01T00:00:00.000000Z", "tv": 1, "type": "t", "v": 1}
+    row = Row.of(envelope if cmd is None else {**envelope, "cmd": cmd})
+    edit(path, "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row.fields)
+    assert verify(path).damage is None
+    edit(path, f"UPDATE event SET {column} = ? WHERE seq = 4", (told,))
+    damage = verify(path).damage
+    assert damage is not None
+    assert damage.seq == 4
+
+
 def test_a_missing_trigger_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     written(path, 3)

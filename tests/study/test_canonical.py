@@ -9,11 +9,12 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bayesd.study.canonical import INTEGER_MAX, ZERO, canonical, leaf_hash
+from bayesd.study.canonical import INTEGER_MAX, ZERO, canonical, is_canonical, leaf_hash
 
 # --- A plain reading of RFC 8785 (section 3.2) ---------------------------------------------------
 
@@ -181,3 +182,37 @@ def test_the_hash_is_sha_256_of_a_zero_byte_and_the_body() -> None:
     assert leaf_hash(b"{}") == hashlib.sha256(b"\x00{}").digest()
     assert len(ZERO) == 64
     assert int(ZERO, 16) == 0
+
+
+# --- Told from other spellings -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [
+    '{"a":1.0}', '{"a":-0.0,"b":1}', '[1.0]', '{"a":1e16}', '{"a":[1e16,2]}', '{"a":1e+16}', '{"a":0.00001e0}',
+    '{"a":1E5}', '{"a":1e-5}', '{"a":10e-8}', '{"a":9007199254740993}', '{"a":1e400}',
+    '{"b":1,"a":2}', '{"a":1,"a":2}',
+    '{ "a":1}', '{"a":"\\u0041"}', '{"a":"\\/"}', '{"a":0.10}', '{"a":1}\n',
+    '{"\ufb33":2,"\U0001f600":1}', '1.0', '1e16'])
+def test_another_spelling_of_a_value_is_not_canonical(body: str) -> None:
+    value = json.loads(body)
+    assert not is_canonical(body.encode(), value)
+    assert not is_canonical(body.encode(), [value])
+
+
+def of_json(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.recursive(leaf, lambda inner: st.lists(inner, max_size=4)
+                        | st.dictionaries(st.text(max_size=3), inner, max_size=4))
+
+
+@given(of_json(st.none() | st.booleans() | st.integers(-2**60, 2**60) | st.floats(allow_nan=False) | st.text()))
+@example({"a": 9007199254740992.0, "b": [1e16, -1e20]})     # read again, these are integers
+def test_what_is_canonical_is_told_as_by_writing_it_anew(value: Any) -> None:
+    try:
+        body = canonical(value)
+    except ValueError:
+        return
+    assert is_canonical(body, json.loads(body))
+    assert is_canonical(body, orjson.loads(body))
+    for other in (json.dumps(value).encode(), json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(
+            "utf-8", "surrogatepass")):
+        assert is_canonical(other, json.loads(other)) == (other == body)

@@ -59,44 +59,11 @@ def verify(files: tuple[Path, ...], keys: tuple[str, ...], heads: tuple[Path, ..
         _verify_row(files, format)
 
 
-class _Texts:
-    """Which of the texts that events refer to are there."""
-
-    def __init__(self) -> None:
-        self._of = need("bayesd.study.texts").ref_of
-        self._referred, self._redacted = set[str](), set[str]()
-
-    def look(self, event: Any) -> None:
-        ref = self._of(event.type, event.data)
-        if ref is not None:
-            self._referred.add(ref)
-        elif event.type == "text.redacted":
-            self._redacted.update(event.data["refs"])
-
-    def among(self, there: Any) -> dict[str, int]:
-        return {"kept": len(self._referred & there), "redacted": len((self._referred & self._redacted) - there),
-                "missing": len(self._referred - self._redacted - there)}
-
-
 def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequence[Any] = ()) -> None:
     """Show what of a log verifies, then raise its damage, if there is any. One pass: bytes and state together."""
-    logs, snapshot = need("bayesd.log"), need("bayesd.study.snapshot")
-    states, texts = offline.Recorded(file), _Texts()
-
-    def look(state: Any, event: Any) -> None:
-        texts.look(event)
-        states.look(state, event)
-
-    folding = offline.Folding(look, is_strict=True)
-    with show.progress("verifying", offline.count(file)) as advance, offline.no_collecting():
-        report = asking(logs.verify, file, advance, keys=keys, heads=heads, on_events=folding.take)
-    folded = folding.done()
-    damage = states.damage
-    for each in (folded.damage, report.damage):     # what comes first in the log is what to look at
-        if each is not None and (damage is None or each.first <= damage.first):
-            damage = each
-    verdict = report.verdict
-    there = need("bayesd.logfile").read_texts(file).keys() if report.is_whole else set()
+    with show.progress("verifying", offline.count(file)) as advance:
+        found = asking(offline.examine, file, advance, keys, heads)
+    report, folded, damage, verdict = found.report, found.folded, found.damage, found.report.verdict
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "root": report.tree.root().hex(), "epoch": report.epoch,
               "chain": "intact" if report.is_whole else "broken",
@@ -104,8 +71,8 @@ def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequen
               "heads": verdict.heads if heads else None, "given_up": verdict.given_up or None,
               "keys": list(verdict.keys) or None, "keys_from": ("outside" if verdict.keys_given else "log")
               if verdict.keys else None,
-              "state": snapshot.digest(folded.state), "states_compared": states.compared, "snapshots": states.snapshots,
-              "studies": len(folded.state.studies), "texts": texts.among(there),
+              "state": need("bayesd.study.snapshot").digest(folded.state), "states_compared": found.recorded.compared,
+              "snapshots": found.recorded.snapshots, "studies": len(folded.state.studies), "texts": found.texts,
               "first": folded.first_time, "last": folded.time,
               "damage": None if damage is None else damage.why, "damaged_seq": None if damage is None else damage.seq,
               "damaged_between": None if damage is None else [damage.first, damage.last],

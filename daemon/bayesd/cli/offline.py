@@ -16,7 +16,8 @@ from bayesd import moments, show
 from bayesd.cli.common import USAGE, Trouble, need
 
 if TYPE_CHECKING:
-    from bayesd.log import Damaged
+    from bayesd.evidence import Head
+    from bayesd.log import Damaged, Report
     from bayesd.study.state import Event, State, Study
 
 
@@ -46,7 +47,7 @@ class Folding:
                  on_row: "Callable[[Event, bytes], None] | None" = None) -> None:
         """Strict: the bytes must also be the canonical ones, so that every reader in every language reads the same."""
         self._states, self._service, self._log = need("bayesd.study.state"), need("bayesd.service"), need("bayesd.log")
-        self._canonical = need("bayesd.study.canonical").canonical if is_strict else None
+        self._is_canonical = need("bayesd.study.canonical").is_canonical if is_strict else None
         self._loads = need("orjson").loads
         self._on_event, self._on_row = on_event, on_row
         self._first = self._last = b""
@@ -54,13 +55,14 @@ class Folding:
 
     def take(self, events: Iterable[Sequence[Any]]) -> None:
         """Fold (seq, body, hash, ...) until the first damage."""
-        folded, canonical, apply, event_in = self.folded, self._canonical, self._states.apply, self._service.event_in
+        folded, apply, event_in, loads = self.folded, self._states.apply, self._service.event_in, self._loads
+        is_canonical, on_event = self._is_canonical, self._on_event
         if folded.damage is not None:
             return
         for seq, body, hash, *_ in events:
             try:
-                envelope = self._loads(body)
-                if canonical is not None and canonical(envelope) != body:
+                envelope = loads(body)
+                if is_canonical is not None and not is_canonical(body, envelope):
                     folded.damage = self._log.Damaged(seq, "its bytes are not the canonical form of what they say")
                     return
                 event = event_in(envelope, hash)
@@ -70,11 +72,13 @@ class Folding:
                     seq, f"its content makes no sense here ({type(error).__name__}: {error})")
                 return
             folded.events += 1
-            if self._on_event is not None:
-                self._on_event(folded.state, event)
+            if on_event is not None:
+                on_event(folded.state, event)
             if self._on_row is not None:
                 self._on_row(event, body)
-            self._first, self._last = self._first or body, body
+            if folded.events == 1:
+                self._first = body
+            self._last = body
 
     def done(self) -> "Folded":
         if self.folded.events:
@@ -123,9 +127,69 @@ class Recorded:
             if said["digest"] != self._made.get(said["seq"]):
                 self._is_damaged(seq, f"the state that it records for event {said['seq']} is not what the events make")
 
+    def done(self, last: int) -> None:
+        """All events up to `last` were looked at."""
+        for seq, saved in self._saved.items():
+            if seq > last and saved.codec == self._snapshot.CODEC:
+                self._is_damaged(last + 1, f"its snapshot, a cache, is of event {seq}, which is not there")
+
     def _is_damaged(self, seq: int, why: str) -> None:
         if self.damage is None:
             self.damage = self._log.Damaged(seq, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """All that a file can be asked: its bytes and notes, its states, and the first thing that is wrong."""
+
+    report: "Report"
+    folded: Folded
+    recorded: Recorded
+    texts: dict[str, int]
+    """How many of the texts that events refer to are kept, redacted, missing."""
+    damage: "Damaged | None"
+
+
+class Texts:
+    """Which of the texts that events refer to are there."""
+
+    def __init__(self) -> None:
+        self._of = need("bayesd.study.texts").ref_of
+        self._referred, self._redacted = set[str](), set[str]()
+
+    def look(self, event: Any) -> None:
+        ref = self._of(event.type, event.data)
+        if ref is not None:
+            self._referred.add(ref)
+        elif event.type == "text.redacted":
+            self._redacted.update(event.data["refs"])
+
+    def among(self, there: Any) -> dict[str, int]:
+        return {"kept": len(self._referred & there), "redacted": len((self._referred & self._redacted) - there),
+                "missing": len(self._referred - self._redacted - there)}
+
+
+def examine(file: Path, on_progress: Callable[[int], None] | None = None, keys: Sequence[str] = (),
+            heads: "Sequence[Head]" = ()) -> Examined:
+    """Bytes, chain and notes, and in the same pass the states. Raises what `logfile.verify` raises."""
+    recorded, texts = Recorded(file), Texts()
+
+    def look(state: "State", event: "Event") -> None:
+        texts.look(event)
+        recorded.look(state, event)
+
+    folding = Folding(look, is_strict=True)
+    with no_collecting():
+        report = need("bayesd.log").verify(file, on_progress, keys=keys, heads=heads, on_events=folding.take)
+    folded = folding.done()
+    if report.is_whole and folded.damage is None:
+        recorded.done(report.seq)
+    damage = report.damage
+    for other in (folded.damage, recorded.damage):
+        if other is not None and (damage is None or other.seq < damage.first):
+            damage = other          # what comes first in the log is what to look at
+    there = need("bayesd.logfile").read_texts(file).keys() if report.is_whole else set()
+    return Examined(report, folded, recorded, texts.among(there), damage)
 
 
 @contextmanager

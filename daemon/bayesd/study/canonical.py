@@ -10,6 +10,7 @@ than written (NaN and infinity, integers that a double cannot hold, half a surro
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import orjson
@@ -45,6 +46,47 @@ def canonical(value: object) -> bytes:
         _explain(value, None, error)
     except RecursionError as error:
         raise ValueError("the value is nested too deep") from error
+
+
+def is_canonical(body: bytes, value: object) -> bool:
+    """Whether `body`, which was parsed to `value`, is its RFC 8785 form: then every reader reads the same.
+
+    What orjson writes is that form for all but odd numbers, so most bodies are compared without a second copy.
+    """
+    with suppress(TypeError):           # an integer beyond 2^53-1
+        if orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER) == body \
+                and not _has_odd_float(value) and (body.isascii() or not _BEYOND_BMP.search(body)):
+            return True
+    try:
+        return canonical(_doubles(value)) == body
+    except (ValueError, TypeError, OverflowError):
+        return False
+
+
+def _has_odd_float(value: Any) -> bool:
+    """Whether orjson writes a number in it in another way than ECMAScript."""
+    kind = type(value)
+    if kind is float:
+        return bool(value.is_integer() or not 1e-5 <= abs(value) < 1e16)
+    if kind is not dict and kind is not list:
+        return False
+    for item in value.values() if kind is dict else value:
+        kind = type(item)
+        if kind is float:       # the same again: a call for each would cost as much as all the rest
+            if item.is_integer() or not 1e-5 <= abs(item) < 1e16:
+                return True
+        elif (kind is dict or kind is list) and _has_odd_float(item):
+            return True
+    return False
+
+
+def _doubles(value: Any) -> Any:
+    """`value` with integers beyond 2^53-1 as the doubles that they are in JSON: 1e16 is written without an exponent."""
+    if type(value) is dict:
+        return {name: _doubles(item) for name, item in value.items()}
+    if type(value) is list:
+        return [_doubles(item) for item in value]
+    return float(value) if type(value) is int and not -INTEGER_MAX <= value <= INTEGER_MAX else value
 
 
 def leaf_hash(body: bytes) -> bytes:
