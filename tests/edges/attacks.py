@@ -136,7 +136,7 @@ def chain(bodies: Sequence[Envelope]) -> list[list[Any]]:
     for seq, body in enumerate(bodies, start=1):
         row = Row.of({**body, "seq": seq, "prev": prev})
         prev = row.hash.hex()
-        rows.append(list(row))
+        rows.append(list(row.fields))
     return rows
 
 
@@ -199,7 +199,7 @@ def edit(world: World, copy: Copy, dice: random.Random, head: int) -> Struck:
         row[1] = spoilt(row[1], dice)
         row[2] = sha256(b"\0" + row[1]).digest()
     else:
-        copy.rows[seq - 1] = list(Row.of(other_data(json.loads(row[1]), dice)))
+        copy.rows[seq - 1] = list(Row.of(other_data(json.loads(row[1]), dice)).fields)
     return Struck(variant, seq, "near")
 
 
@@ -221,13 +221,13 @@ def insert(world: World, copy: Copy, dice: random.Random, head: int) -> Struck:
     other = json.loads(dice.choice(copy.rows)[1])
     variant = dice.choice(["a copy", "made to fit"])
     if variant == "a copy":
-        new = list(Row.of(other))
+        new = list(Row.of(other).fields)
         new[0] = seq
         copy.rows.insert(seq - 1, new)
         is_same = other["seq"] == seq           # the very event twice: the second one is too many
         return Struck(variant, seq, "near" if is_same else "exact")
     prev = copy.rows[seq - 2][2].hex() if seq > 1 else "0" * 64
-    copy.rows.insert(seq - 1, list(Row.of({**other_data(other, dice), "seq": seq, "prev": prev})))
+    copy.rows.insert(seq - 1, list(Row.of({**other_data(other, dice), "seq": seq, "prev": prev}).fields))
     return Struck(variant, seq, "near")
 
 
@@ -240,8 +240,8 @@ def swap(world: World, copy: Copy, dice: random.Random, head: int) -> Struck:
         copy.rows[one - 1], copy.rows[two - 1] = [one, *second[1:]], [two, *first[1:]]
         return Struck(variant, one, "exact")
     a, b = json.loads(first[1]), json.loads(second[1])
-    copy.rows[one - 1] = list(Row.of({**b, "seq": one, "prev": a["prev"]}))
-    copy.rows[two - 1] = list(Row.of({**a, "seq": two, "prev": b["prev"]}))
+    copy.rows[one - 1] = list(Row.of({**b, "seq": one, "prev": a["prev"]}).fields)
+    copy.rows[two - 1] = list(Row.of({**a, "seq": two, "prev": b["prev"]}).fields)
     return Struck(variant, one, "near")
 
 
