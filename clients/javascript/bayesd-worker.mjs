@@ -34,6 +34,7 @@ class Worker {
   asked = 0
   beatAt = 0
   epoch = null
+  seen = undefined // the signed head of the daemon's log; asks show it, so that a log that went back is noticed
   leaving = null // why no new trial is wanted: 'closed', 'stopped' or an error
 
   constructor({ broker = 'mqtt://127.0.0.1:1883', root, name, study, slots = 1, spool, signal, times, connect }, objective, resolve, reject) {
@@ -58,7 +59,7 @@ class Worker {
     this.client.on('connect', () => {
       const online = { state: 'online', run: this.run, host: hostname(), slots: this.slots }
       this.client.publish(status.topic, JSON.stringify(online), status)
-      this.client.subscribe([`${this.topics}/to/${this.name}/+`, `${this.topics}/daemon`])
+      this.client.subscribe([`${this.topics}/to/${this.name}/+`, `${this.topics}/daemon`, `${this.topics}/head`])
       this.sayAgain()
     })
     this.client.on('message', (topic, payload) => this.hear(topic.split('/').at(-1), payload))
@@ -107,7 +108,7 @@ class Worker {
       }
       for (const [id, at] of this.asks) {
         if (now < at) continue
-        this.publish('ask', { id, run: this.run, study: this.study, n: this.leaving ? 0 : 1 }) // 0 withdraws it
+        this.publish('ask', { id, run: this.run, study: this.study, n: this.leaving ? 0 : 1, seen: this.seen }) // 0 withdraws it
         this.asks.set(id, now + this.times.ask)
       }
     }
@@ -194,6 +195,7 @@ class Worker {
     if (kind === 'grant') this.granted(message)
     if (kind === 'stop') this.stopped(keyOf(message), message.reason)
     if (kind === 'receipt') this.received(message)
+    if (kind === 'head') this.seen = message.note
     if (kind === 'daemon' && message.epoch !== this.epoch) {
       this.epoch = message.epoch
       this.sayAgain()

@@ -43,6 +43,11 @@ class Config(BaseModel):
     cert_file: Path | None = Field(None, description="Client certificate; credential mqtt-cert")
     key_file: Path | None = Field(None, description="Client key; credential mqtt-key")
     log: Path | None = Field(None, description="The log file")
+    key: Path | None = Field(None, description="The key that signs heads of the log; credential signing-key; "
+                             "none: LOG.key, made at the first start")
+    heads: Path | None = Field(None, description="Append each signed head to this file, best on another disk")
+    note_events: int = Field(1000, ge=1, description="Sign the head after so many events")
+    note_s: float = Field(60, gt=0, description="Sign the head after so many seconds with news")
     root: str = Field("", description="Prefix of every topic: acme puts acme/ before bayesd/1")
     operators: list[Name] | None = Field(None, description="Who may change things; none: everyone on the broker")
     events: bool = Field(False, description="Publish committed events at study/{study}/events")

@@ -20,8 +20,10 @@ from bayesd.broker import EmbeddedBroker
 from bayesd.bus import BrokerAddress, MqttBus, Will
 from bayesd.config import Config, ConfigError, state_directory, write_runtime
 from bayesd.fingerprint import fingerprint
+from bayesd.heads import RolledBack
 from bayesd.log import SqliteLog
-from bayesd.service import Service, Settings
+from bayesd.outside import HeadFiles, signer_of
+from bayesd.service import Outside, Service, Settings
 from bayesd_schemas.topics import Topics
 
 logger = logging.getLogger("bayesd")
@@ -49,15 +51,19 @@ def log_path(config: Config) -> Path:
 
 
 async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
-                on_ready: Callable[[Service, str], None] | None = None) -> None:
+                on_ready: Callable[[Service, str], None] | None = None, accept_rollback: str | None = None) -> None:
     """Run until SIGTERM or SIGINT. Raises LogError, BusError, BrokerError or ConfigError."""
     path = log_path(config)
+    files = HeadFiles(path, config.heads)
     # Until the settings can be read again, a wish to do so must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     systemd.notify(STATUS=f"verifying {path}")
     with _extending_timeout() as progress:
         log = await SqliteLog.open(path, allow_network=config.allow_network_filesystem, on_progress=progress)
     try:
+        log_id = await _log_id(log)
+        signer = await signer_of(log, log_id, path, config.key, systemd.credential("signing-key"))
+        outside = Outside(files.read(), accept_rollback, files.keep)
         async with contextlib.AsyncExitStack() as stack:
             broker, qos, settle_s = config.broker, 1, 0.5
             if broker is None:
@@ -73,8 +79,10 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
                 filters=[*topics.inbound(), *topics.retained()],
                 will=lambda: Will(topics.daemon, service.presence("offline")), qos=qos)
             service = Service(log, bus, SystemClock(), settings=_settings(config, settle_s), version=__version__,
-                              new_log=new_log_id, fingerprint=await asyncio.to_thread(fingerprint, __version__))
+                              new_log=lambda: log_id, fingerprint=await asyncio.to_thread(fingerprint, __version__),
+                              signer=signer, outside=outside)
             await service.open()
+            files.forget()
             if config.operators is None:
                 logger.warning("no list of operators is set: whoever may publish on %s may change studies", address.url)
             note = write_runtime(address.url, path, config.root)
@@ -83,9 +91,19 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
             finally:
                 if note is not None:
                     note.take_back()
+    except RolledBack as refused:
+        files.remember(refused.conflict.note)
+        raise
     finally:
         # Always: the log's thread would keep a dying process alive.
         await log.close()
+
+
+async def _log_id(log: SqliteLog) -> str:
+    """The identity of a log; a new one for an empty log."""
+    async for rows in log.read(0, 1):
+        return str(json.loads(rows[0].body)["log"])
+    return new_log_id()
 
 
 async def _live(service: Service, config: Config, reload: Callable[[], Config] | None,
@@ -136,7 +154,8 @@ def _reload(service: Service, reload: Callable[[], Config]) -> None:
 
 def _settings(config: Config, settle_s: float) -> Settings:
     operators = None if config.operators is None else frozenset(config.operators)
-    return Settings(root=config.root, operators=operators, events=config.events, settle_s=settle_s)
+    return Settings(root=config.root, operators=operators, events=config.events, settle_s=settle_s,
+                    note_events=config.note_events, note_s=config.note_s)
 
 
 def _address(config: Config, broker: str) -> BrokerAddress:

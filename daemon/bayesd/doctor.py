@@ -234,16 +234,19 @@ def _note() -> Iterator[Finding]:
 async def _broker(reach: Reach) -> AsyncIterator[Finding]:
     topics = reach.topics
     try:
-        async with reach.caller(topics.to(reach.client, "reply"), topics.daemon) as caller:
+        async with reach.caller(topics.to(reach.client, "reply"), topics.daemon, topics.head) as caller:
             yield Finding("broker", "ok", f"{reach.address.url} takes us as {reach.address.username or reach.client}")
             yield await _latency(reach, caller)
-            daemon = await _announced(caller, topics.daemon)
+            said = await _announced(caller, topics.daemon, topics.head)
     except BusError as error:
         yield Finding("broker", "bad", str(error), "`bayesd serve` brings a broker of its own on this machine")
         return
+    daemon = said.get(topics.daemon)
     yield await _anonymous(reach)
     yield _daemon(reach, daemon)
     online = daemon is not None and daemon.get("state") == "online"
+    if online:
+        yield _head(reach, said.get(topics.head))
     worker = await _guarded("way of a worker", lambda: _as_worker(reach, online))
     operator = await _guarded("way of an operator", lambda: _as_operator(reach, online))
     if worker.state == "ok" and operator.state == "bad":
@@ -275,12 +278,15 @@ async def _latency(reach: Reach, caller: Caller) -> Finding:
     return Finding("latency", "ok", words)
 
 
-async def _announced(caller: Caller, topic: str) -> dict[str, Any] | None:
-    """The daemon's retained state, which comes at once or not at all."""
+async def _announced(caller: Caller, *topics: str) -> dict[str, dict[str, Any] | None]:
+    """What the daemon keeps on the broker, by topic: it comes at once or not at all."""
+    out: dict[str, dict[str, Any] | None] = {}
     async for message in caller.messages(1.0):
-        if message.topic == topic:
-            return read(message)
-    return None
+        if message.topic in topics:
+            out[message.topic] = read(message)
+            if len(out) == len(topics):
+                break
+    return out
 
 
 async def _anonymous(reach: Reach) -> Finding:
@@ -306,6 +312,15 @@ def _daemon(reach: Reach, said: dict[str, Any] | None) -> Finding:
     if said.get("state") == "online":
         return Finding("daemon", "ok", f"online, {words}")
     return Finding("daemon", "bad", f"offline; it was {words}", "start it again; workers keep their results meanwhile")
+
+
+def _head(reach: Reach, said: dict[str, Any] | None) -> Finding:
+    """Whether the signed head can be read: workers keep it, so that a log that went back is noticed."""
+    if said is None:
+        return Finding("signed head", "warn", f"nothing can be read at {reach.topics.head}", "let the broker's access "
+                       "list grant the daemon to read and write it, and everybody else to read it")
+    size = str(said.get("note", "")).split("\n")[1:2]
+    return Finding("signed head", "ok", f"{size[0] if size else '?'} events, by the key {said.get('key')}")
 
 
 async def _as_worker(reach: Reach, online: bool) -> Finding:

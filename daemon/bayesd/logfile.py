@@ -296,7 +296,7 @@ def _chained(rows: list[Fields], after: int, prev: str) -> tuple[int, str | None
             mine.update(body)
             at = body.rfind(b'"time":"') + 8
             time = body[at:at + _TIME_BYTES].decode("ascii")
-            if study is None:
+            if study is None and trial is None:
                 end = f',"prev":"{prev}","seq":{seq},"time":"{time}","tv":1,"type":"{type_}","v":1}}'
             elif trial is None:
                 end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","tv":1,"type":"{type_}",'

@@ -10,6 +10,9 @@ The way of one result:
 6. `_thinker` lets threads make suggestions on frozen problems while results go on being taken.
 7. A proposal and its lease are written together at hand-out, committed, then granted.
 
+Now and then the head of what is committed is signed and given away (`heads.py`). A head that comes
+back and that this log has not made ends the service: there is another future of this log somewhere.
+
 A commit that fails for want of space has a known outcome: the memory is thrown away, the log is
 folded again, nothing is granted, and a write is tried every few seconds. Any other failure of a
 commit ends the process, because nobody knows what is on disk: the next start reads it.
@@ -20,7 +23,7 @@ Clock, bus, log and the thread that thinks are handed in, so a seeded world runs
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -29,14 +32,16 @@ import orjson
 
 from bayesd import winner
 from bayesd.bus import Ack, Bus
+from bayesd.heads import Conflict, Heads, RolledBack, fences_from
 from bayesd.log import Damaged, DiskFull, Log, LogError, Snapshot
+from bayesd.notes import Signer
 from bayesd.optimize import suggest
 from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.desk import Desk, Letter, Order, restart
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.state import KNOWN, Event, State, UnknownEvent, apply
-from bayesd_schemas.messages import BadMessage, Request, decode, validate
+from bayesd_schemas.messages import Ask, BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
 
@@ -48,6 +53,7 @@ BUCKETS_MAX = 10_000       # senders whose rate is remembered
 JUMP_S = 5.0               # the wall clock moved by so much against the other one between two ticks
 RECORD_WITHIN = 1_000      # events behind a snapshot among which the one that vouches for it must be
 SLOW_MAX = 16              # reads under way that take time; more are refused
+SIGNATURE_COST = 10.0      # tokens of a sender for a signature that must be verified: as much work as ten messages
 
 
 class Clock(Protocol):
@@ -78,6 +84,10 @@ class Settings:
     checkpoint_idle_s: float = 5.0
     snapshot_events: int = 20_000
     """A stop or start after so many events saves a snapshot."""
+    note_events: int = 1000
+    """The head is signed after so many events, ..."""
+    note_s: float = 60.0
+    """... after so long if there is news, and at the stop."""
 
 
 class Twin(LogError):
@@ -98,6 +108,18 @@ class Counters:
     events: int = 0
     suggestions: int = 0
     fallbacks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What is known of a log's heads outside of its file when its daemon starts."""
+
+    heads: Sequence[tuple[str, Sequence[str]]] = ()
+    """Where, and the notes there, oldest first."""
+    accept: str | None = None
+    """An operator's reason to go on behind a head that is found before the daemon announces itself."""
+    keep: Callable[[str], None] | None = None
+    """Takes each note that is signed, in a thread; it may raise OSError."""
 
 
 @dataclass(slots=True)
@@ -122,7 +144,8 @@ class Service:
 
     def __init__(self, log: Log, bus: Bus, clock: Clock, *, settings: Settings | None = None, version: str = "0",
                  suggest: Suggest = in_thread, new_log: Callable[[], str] = lambda: "log",
-                 fingerprint: dict[str, Any] | None = None) -> None:
+                 fingerprint: dict[str, Any] | None = None, signer: Signer | None = None,
+                 outside: Outside | None = None) -> None:
         self.log = log
         self.bus = bus
         self.clock = clock
@@ -132,6 +155,8 @@ class Service:
         self.desk = Desk()
         self.counters = Counters()
         self.replayed = 0
+        self.heads = Heads(log, signer) if signer is not None else None
+        self._outside = outside or Outside()
         self._suggest = suggest
         self._new_log = new_log
         self._fingerprint = fingerprint
@@ -153,12 +178,31 @@ class Service:
         self._drift: float | None = None
         self._conflict: LogError | None = None
         self._slow: set[asyncio.Task[None]] = set()
+        self._looks: set[asyncio.Task[None]] = set()
+        """Heads that are being held against the log."""
+        self._note = asyncio.Event()
+        self._signing = asyncio.Lock()
+        self._given_up: Conflict | None = None
+        """Accepted and not yet on record."""
+        self._repaired: str | None = None
+        """The head that this life gave up, until the heads file has it."""
+        self._kept = True
 
     # ------------------------------------------------------------ life
 
     async def open(self) -> None:
         """Replay the log and note the start. After this the service is ready, broker or not."""
         await self._fold()
+        if self.heads is not None:
+            state = self.desk.state
+            await self.heads.open(state.key)
+            for where, notes in self._outside.heads:
+                conflict = await self.heads.conflict_in(where, notes, state)
+                if conflict is not None and self._outside.accept is None:
+                    raise RolledBack(conflict)          # before a word is written
+                if conflict is not None and (
+                        self._given_up is None or conflict.theirs.size > self._given_up.theirs.size):
+                    self._given_up = conflict
         await self._start_writing()
 
     async def _fold(self) -> None:
@@ -176,7 +220,10 @@ class Service:
         self._touch_clock()
         if not state.log:
             desk.record("log.opened", {"log": self._new_log(), "format": 1, "version": self.version})
-        desk.record("daemon.started", {"epoch": self.log.epoch, "version": self.version})
+        desk.record("daemon.started", {"epoch": self.log.epoch, "version": self.version,
+                                       **({"key": self.heads.key} if self.heads is not None else {})})
+        if self._given_up is not None:
+            self._record_repair(self._given_up)
         if self._fingerprint is not None:
             known = leaf_hash(canonical(self._fingerprint)).hex()
             if known != state.fingerprint:
@@ -190,13 +237,14 @@ class Service:
             self.desk.disk_full = True
             return
         self._committed = rows[-1].seq
+        self._given_up = None
 
     async def run(self) -> None:
         """Serve until `stop`. Raises what ended the service otherwise."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(job, name=name) for name, job in (
                 ("bus", self.bus.run(self.on_message, self.on_connect)), ("committer", self._committer()),
-                ("thinker", self._thinker(group)), ("ticker", self._ticker()))]
+                ("thinker", self._thinker(group)), ("ticker", self._ticker()), ("noter", self._noter()))]
             await self._stopping.wait()
             await self._drain()
             for task in tasks:
@@ -220,19 +268,22 @@ class Service:
 
     async def _drain(self) -> None:
         self._stopped = True           # nothing new is taken: what comes now is sent again to the next life
+        for look in self._looks:
+            look.cancel()
         desk = self.desk
         self._touch_clock()
         saved: Snapshot | None = None
         if not desk.disk_full and self._conflict is None:
             rules.on_stop(desk)
             saved = await self._snapshot()
-            if desk is self.desk:          # else the disk was full meanwhile, and what was decided here never was
+            if desk is self.desk and self._conflict is None:    # else what was decided here never was
                 desk.record("daemon.stopped", {"reason": "stop"} if saved is None
                             else {"reason": "stop", "snapshot": _told(saved)})
         self._work.set()
         while self._committed < self.desk.state.seq and not self.desk.disk_full:  # noqa: ASYNC110  # ends with the committer
             await asyncio.sleep(0.005)        # the committer may fail meanwhile; this ends with it
         self._deliver()
+        await self._sign_head()
         if self._announced:
             self._publish_states(all=True)
             self.bus.publish(self.topics.daemon, self.presence("offline"), retain=True)
@@ -267,9 +318,12 @@ class Service:
             self._announce()
 
     def _announce(self) -> None:
+        if not self._introduced and self._outside.accept is not None and self._repaired is None:
+            logger.warning("no head is ahead of this log, so nothing was given up: leave --accept-rollback out")
         self._announced = self._introduced = True
         self._announce_at = None
         self.bus.publish(self.topics.daemon, self.presence("online"), retain=True)
+        self._publish_head()
         self._publish_states(all=True)
 
     def presence(self, state: str) -> bytes:
@@ -334,7 +388,7 @@ class Service:
                 rules.on_tell(desk, who, message)
             self._ask_inside(who, message.ask)
         elif kind == "ask":
-            rules.on_ask(desk, who, message)
+            self._on_ask(who, message)
         elif kind == "beat":
             if not desk.disk_full:
                 rules.on_beat(desk, who, message)
@@ -350,9 +404,28 @@ class Service:
         try:
             if not isinstance(ask, dict):
                 raise BadMessage("bad-field", "ask: an ask is an object")
-            rules.on_ask(self.desk, who, validate("ask", ask))
+            self._on_ask(who, validate("ask", ask))
         except BadMessage as error:
             self._refuse(who, "ask", error)
+
+    def _on_ask(self, who: str, ask: Ask) -> None:
+        """Serve an ask, unless it shows a head that we do not know: then that is looked at first, since a grant
+        of a log that went back may have the number and the fence of another one that this worker still trains."""
+        heads = self.heads
+        if heads is not None and ask.seen is not None and not heads.knows(ask.seen):
+            self._buckets[who].tokens -= SIGNATURE_COST
+            if self._look(f"worker {who}", ask.seen, lambda: self._on_ask_later(who, ask)):
+                return
+        rules.on_ask(self.desk, who, ask)
+
+    def _on_ask_later(self, who: str, ask: Ask) -> None:
+        self._touch_clock()
+        try:
+            rules.on_ask(self.desk, who, ask)
+        except BadMessage as error:
+            self._refuse(who, "ask", error)
+        self._work.set()
+        self._think.set()
 
     def _refuse(self, who: str, kind: str, error: BadMessage) -> None:
         self._count(error.reason)
@@ -418,6 +491,9 @@ class Service:
             return
         study = self.topics.study_of(topic)
         if log == self.desk.state.log:
+            note = said.get("note") if isinstance(said, dict) and topic == self.topics.head else None
+            if self.heads is not None and isinstance(note, str) and not self.heads.knows(note):
+                self._look("the broker", note)
             if study is not None and study not in self.desk.state.studies:
                 self.bus.publish(topic, b"", retain=True)
             return
@@ -453,6 +529,8 @@ class Service:
                         if row.study is not None:
                             self.bus.publish(self.topics.events(row.study), cloud_event(row.seq, row.body), qos=0)
             self._deliver()
+            if self.heads is not None and self.heads.is_due(self.clock.now(), self.settings.note_events, float("inf")):
+                self._note.set()
             if self.log.checkpoint_due:
                 await self.log.checkpoint()
 
@@ -543,13 +621,15 @@ class Service:
             self._note_jump(now)
             rules.on_tick(self.desk)
             self._answer_overdue()
-            if self._announce_at is not None and now >= self._announce_at and self.bus.connected:
+            if self._announce_at is not None and now >= self._announce_at and self.bus.connected and not self._looks:
                 self._announce()
             if self._announced:
                 self._publish_states()
             if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:
                 self._checkpointed = now
                 await self.log.checkpoint()
+            if self.heads is not None and self.heads.is_due(now, self.settings.note_events, self.settings.note_s):
+                self._note.set()
             self._work.set()
             self._think.set()
 
@@ -579,6 +659,104 @@ class Service:
         while self._shown and self._shown[0][0] <= self._committed:
             _, topic, payload = self._shown.popleft()
             self.bus.publish(topic, payload, retain=True)
+
+    # ------------------------------------------------------------ heads
+
+    async def _noter(self) -> None:
+        while True:
+            await self._note.wait()
+            self._note.clear()
+            await self._sign_head()
+
+    async def _sign_head(self) -> None:
+        """Sign what is committed: save it, then say it. Not before we have listened: what the broker keeps
+        of an earlier life is the witness against this one."""
+        heads = self.heads
+        if heads is None or not self._introduced or self._conflict is not None or self.desk.disk_full:
+            return
+        async with self._signing:
+            try:
+                note = await heads.sign(self.clock.now())
+            except DiskFull as error:
+                logger.warning("the head is not signed: %s", error)     # the next commit fails as well
+                return
+            if note is None:
+                return
+            self._publish_head()
+            if self._outside.keep is not None:
+                if self._repaired is not None:      # what follows it in the file is of the log that goes on
+                    await self._keep(self._outside.keep, self._repaired)
+                    self._repaired = None
+                await self._keep(self._outside.keep, note)
+
+    def _publish_head(self) -> None:
+        heads = self.heads
+        if heads is not None and heads.latest is not None and self._announced:
+            self.bus.publish(self.topics.head, orjson.dumps(
+                {"log": self.desk.state.log, "epoch": self.log.epoch, "note": heads.latest, "key": heads.key}),
+                retain=True)
+
+    async def _keep(self, keep: Callable[[str], None], note: str) -> None:
+        """Write a note to the heads file. A disk that is away must not end the daemon; it is said once."""
+        try:
+            await asyncio.to_thread(keep, note)
+        except OSError as error:
+            if self._kept:
+                logger.error("the heads file cannot be written: %s; the daemon goes on", error)
+            self._kept = False
+        else:
+            self._kept = True
+
+    def _look(self, where: str, note: str, then: Callable[[], None] = lambda: None) -> bool:
+        """Hold a head against the log, then do what waits for it. False when there is nothing to look at."""
+        assert self.heads is not None
+        theirs = self.heads.read(note)
+        if theirs is None:
+            return False
+
+        async def look(heads: Heads) -> None:
+            conflict = await heads.conflict(where, note, theirs, self.desk.state)
+            if self._stopped:
+                return
+            if conflict is None:
+                then()
+            elif self._outside.accept is not None and not self._introduced:
+                self._accept(conflict)
+            else:
+                self._end(RolledBack(conflict))
+
+        task = asyncio.create_task(self._ending(look(self.heads)), name=f"head of {where}")
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
+        return True
+
+    async def _ending(self, look: Coroutine[Any, Any, None]) -> None:
+        """Whatever the log says of a head that it cannot look at ends the service, as it would at a commit."""
+        try:
+            await look
+        except LogError as error:
+            self._end(error)
+
+    def _end(self, why: LogError) -> None:
+        self._conflict = self._conflict or why
+        self._stopped = True           # at once: nothing more is granted
+        self.stop()
+
+    def _accept(self, conflict: Conflict) -> None:
+        if self.desk.disk_full:
+            self._given_up = conflict          # goes on record when there is space again
+        elif conflict.theirs.size > self.desk.state.given_up:
+            self._record_repair(conflict)
+            self._work.set()
+
+    def _record_repair(self, conflict: Conflict) -> None:
+        desk = self.desk
+        reason = self._outside.accept or "accepted"
+        desk.record("log.repaired", {"reason": reason, "accepted": conflict.note, "size": conflict.theirs.size,
+                                     "fences_from": fences_from(conflict, desk.state, desk.time)})
+        logger.warning("%s has a head of %d events, the log has %d: what is lost is given up, fences go on from %d",
+                       conflict.where, conflict.theirs.size, conflict.ours.size, desk.state.fence_base)
+        self._repaired = conflict.note
 
     # ------------------------------------------------------------ reads that take time
 

@@ -31,8 +31,9 @@ from typing import Any, TypeVar
 
 from bayesd.bus import Ack
 from bayesd.log import Hook, MemoryDisk, MemoryLog
+from bayesd.notes import Signer
 from bayesd.optimize import suggest
-from bayesd.service import Service, Settings, Suggest
+from bayesd.service import Outside, Service, Settings, Suggest
 from bayesd.study.problem import Problem, Suggestion
 from bayesd_schemas.topics import Topics
 
@@ -356,13 +357,18 @@ class Daemon:
     def __init__(self, broker: MemoryBroker, disk: MemoryDisk | None = None, *, settings: Settings | None = None,
                  suggest: Suggest = inline, before_commit: Hook | None = None, after_commit: Hook | None = None,
                  make_bus: Callable[[MemoryBroker], MemoryBus] = MemoryBus,
-                 on_end: Callable[[BaseException | None], None] = lambda error: None) -> None:
+                 on_end: Callable[[BaseException | None], None] = lambda error: None,
+                 signer: Signer | None = None, outside: Outside | None = None) -> None:
         self.broker = broker
         self.disk = MemoryDisk() if disk is None else disk
         self.settings = settings or Settings(settle_s=0.0)
         self.service: Service | None = None
         """The life that is going on, or None."""
         self.bus: MemoryBus | None = None
+        self.signer = signer
+        self.outside = outside
+        self.ended: BaseException | None = None
+        """What ended the last life that ended by itself."""
         self.clock = HandClock()
         self.lives = 0
         self._suggest = suggest
@@ -380,7 +386,7 @@ class Daemon:
         self.clock = HandClock(asyncio.get_running_loop(), now=now)
         bus = self.bus = self._make_bus(self.broker)
         service = Service(log, bus, self.clock, settings=self.settings, suggest=self._suggest,
-                          new_log=lambda: "memory", version="testing")
+                          new_log=lambda: "memory", version="testing", signer=self.signer, outside=self.outside)
         self.service = service
         self._task = asyncio.create_task(self._live(service, log), name=f"life {self.lives}")
         return service
@@ -398,6 +404,7 @@ class Daemon:
                 await log.close()
                 assert self.bus is not None
                 self.bus.kill()
+                self.ended = ended
                 self._on_end(ended)
 
     def kill(self) -> None:
@@ -409,7 +416,7 @@ class Daemon:
         service, self.service = self.service, None
         self.disk.kill()
         self.bus.kill()
-        for task in (self._task, *service._slow):
+        for task in (self._task, *service._slow, *service._looks):
             task.cancel()
 
     async def stop(self) -> None:

@@ -33,9 +33,17 @@ class LogOpened(_Data):
     version: str
 
 
+class LogRepaired(_Data):
+    reason: str = Field(description="The operator's words")
+    accepted: str = Field(description="The signed head, word for word, that the log is behind or apart from")
+    size: Annotated[int, Field(ge=0)] = Field(description="How many events that head has")
+    fences_from: Count = Field(description="New leases get fences above it")
+
+
 class DaemonStarted(_Data):
     epoch: Count
     version: str
+    key: str | None = Field(None, description="The public key that signs the log's heads, as a C2SP verifier key")
 
 
 class StateDigest(_Data):
@@ -202,7 +210,8 @@ class WorkerRevoked(_Data):
 
 
 EVENTS: dict[str, type[_Data]] = {
-    "log.opened": LogOpened, "daemon.started": DaemonStarted, "daemon.stopped": DaemonStopped,
+    "log.opened": LogOpened, "log.repaired": LogRepaired,
+    "daemon.started": DaemonStarted, "daemon.stopped": DaemonStopped,
     "engine.fingerprint": EngineFingerprint, "clock.jumped": ClockJumped,
     "study.created": StudyCreated, "study.amended": StudyAmended, "study.paused": StudyPaused,
     "study.resumed": StudyResumed, "study.ticked": StudyTicked, "study.closed": StudyClosed,

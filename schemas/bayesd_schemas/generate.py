@@ -43,6 +43,8 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     "reply": [{"id": "1", "status": "ok", "result": {"study": "digits-svm"}},
               {"id": "2", "status": "error", "error": {"code": "unknown-study", "message": "no such study"}}],
     "daemon": [{"state": "online", "version": "0.1.0", "log": "8c1f", "epoch": 3}],
+    "head": [{"log": "8c1f", "epoch": 3, "note": "bayesd/8c1f\n90\n" + "A" * 43 + "=\n\n\u2014 bayesd/8c1f " + "A" * 91
+              + "=\n", "key": "bayesd/8c1f+00000000+AQ" + "A" * 42 + "="}],
     "study": [{"study": "digits-svm", "state": "open", "closed_by": None,
                "objectives": [{"name": "accuracy", "direction": "maximize"}],
                "space": {"C": {"type": "float", "low": 0.001, "high": 1000.0, "scale": "log"}}, "space_rev": 1,
@@ -64,6 +66,7 @@ WIRE: list[tuple[str, str, str, bool, str]] = [
     ("to/{name}/reply", "reply", "send", False, "The answer to a request"),
     ("study/{name}", "study", "send", True, "A study's public state"),
     ("daemon", "daemon", "send", True, "The daemon's state and last will"),
+    ("head", "head", "send", True, "The signed head of the log"),
 ]
 """Topic below bayesd/1, message, what the daemon does with it, retained, one line."""
 

@@ -247,6 +247,17 @@ class DaemonState(_Outgoing):
     epoch: Count
 
 
+class Head(_Outgoing):
+    """The signed head of the daemon's log, retained."""
+
+    log: str
+    epoch: Count
+    note: Annotated[str, Field(max_length=4096)]
+    """A C2SP signed note. Whoever keeps it can show later what the log was."""
+    key: str
+    """The public key that signed it, for tools; whom to trust is known from elsewhere."""
+
+
 class StudyState(_Outgoing):
     """A study's retained state, at most one a second."""
 
@@ -271,7 +282,7 @@ MODELS: dict[str, type[Ask] | type[Beat] | type[Report] | type[Tell] | type[Requ
     "ask": Ask, "beat": Beat, "report": Report, "tell": Tell, "request": Request}
 OUTGOING: dict[str, type[BaseModel]] = {
     "grant": Grant, "receipt": Receipt, "stop": Stop, "reply": Reply,
-    "daemon": DaemonState, "study": StudyState, "worker": Presence}
+    "daemon": DaemonState, "head": Head, "study": StudyState, "worker": Presence}
 
 _ID_OF = {kind: "run" if kind == "beat" else "id" for kind in MODELS}
 _VALIDATE = {kind: TypeAdapter(model).validator.validate_python for kind, model in MODELS.items()}

@@ -33,6 +33,7 @@ REPOSITORY = Path(__file__).parents[2]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 STATES = {"complete", "fail", "pruned", "released"}
+HEAD = "bayesd/fake\n7\n" + "A" * 43 + "=\n\n\u2014 bayesd/fake " + "A" * 91 + "=\n"  # nobody's signature
 FAILURES = {"crash", "timeout", "oom", "nonfinite", "other"}
 
 
@@ -129,6 +130,8 @@ class FakeDaemon:
                     await self.client.subscribe("bayesd/1/from/+/+", qos=1)
                     state = {"state": "online", "version": "0", "log": "fake", "epoch": 1}
                     await self.client.publish("bayesd/1/daemon", json.dumps(state), retain=True)
+                    head = {"log": "fake", "epoch": 1, "note": HEAD, "key": "bayesd/fake+00000000+AQ=="}
+                    await self.client.publish("bayesd/1/head", json.dumps(head), retain=True)
                     async for message in self.client.messages:
                         _, _, _, worker, kind = message.topic.value.split("/")
                         assert isinstance(message.payload, bytes)

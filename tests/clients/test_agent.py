@@ -16,6 +16,7 @@ from bayesd_client.agent import (
     MemorySpool,
     Note,
     SavedGrant,
+    SavedHead,
     SavedTell,
     Send,
     Settings,
@@ -230,10 +231,57 @@ def test_asks_one_per_slot_and_one_ahead() -> None:
 
 def test_an_ask_carries_what_was_asked_for() -> None:
     story = Story(lease_s=90.0, tags=("gpu",), prefetch=0, connect=False)
-    story.agent.saw_head("log 12 abc\n")
     effects = story.check(story.agent.connected(story.now))
-    assert sent(effects, "ask") == [{"id": "4f2a.1", "run": RUN, "study": "s", "lease_s": 90.0, "tags": ["gpu"],
-                                     "seen": "log 12 abc\n"}]
+    assert sent(effects, "ask") == [{"id": "4f2a.1", "run": RUN, "study": "s", "lease_s": 90.0, "tags": ["gpu"]}]
+
+
+def head(size: int, log: str = "l") -> dict[str, Any]:
+    return {"log": log, "epoch": 1, "note": f"bayesd/{log}\n{size}\nroot of {size}\n", "key": "k"}
+
+
+def seen(effects: list[Effect]) -> list[str | None]:
+    """The size that each ask shows."""
+    return [ask["seen"].split("\n")[1] if "seen" in ask else None for ask in sent(effects, "ask")]
+
+
+def test_an_ask_shows_the_head_until_one_is_answered_and_again_after_each_connect() -> None:
+    story = Story(prefetch=0, connect=False)
+    story.hear("head", head(12))
+    assert seen(story.check(story.agent.connected(story.now))) == ["12"]
+    assert set(seen(story.wait(31))) == {"12"}
+    story.answer("4f2a.1", "rejected", reason="rate", retry_after_s=1)        # perhaps it was not even read
+    assert seen(story.wait(2)) == ["12"]
+    story.answer("4f2a.1", "waiting", reason="paused")
+    assert seen(story.wait(31)) == [None]
+    story.check(story.agent.disconnected(story.now))
+    assert seen(story.check(story.agent.connected(story.now))) == ["12"]
+
+
+def test_the_head_that_we_have_is_shown_before_a_newer_one_takes_its_place() -> None:
+    story = Story(prefetch=0, connect=False)
+    story.hear("head", head(12))
+    story.check(story.agent.connected(story.now))
+    story.hear("head", head(20))                              # perhaps of a daemon on another copy of the log
+    assert story.spool.head == SavedHead("l", head(12)["note"])
+    story.answer("4f2a.1", "waiting", reason="paused")
+    assert story.spool.head == SavedHead("l", head(20)["note"])
+    assert seen(story.wait(31)) == ["20"]
+    story.answer("4f2a.1", "waiting", reason="paused")
+    story.hear("head", head(15))                              # the largest counts: an older one proves less
+    story.hear("head", {**head(30), "note": "no note"})
+    assert seen(story.wait(31)) == [None]
+    story.hear("head", head(30))
+    assert seen(story.wait(31)) == ["30"]
+
+
+def test_the_head_outlives_the_process_and_gives_way_to_that_of_another_log() -> None:
+    spool = MemorySpool()
+    first = Story(prefetch=0, spool=spool, connect=False)
+    first.hear("head", head(12))
+    second = Story(prefetch=0, spool=spool, connect=False)
+    assert seen(second.check(second.agent.connected(second.now))) == ["12"]
+    second.hear("head", head(3, log="m"))
+    assert spool.head == SavedHead("m", head(3, log="m")["note"])
 
 
 def test_a_waiting_ask_is_sent_again_every_30_s_with_the_same_id() -> None:

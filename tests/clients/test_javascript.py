@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.clients.fakedaemon import (
+    HEAD,
     REPOSITORY,
     SCENARIOS,
     STUDY,
@@ -154,6 +155,16 @@ def test_slots_train_at_the_same_time(bench: Bench) -> None:
             assert await bench.ended(worker) == 0
             assert daemon.states() == dict.fromkeys(range(1, 8), "complete")
             assert len(daemon.recorded) == 7
+
+    asyncio.run(scenario())
+
+
+def test_asks_show_the_head_of_the_log(bench: Bench) -> None:
+    async def scenario() -> None:
+        async with open_daemon(bench.broker, [{"x": 1}, {"x": 2}]) as daemon:
+            bench.let_go()
+            assert await bench.ended(bench.start()) == 0
+            assert daemon.count("ask", seen=HEAD)
 
     asyncio.run(scenario())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bayesd_client.agent import SavedGrant, SavedTell
+from bayesd_client.agent import SavedGrant, SavedHead, SavedTell
 from bayesd_client.errors import BadAddress, BadOptions, NameInUse
 from bayesd_client.spool import FileSpool, claim, clean, state_folder, write_safely
 
@@ -32,6 +32,18 @@ def test_what_is_saved_is_there_again(tmp_path: Path) -> None:
         spool.drop_tell(KEY)
         spool.drop_tell(KEY)
         assert spool.load() == ([], [])
+
+
+def test_the_newest_head_is_there_again_and_a_broken_one_is_none(tmp_path: Path) -> None:
+    with FileSpool(tmp_path / "w") as spool:
+        assert spool.load_head() is None
+        spool.save_head(SavedHead("log-a", "bayesd/log-a\n7\n\u2014\n"))
+    with FileSpool(tmp_path / "w") as spool:
+        head = spool.load_head()
+        assert head is not None
+        assert (head, head.size) == (SavedHead("log-a", "bayesd/log-a\n7\n\u2014\n"), 7)
+        (tmp_path / "w" / "head.json").write_text('{"log": "log-a"}')
+        assert spool.load_head() is None
 
 
 def test_a_rejected_tell_is_kept_with_the_daemons_words(tmp_path: Path) -> None:

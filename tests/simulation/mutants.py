@@ -42,6 +42,7 @@ class Mutant(NamedTuple):
 
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
+HEADS = "bayesd.heads"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -57,6 +58,11 @@ MUTANTS = [
            "        desk.disk_full = False; await self._start_writing()    #"),
     Mutant("while the disk is full, operators decide", ADMIN,
            "        if desk.disk_full:             # a", "        if False:             # a"),
+    # Heads.
+    Mutant("a head is said and not saved", HEADS, "        await self._log.save_note(size, note.encode())\n", ""),
+    Mutant("a head of our own looks like another future", HEADS,
+           "            return True\n        return await self._root",
+           "            return False\n        return await self._root"),
     # Tells and fences.
     Mutant("an older fence counts", RULES, "newest = lease.fence == trial.fence", "newest = True"),
     Mutant("an expired lease does not count", RULES,

@@ -151,8 +151,8 @@ class Process:
         self._thawed: list[Callable[[], None]] = []
         self.loop = asyncio.get_running_loop()
         topics = machine.broker.topics
-        self.link = MemoryClient(machine.broker, machine.name, [topics.to(machine.name, "+"), topics.daemon,
-                                                                *([topics.study("+")] if self.habits.agent else ())],
+        public = [topics.daemon, *([topics.study("+"), topics.head] if self.habits.agent else ())]
+        self.link = MemoryClient(machine.broker, machine.name, [topics.to(machine.name, "+"), *public],
                                  self._hear, self._lost)
 
     # ------------------------------------------------------------ what a kind of process does
@@ -239,6 +239,8 @@ class Process:
             data = json.loads(payload)
             if topic == self.machine.broker.topics.daemon:
                 kind = "daemon"
+            elif topic == self.machine.broker.topics.head:
+                kind = "head"
             elif self.machine.broker.topics.study_of(topic) is not None:
                 kind = "study"
             else:

@@ -25,12 +25,15 @@ from tests.simulation.ledger import Ledger, Message, agrees
 from tests.simulation.workers import Habits, Key, Machine, tell_id
 
 from bayesd.log import CommitFailed, DiskFull, MemoryDisk, Row
+from bayesd.notes import Signer, open_note
 from bayesd.service import Settings, event_of, fold
 from bayesd.study import snapshot
+from bayesd.study.merkle import root_of
 from bayesd.study.state import State, replay
 from bayesd.testing import Daemon, MemoryBroker, MemoryBus, MemoryClient, Weather, inline, run, slow
 
 CALM = Weather()
+SIGNER = Signer("memory", bytes(32))
 ANSWER_S = 2.0
 REST_S = 3000.0         # the second act ends by then, in virtual time
 OUTCOMES = frozenset(("trial.completed", "trial.failed", "trial.pruned", "outcome.late", "lease.released"))
@@ -333,6 +336,8 @@ class World:
         if seq > len(rows):
             self.fault(f"{topic} speaks of event {seq} while the disk has {len(rows)}")
             return
+        if topic == self.broker.topics.head:
+            self._judge_head(body["note"])
         if not topic.startswith(self.broker.topics.prefix + "/to/"):
             return
         _, who, kind = topic.rsplit("/", 2)
@@ -344,6 +349,14 @@ class World:
             self._judge_stop(who, body)
         elif kind == "receipt":
             self._judge_receipt(who, body)
+
+    def _judge_head(self, note: str) -> None:
+        """It is saved, and says of the first events what is on the disk."""
+        rows, head = self.disk.rows, open_note(note, SIGNER.vkey)
+        if head.size > len(rows) or head.root != root_of([row.hash for row in rows[:head.size]]):
+            self.fault(f"a head of {head.size} events is not that of the {len(rows)} on the disk")
+        if not any(saved.note == note.encode() for saved in self.disk.notes):
+            self.fault(f"a head of {head.size} events is said and not saved")
 
     def _judge_grant(self, who: str, grant: Message) -> None:
         self._unanswered.pop((who, grant["run"], grant["ask"]), None)
@@ -448,12 +461,14 @@ class World:
         self.broker.watchers.append(self.watch)
         self.ledger.slack_s = 2 * self.tick_s + 2 * self.ledger.commit_s
         settings = Settings(tick_s=self.tick_s, settle_s=rng.choice([0.0, 0.5]), events=rng.random() < 0.2,
-                            snapshot_events=rng.choice([10, 40, 20_000]), full_disk_retry_s=rng.choice([1.0, 5.0]))
+                            snapshot_events=rng.choice([10, 40, 20_000]), full_disk_retry_s=rng.choice([1.0, 5.0]),
+                            note_events=(5, 40, 1000)[self.seed // 6 % 3], note_s=(2.0, 60.0)[self.seed // 18 % 2])
         self.daemon = Daemon(
             self.broker, self.disk, settings=settings,
             suggest=slow(rng.getrandbits(32), rng.choice([0.1, 1.0, 4.0])) if rng.random() < 0.3 else inline,
             before_commit=self.before_commit, after_commit=self.after_commit,
-            make_bus=lambda broker: _WatchedBus(broker, self), on_end=self.daemon_ended)
+            make_bus=lambda broker: _WatchedBus(broker, self), on_end=self.daemon_ended,
+            signer=SIGNER if self.seed % 6 == 5 else None)      # no draw: the other worlds stay as they are
         self._operator = Operator(self, "op")
         await self._revive()
         self.trace(f"{self.storm} tick {self.tick_s} commit {self.commit_s}")

@@ -14,6 +14,7 @@ Everything may arrive twice, late, never, in any order; every `received` call su
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from bayesd_schemas.messages import (
     DaemonState,
     Fidelity,
     Grant,
+    Head,
     Receipt,
     Stop,
     StudyState,
@@ -152,6 +154,20 @@ class SavedTell:
     log: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SavedHead:
+    """The signed head of a log, word for word. We cannot verify it; we show it to the daemon, which can."""
+
+    log: str
+    note: str
+
+    @property
+    def size(self) -> int:
+        """How many events it says that the log had."""
+        lines = self.note.split("\n", 2)
+        return int(lines[1]) if len(lines) == 3 and re.fullmatch("[0-9]{1,16}", lines[1]) else -1
+
+
 class Spool(Protocol):
     """What must outlive the process. Each call has reached the disk when it returns; it may raise OSError."""
 
@@ -163,6 +179,8 @@ class Spool(Protocol):
     def drop_tell(self, key: Key) -> None: ...
     def reject_tell(self, key: Key, why: Mapping[str, Any]) -> None:
         """Set a tell aside that the daemon will never take; `why` is its receipt."""
+    def load_head(self) -> SavedHead | None: ...
+    def save_head(self, head: SavedHead) -> None: ...
 
 
 class MemorySpool:
@@ -172,6 +190,13 @@ class MemorySpool:
         self.grants: dict[Key, SavedGrant] = {}
         self.tells: dict[Key, SavedTell] = {}
         self.rejected: dict[Key, Mapping[str, Any]] = {}
+        self.head: SavedHead | None = None
+
+    def load_head(self) -> SavedHead | None:
+        return self.head
+
+    def save_head(self, head: SavedHead) -> None:
+        self.head = head
 
     def load(self) -> tuple[list[SavedGrant], list[SavedTell]]:
         return list(self.grants.values()), list(self.tells.values())
@@ -200,6 +225,7 @@ class _Ask:
     tries: int = 0
     answered: bool = False     # by `waiting`: it stands
     withdrawn: bool = False
+    showed: SavedHead | None = None
     said: str | None = None    # the reason that was last noted
 
 
@@ -258,8 +284,9 @@ class Agent:
         self._report_ids: dict[str, tuple[Key, int]] = {}
         self._done: set[Key] = set()          # kept for the life of the process
         self._stopped: dict[Key, str] = {}    # a stop may come before its grant
-        self._head: str | None = None
-        self._head_sent: str | None = None
+        self._head: SavedHead | None = None
+        self._newer_head: SavedHead | None = None
+        self._head_shown = False      # an ask that showed it was answered, in this life of connection and daemon
         self._next_beat_s: float | None = None
         self._burst_at_s: float | None = None
         self._offline_start_s: float | None = None
@@ -277,6 +304,7 @@ class Agent:
     def begin(self, now: float) -> list[Effect]:
         """Take up what an earlier process left in the spool. The first call."""
         grants, tells = self._spool.load()
+        self._head = self._spool.load_head()
         for told in tells:
             self._hold_tell(told.tell, told.log, TELL_BEAT_S, now)
         for saved in grants:
@@ -305,7 +333,7 @@ class Agent:
         return self._effects(now)
 
     def received(self, kind: str, data: Mapping[str, Any], now: float, retained: bool = False) -> list[Effect]:
-        """A message of `kind`: grant, receipt, stop, daemon or study. Unknown kinds and fields are ignored."""
+        """A message of `kind`: grant, receipt, stop, daemon, head or study. Unknown kinds and fields are ignored."""
         if kind == "grant":
             if (grant := self._read(Grant, data)) is not None:
                 self._on_grant(grant, dict(data), now)
@@ -318,14 +346,12 @@ class Agent:
         elif kind == "daemon":
             if (daemon := self._read(DaemonState, data)) is not None:
                 self._on_daemon(daemon, retained, now)
+        elif kind == "head":
+            if (head := self._read(Head, data)) is not None:
+                self._on_head(SavedHead(head.log, head.note))
         elif kind == "study" and (study := self._read(StudyState, data)) is not None:
             self._on_study(study, now)
         return self._effects(now)
-
-    def saw_head(self, note: str) -> None:
-        """The log's signed head, word for word: the next ask carries it, so that we are its witness."""
-        if 0 < len(note.encode()) <= 4096:
-            self._head = note
 
     def report(self, key: Key, step: int, measured: Mapping[str, Any], now: float) -> list[Effect]:
         """An intermediate value: `measured` is {"value": x} or {"values": {...}}. It may be lost."""
@@ -441,6 +467,7 @@ class Agent:
         """Everything again, after a connect or when the daemon is a new one: beat, tells, asks, in this order."""
         self._burst_at_s = None
         self._offline_start_s = None
+        self._head_shown = False
         if self._leaving != "name-in-use":
             self._send_beat(now)
         for told in self._told.values():
@@ -471,6 +498,8 @@ class Agent:
         key = (grant.study, grant.trial, grant.fence)
         self._heard_epoch(grant.epoch, now)
         ask = self._asks.get(grant.ask)
+        if ask is not None:
+            self._head_answered(ask)
         if ask is not None and not ask.withdrawn:
             self._closed = False
             del self._asks[grant.ask]            # a withdrawn one waits for its receipt
@@ -661,8 +690,9 @@ class Agent:
             message["lease_s"] = self.settings.lease_s
         if self.settings.tags:
             message["tags"] = list(self.settings.tags)
-        if self._head is not None and self._head != self._head_sent:
-            message["seen"] = self._head_sent = self._head
+        if self._head is not None and not self._head_shown:
+            message["seen"] = self._head.note
+            ask.showed = self._head
         return message
 
     def _send_ask(self, ask: _Ask, now: float) -> None:
@@ -679,6 +709,8 @@ class Agent:
         ask.tries += 1
 
     def _on_ask_receipt(self, ask: _Ask, receipt: Receipt, now: float) -> None:
+        if receipt.status != "rejected":         # or it was perhaps not even read
+            self._head_answered(ask)
         if receipt.status == "waiting" or (receipt.status == "rejected" and receipt.retry_after_s is not None):
             ask.answered = True
             self._closed = self._closed and receipt.status != "waiting"      # opened again
@@ -705,6 +737,32 @@ class Agent:
             self._out.append(Note(f"study {self.settings.study} is closed ({reason or 'no reason given'}){then}"))
         self._closed = True
         self._ask_from_s = now + ASK_EVERY_S
+
+    # Heads.
+
+    def _on_head(self, head: SavedHead) -> None:
+        """Keep the newest head of the log. The one that we have is shown to the daemon before it gives way: were this
+        a daemon on another copy of the log, the newer head would be its own, and the older one the proof."""
+        known = self._newer_head or self._head
+        if head.size < 0 or (known is not None and known.log == head.log and known.size >= head.size):
+            return
+        if self._head is None or self._head.log != head.log:
+            self._keep_head(head)
+        else:
+            self._newer_head = head
+            if self._head_shown:
+                self._keep_head(head)
+
+    def _keep_head(self, head: SavedHead) -> None:
+        self._head, self._newer_head, self._head_shown = head, None, False
+        self._keep_safe("save a head", lambda: self._spool.save_head(head))
+
+    def _head_answered(self, ask: _Ask) -> None:
+        """The daemon has served or answered an ask that showed our head, so it has seen it."""
+        if ask.showed is not None and ask.showed == self._head:
+            self._head_shown = True
+            if self._newer_head is not None:
+                self._keep_head(self._newer_head)
 
     # Beats.
 

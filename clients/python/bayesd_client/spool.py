@@ -8,6 +8,7 @@ file was the other choice; it needs compaction, and a torn last line takes care 
     workers/<name>/grants/    what is queued or in training, with the number of its starts
     workers/<name>/tells/     results without receipt
     workers/<name>/rejected/  results that the daemon refused, with its words
+    workers/<name>/head.json  the newest signed head of the daemon's log that was seen
     workers/<name>/damaged/   files that could not be read, set aside
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bayesd_client.agent import Key, SavedGrant, SavedTell
+from bayesd_client.agent import Key, SavedGrant, SavedHead, SavedTell
 from bayesd_client.errors import BadAddress, BadOptions, NameInUse
 from bayesd_schemas.names import is_name
 
@@ -96,6 +97,19 @@ class FileSpool:
             tell = json.loads(path.read_bytes())["tell"]
             write_safely(self._path("rejected", key), {"tell": tell, "receipt": dict(why)})
             path.unlink()
+
+    def load_head(self) -> SavedHead | None:
+        try:
+            data = json.loads((self.folder / "head.json").read_bytes())
+            return SavedHead(str(data["log"]), str(data["note"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def save_head(self, head: SavedHead) -> None:
+        # Not flushed: there is one a minute, and after a power cut an older one is still a witness.
+        part = self.folder / "head.part"
+        part.write_text(json.dumps({"log": head.log, "note": head.note}), encoding="utf-8")
+        part.rename(self.folder / "head.json")
 
     def _path(self, part: str, key: Key) -> Path:
         study, trial, fence = key

@@ -298,12 +298,10 @@ class Worker:
                     lambda: self._do(self.agent.disconnected(self._now())), self._received, self._say)
 
     def _received(self, topic: str, payload: bytes, retained: bool) -> None:
-        if topic == self._topics.head:
-            with contextlib.suppress(UnicodeDecodeError):
-                self.agent.saw_head(payload.decode())
-            return
         if topic == self._topics.daemon:
             kind = "daemon"
+        elif topic == self._topics.head:
+            kind = "head"
         elif self._topics.study_of(topic) is not None:
             kind = "study"
         else:

@@ -41,7 +41,7 @@ def bayesd(debug: bool) -> None:
     \b
     Exit codes:
       0 done  1 the answer is no  2 usage  3 broker or daemon not reachable
-      65 damaged log  74 I/O error  75 another writer  76 fenced by a newer daemon  78 bad configuration
+      65 damaged or rolled-back log  74 I/O error  75 another writer  76 fenced by a newer daemon  78 bad configuration
     """
 
 

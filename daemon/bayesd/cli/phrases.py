@@ -51,6 +51,7 @@ def _run_began(data: Data) -> str:
 
 _PHRASES: dict[str, Callable[[Data], str]] = {
     "log.opened": lambda data: f"log {data['log']} begins, format {data['format']}",
+    "log.repaired": lambda data: f"a head of {data['size']} events is given up: {data['reason']}",
     "daemon.started": lambda data: f"daemon {data['version']}, epoch {data['epoch']}",
     "daemon.stopped": lambda data: str(data.get("reason", "")),
     "engine.fingerprint": lambda data: f"numbers are made by {str(data['fingerprint'])[:12]}…",

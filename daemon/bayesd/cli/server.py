@@ -30,7 +30,8 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
         if bool in kinds:
             option = click.option(f"{flag}/--no-{name.replace('_', '-')}", name, default=None, help=text)
         else:
-            kind: Any = click.Path(path_type=Path) if Path in kinds else int if int in kinds else str
+            kind: Any = (click.Path(path_type=Path) if Path in kinds else int if int in kinds
+                         else float if float in kinds else str)
             option = click.option(flag, name, type=kind, default=None, help=text)
         command = option(command)
     command = click.option("--config", "file", type=click.Path(path_type=Path),
@@ -47,18 +48,25 @@ def _flags(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command("serve", cls=Verb, example="bayesd serve\nbayesd serve --broker mqtts://broker.example "
-               "--username bayesd --password-file /etc/bayesd/password\nbayesd serve --log tuning.db --read-only")
+               "--username bayesd --password-file /etc/bayesd/password\nbayesd serve --log tuning.db --read-only\n"
+               "bayesd serve --accept-rollback 'the disk died, this is last night's backup'")
 @_settings
+@click.option("--accept-rollback", metavar="WHY",
+              help="Go on with a log that is behind, or apart from, a head that it signed. What is lost is given up; "
+                   "that goes on record with this reason. For one start: leave it out afterwards.")
 @click.option("--read-only", is_flag=True, help="Serve nothing: show what of the log verifies.")
-def serve(file: Path | None, read_only: bool, **settings: Any) -> None:
+def serve(file: Path | None, read_only: bool, accept_rollback: str | None, **settings: Any) -> None:
     """Run the daemon. Without --broker it brings its own, on this machine only.
 
     Each setting may also stand in the environment as BAYESD_NAME, or in the file.
+
+    The daemon signs the head of its log now and then. When a worker, the broker or the heads file has a signed head
+    that this log cannot have made, an old copy was put back or two daemons run on copies: it ends with 65.
     """
-    _serve(file, read_only, settings)
+    _serve(file, read_only, accept_rollback, settings)
 
 
-def _serve(file: Path | None, read_only: bool, settings: dict[str, Any]) -> None:
+def _serve(file: Path | None, read_only: bool, accept_rollback: str | None, settings: dict[str, Any]) -> None:
     daemon = need("bayesd.daemon")
     flags = _flags(settings)
     settings_now, _ = load(flags, file)
@@ -75,7 +83,8 @@ def _serve(file: Path | None, read_only: bool, settings: dict[str, Any]) -> None
                       "  next    bayesd study create FILE    (Ctrl-C ends the daemon)\n")
 
     try:
-        asyncio.run(daemon.serve(settings_now, reload=lambda: load(flags, file)[0], on_ready=ready))
+        asyncio.run(daemon.serve(settings_now, reload=lambda: load(flags, file)[0], on_ready=ready,
+                                 accept_rollback=accept_rollback))
     except BusError as error:
         # A daemon dials for ever; what it raises is wrong in the settings.
         raise Trouble(str(error), CONFIG) from error

@@ -178,7 +178,7 @@ def _lease(desk: Desk, study: Study, trial: Trial, standing: Standing) -> None:
     ask, limits = standing.ask, study.spec.lease
     lease_s = min(ask.lease_s or limits.default_s, limits.max_s)
     desk.record("trial.leased", {
-        "fence": trial.fence + 1, "worker": standing.worker, "run": ask.run, "ask": ask.id,
+        "fence": desk.state.next_fence(trial), "worker": standing.worker, "run": ask.run, "ask": ask.id,
         "lease_s": lease_s, "at": desk.time}, study=study, trial=trial.number, elapsed=True)
     lease = trial.leases[-1]
     desk.deadlines[lease] = desk.now + lease_s

@@ -13,7 +13,7 @@ import orjson
 from bayesd.study.problem import Fit, Observation
 from bayesd.study.state import Lease, Outcome, State, Study, Trial, Worker, spec_data, spec_of
 
-CODEC = "bayesd-json-2"
+CODEC = "bayesd-json-3"
 
 
 def dump(state: State) -> tuple[bytes, bytes]:
@@ -44,7 +44,18 @@ def _state(state: State) -> dict[str, Any]:
     return {"seq": state.seq, "hash": state.hash.hex(), "log": state.log, "epoch": state.epoch,
             "fingerprint": state.fingerprint, "commands": state.commands,
             "studies": [_study(study) for study in state.studies.values()],
-            "workers": [_worker(worker) for worker in state.workers.values()]}
+            "workers": [_worker(worker) for worker in state.workers.values()],
+            **_said_if_any(state)}
+
+
+def _said_if_any(state: State) -> dict[str, Any]:
+    """What most logs do not have: left out, so that the digests of older logs stay what they were."""
+    out: dict[str, Any] = {}
+    if state.key is not None:
+        out["key"] = state.key
+    if state.accepted is not None:
+        out["repaired"] = [state.fence_base, state.given_up, state.accepted]
+    return out
 
 
 def _study(study: Study) -> dict[str, Any]:
@@ -74,8 +85,9 @@ def _trial(trial: Trial) -> dict[str, Any]:
             [late.state, late.fence, late.values, late.se, late.seconds, late.failure, late.seq]
             for late in trial.late],
         "leases": [[lease.worker, lease.run, lease.ask, lease.lease_s, lease.at, lease.ended,
-                    None if lease.proof is None else [lease.proof.hex(), lease.told_seq, lease.told_late]]
-                   for lease in trial.leases]}
+                    None if lease.proof is None else [lease.proof.hex(), lease.told_seq, lease.told_late],
+                    *(() if lease.fence == place else (lease.fence,))]
+                   for place, lease in enumerate(trial.leases, start=1)]}
 
 
 def _key(lease: Lease) -> list[Any]:
@@ -98,6 +110,9 @@ def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
 
 def _load_state(data: dict[str, Any]) -> State:
     state = State(data["seq"], bytes.fromhex(data["hash"]), data["log"], data["epoch"], data["fingerprint"])
+    state.key = data.get("key")
+    if "repaired" in data:
+        state.fence_base, state.given_up, state.accepted = data["repaired"]
     state.commands = {key: (seq, type) for key, (seq, type) in data["commands"].items()}
     for each in data["studies"]:
         study = _load_study(each)
@@ -151,8 +166,8 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
                          for step, *said in data["reports"]}
     if data["late"] is not None:
         trial.late = [Outcome(*late) for late in data["late"]]
-    for fence, (worker, run, ask, lease_s, at, ended, told) in enumerate(data["leases"], start=1):
-        lease = Lease(trial, fence, worker, run, ask, lease_s, at, ended)
+    for place, (worker, run, ask, lease_s, at, ended, told, *fence) in enumerate(data["leases"], start=1):
+        lease = Lease(trial, fence[0] if fence else place, worker, run, ask, lease_s, at, ended)
         if told is not None:
             proof, lease.told_seq, lease.told_late = told
             lease.proof = bytes.fromhex(proof)

@@ -13,7 +13,8 @@ Two rules keep everything else simple, and all code that could break them is in 
 
 A study holds trials; a trial is one point, leased to one worker after another until it has an
 outcome. A **fence** numbers the leases of a trial: 1, 2, 3, ... Whoever holds the newest fence may
-tell the result, however late; an older fence is history.
+tell the result, however late; an older fence is history. (After a rollback that an operator has
+accepted they go on far above any that was ever handed out.)
 
           trial.proposed + trial.leased
                      |
@@ -155,7 +156,14 @@ class Trial:
     @property
     def fence(self) -> int:
         """The newest fence; 0 before the first lease."""
-        return len(self.leases)
+        return self.leases[-1].fence if self.leases else 0
+
+    def lease(self, fence: int) -> Lease | None:
+        """The lease with this fence. Fence n is at n - 1, except after a rollback that was accepted."""
+        leases = self.leases
+        if 1 <= fence <= len(leases) and leases[fence - 1].fence == fence:
+            return leases[fence - 1]
+        return next((lease for lease in reversed(leases) if lease.fence == fence), None)
 
     @property
     def open_lease(self) -> Lease | None:
@@ -243,6 +251,14 @@ class State:
     log: str = ""
     epoch: int = 0
     fingerprint: str | None = None
+    key: str | None = None
+    """The public key of the daemon that started last: who holds a signed head finds here whose word it is."""
+    fence_base: int = 0
+    """Fences begin above it. After a rollback the log does not know which ones it has handed out before."""
+    given_up: int = 0
+    """Signed heads up to this size may disagree with the log: an operator has accepted that."""
+    accepted: str | None = None
+    """The head that was given up last, as it was signed."""
     studies: dict[str, Study] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     commands: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -260,7 +276,10 @@ class State:
 
     def lease(self, study: str, number: int, fence: int) -> Lease | None:
         trial = self.trial(study, number)
-        return trial.leases[fence - 1] if trial is not None and 1 <= fence <= trial.fence else None
+        return trial.lease(fence) if trial is not None else None
+
+    def next_fence(self, trial: Trial) -> int:
+        return max(trial.fence, self.fence_base) + 1
 
 
 class UnknownEvent(Exception):
@@ -298,6 +317,14 @@ def _log_opened(state: State, event: Event) -> None:
 
 def _daemon_started(state: State, event: Event) -> None:
     state.epoch = event.data["epoch"]
+    state.key = event.data.get("key", state.key)
+
+
+def _log_repaired(state: State, event: Event) -> None:
+    data = event.data
+    state.fence_base = max(state.fence_base, data["fences_from"])
+    state.given_up = max(state.given_up, data["size"])
+    state.accepted = data["accepted"]
 
 
 def _engine_fingerprint(state: State, event: Event) -> None:
@@ -398,6 +425,12 @@ def _trial(state: State, event: Event) -> Trial:
     return study.trials[event.trial - 1]
 
 
+def _lease(trial: Trial, event: Event) -> Lease:
+    lease = trial.lease(event.data["fence"])
+    assert lease is not None, "the fence was never handed out"
+    return lease
+
+
 def _move(trial: Trial, status: TrialStatus) -> None:
     """Put a trial into a status; the study's counts and lists follow."""
     study = trial.study
@@ -460,11 +493,11 @@ def _trial_leased(state: State, event: Event) -> None:
     if worker is None:
         worker = state.workers[name] = Worker(name)
     lease = Lease(trial, data["fence"], name, run, data["ask"], _lease_s(trial.study, data["lease_s"]), data["at"])
+    assert lease.fence == state.next_fence(trial), "fences have no holes"
     if trial.leases:
         trial.leases.append(lease)
     else:
         trial.leases = [lease]      # exactly as long as it must be, in nearly every trial
-    assert lease.fence == trial.fence, "fences have no holes"
     trial.reports = None
     if trial.status != "running":
         _move(trial, "running")
@@ -503,7 +536,7 @@ def _lease_expired(state: State, event: Event) -> None:
 
 def _lease_held(state: State, event: Event) -> None:
     trial = _trial(state, event)
-    lease = trial.leases[event.data["fence"] - 1]
+    lease = _lease(trial, event)
     worker = state.workers[lease.worker]
     lease.ended = None
     lease.at = event.data["at"]
@@ -518,7 +551,7 @@ def _lease_held(state: State, event: Event) -> None:
 
 def _lease_released(state: State, event: Event) -> None:
     trial = _trial(state, event)
-    lease = trial.leases[event.data["fence"] - 1]
+    lease = _lease(trial, event)
     lease.told = _told(event, "recorded")
     _end(state, lease, "released")
     if trial.is_provisional:
@@ -587,7 +620,7 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     """Record the outcome of a trial, in place of a provisional one."""
     trial = _trial(state, event)
     study, data = trial.study, event.data
-    lease = trial.leases[data["fence"] - 1]
+    lease = _lease(trial, event)
     promoted = "promoted" in data      # a late outcome became the result: its lease ended long ago
     if trial.is_provisional:
         _forget(trial, keep_late=True)
@@ -661,7 +694,7 @@ def _trial_failed(state: State, event: Event) -> None:
     data = event.data
     if data.get("retry"):
         trial = _trial(state, event)
-        lease = trial.leases[data["fence"] - 1]
+        lease = _lease(trial, event)
         lease.told = _told(event, "recorded")
         _count(trial.study, data)
         if trial.is_provisional:
@@ -690,7 +723,7 @@ def _trial_pruned(state: State, event: Event) -> None:
 def _outcome_late(state: State, event: Event) -> None:
     trial = _trial(state, event)
     study, data = trial.study, event.data
-    trial.leases[data["fence"] - 1].told = _told(event, "late")
+    _lease(trial, event).told = _told(event, "late")
     _count(study, data)
     outcome = Outcome(data["state"], data["fence"], _floats(data["values"]) if "values" in data else None,
                       _float(data.get("se")), _float(data.get("seconds")), data.get("class"), event.seq)
@@ -716,6 +749,7 @@ def _worker_revoked(state: State, event: Event) -> None:
 
 _APPLY: dict[str, Callable[[State, Event], None]] = {
     "log.opened": _log_opened,
+    "log.repaired": _log_repaired,
     "daemon.started": _daemon_started,
     "daemon.stopped": _nothing,
     "engine.fingerprint": _engine_fingerprint,

@@ -1,0 +1,91 @@
+"""What belongs to a log and is not in it: the key that signs its heads, and heads that were kept elsewhere.
+
+    LOG.key         the private key, unless the operator keeps it somewhere else
+    LOG.refused     the head that ended the daemon: the next start is refused as well, until the newest copy of the
+                    log is back or the operator accepts
+    the heads file  every note as it was signed, for another disk (--heads)
+
+A copy of the key beside the log is a compromise: who takes both can sign. It still shows an old copy that was put back
+by mistake, and what a worker or an auditor keeps shows the rest.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from bayesd.config import ConfigError
+from bayesd.log import Log
+from bayesd.notes import BadKey, Signer, split
+
+logger = logging.getLogger("bayesd")
+
+
+async def signer_of(log: Log, log_id: str, log_path: Path, given: Path | None, credential: str | None) -> Signer:
+    """The key of a log: the one that is given, else the manager's, else the one beside the log. A log that has
+    never signed a head gets a new one. Raises ConfigError."""
+    path = given or (Path(credential) if credential is not None else Path(f"{log_path}.key"))
+    try:
+        if path.exists():
+            return Signer.load(path, log_id)
+        before = await log.load_note()
+        if before is not None and given is not None:
+            raise ConfigError(f"the key {path} (setting key) is not there, but the log has signed heads: put the key "
+                              "back, or leave the setting out to go on with a new key beside the log")
+        signer = Signer.generate(log_id)
+        signer.save(path)
+    except BadKey as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(f"the key {path} cannot be used ({error.strerror or error}): name another one with --key") \
+            from error
+    if before is not None:
+        logger.warning("%s is missing, so a new key signs this log's heads from now on; who holds the public key of "
+                       "before must be told", path)
+    logger.warning("the public key of this log is %s. Keep a copy of this line on another machine: with it anybody can "
+                   "tell later whether the log is still the same. The private key is %s", signer.vkey, path)
+    return signer
+
+
+class HeadFiles:
+    """The files with heads of one log: the heads file, and the head that ended the daemon."""
+
+    def __init__(self, log_path: Path, heads: Path | None) -> None:
+        self._heads = heads
+        self._refused = Path(f"{log_path}.refused")
+
+    def read(self) -> Sequence[tuple[str, Sequence[str]]]:
+        """Where heads were kept, and the notes there. Raises ConfigError when the heads file cannot be read: it is
+        a witness that an operator has asked for."""
+        if self._heads is not None and not self._heads.parent.is_dir():
+            raise ConfigError(f"the heads file {self._heads} has no folder to be in; is its disk mounted?")
+        out: list[tuple[str, Sequence[str]]] = []
+        for where, path in (("the file", self._heads), ("the last life, as it says in", self._refused)):
+            if path is not None and path.exists():
+                try:
+                    text = path.read_text(encoding="utf-8", errors="replace")
+                except OSError as error:
+                    raise ConfigError(f"the heads in {path} cannot be read: {error.strerror}") from error
+                out.append((f"{where} {path}", split(text)))
+        return out
+
+    def keep(self, note: str) -> None:
+        """Append a note to the heads file and flush it."""
+        if self._heads is not None:
+            file = os.open(self._heads, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(file, f"{note}\n".encode())
+                os.fsync(file)
+            finally:
+                os.close(file)
+
+    def remember(self, note: str) -> None:
+        """The head that ended the daemon: a restart must not forget it."""
+        try:
+            self._refused.write_text(note, encoding="utf-8")
+        except OSError as error:
+            logger.error("%s cannot be written: %s", self._refused, error)
+
+    def forget(self) -> None:
+        """The log is right again, or what was lost is given up."""
+        self._refused.unlink(missing_ok=True)

@@ -1,0 +1,539 @@
+"""Signed heads: when they are made, and what ends a daemon whose log went back or split in two."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Sequence
+
+import pytest
+from tests.edges.test_service import Worker, begin, events
+
+from bayesd.heads import Heads, RolledBack
+from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Row
+from bayesd.notes import Signer, open_note
+from bayesd.service import Outside, Settings, fold
+from bayesd.study import snapshot
+from bayesd.study.merkle import root_of
+from bayesd.testing import Daemon, MemoryBroker, Weather, run
+
+SIGNER = Signer("memory", bytes(range(32)))
+STRANGER = Signer("memory", bytes(32))
+PATIENT = Settings(settle_s=0.5)
+
+
+def copy_of(disk: MemoryDisk, size: int | None = None) -> MemoryDisk:
+    """What a backup of the log file has: its first events, and the notes among them."""
+    rows = disk.rows[:size]
+    return MemoryDisk(rows=list(rows), epoch=disk.epoch, notes=[note for note in disk.notes if note.seq <= len(rows)])
+
+
+def roots_hold(disk: MemoryDisk) -> None:
+    """Every saved note says what the log says."""
+    for saved in disk.notes:
+        checkpoint = open_note(saved.note.decode(), SIGNER.vkey)
+        assert (checkpoint.log, checkpoint.size) == ("memory", saved.seq)
+        assert checkpoint.root == root_of([row.hash for row in disk.rows[:saved.seq]])
+
+
+class Watch:
+    """Every head that the daemon publishes, with how much was committed and saved at that moment."""
+
+    def __init__(self, broker: MemoryBroker, disk: MemoryDisk) -> None:
+        self.broker, self.disk = broker, disk
+        self.seen: list[tuple[float, int]] = []
+        broker.watchers.append(self._watch)
+
+    def _watch(self, who: str, topic: str, payload: bytes) -> None:
+        if topic == self.broker.topics.head and payload:
+            said = json.loads(payload)
+            assert said["key"] == SIGNER.vkey
+            size = open_note(said["note"], SIGNER.vkey).size
+            assert size <= len(self.disk.rows), "a head of what is not committed"
+            assert any(note.note.decode() == said["note"] for note in self.disk.notes), "said before it was saved"
+            if not self.seen or self.seen[-1][1] != size:
+                self.seen.append((asyncio.get_running_loop().time(), size))
+
+
+def head_of(broker: MemoryBroker) -> str:
+    return str(json.loads(broker.retained[broker.topics.head])["note"])
+
+
+async def work(worker: Worker, trials: int, first: int = 1) -> None:
+    """Ask and tell so many times; each is answered before the next."""
+    for i in range(first, first + trials):
+        worker.say("ask", id=f"w{i}", run="r", study="s")
+        grant = await worker.wait(lambda kind, body, i=i: kind == "grant" and body["ask"] == f"w{i}")    # type: ignore[misc]
+        worker.say("tell", id=f"t{i}", study="s", trial=grant["trial"], fence=grant["fence"], value=0.5)
+        await worker.wait(lambda kind, body, i=i: body.get("id") == f"t{i}")    # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- when
+
+
+def test_a_head_is_signed_at_the_start_each_minute_with_news_and_at_the_stop() -> None:
+    async def story() -> list[tuple[float, int]]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        watch, daemon = Watch(broker, disk), Daemon(broker, disk, signer=SIGNER)
+        await daemon.start()
+        await asyncio.sleep(600.0)
+        await begin(broker, method="random")            # an open study counts its time in the log each minute
+        await asyncio.sleep(150.0)
+        await daemon.stop()
+        roots_hold(disk)
+        assert watch.seen[-1][1] == len(disk.rows)
+        assert disk.rows[-1].type == "daemon.stopped"
+        return watch.seen
+
+    times = [at for at, _ in run(story())]
+    assert times[0] < 1.0
+    assert 600.0 <= times[1] < 602.0                    # silence made no note, and the first news need not wait
+    assert [int(at) for at in times[2:-1]] == [661, 721], times
+    assert times[-1] > 750.0
+
+
+def test_a_head_is_signed_every_so_many_events() -> None:
+    async def story() -> list[int]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        watch = Watch(broker, disk)
+        daemon = Daemon(broker, disk, signer=SIGNER, settings=Settings(settle_s=0.0, note_events=20, note_s=1e9))
+        await daemon.start()
+        _, worker = await begin(broker, method="random")
+        await work(worker, 50)
+        daemon.kill()
+        roots_hold(disk)
+        return [size for _, size in watch.seen]
+
+    sizes = run(story())
+    assert len(sizes) >= 6
+    assert all(20 <= later - earlier < 30 for earlier, later in itertools.pairwise(sizes[1:]))
+
+
+def test_a_head_never_comes_before_the_commit_nor_after_a_failed_one() -> None:
+    async def story() -> None:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        full = False
+
+        async def slowly(rows: Sequence[Row]) -> None:
+            await asyncio.sleep(3.0)
+            if full:
+                raise DiskFull("no space; nothing was written")
+
+        watch = Watch(broker, disk)        # asserts the order at each publish
+        daemon = Daemon(broker, disk, signer=SIGNER, before_commit=slowly,
+                        settings=Settings(settle_s=0.0, note_events=1, note_s=0.1))
+        await daemon.start()
+        await asyncio.sleep(5.0)
+        _, worker = await begin(broker, method="random")
+        await work(worker, 3)
+        full = True
+        worker.say("ask", id="more", run="r", study="s")
+        await asyncio.sleep(30.0)
+        size = watch.seen[-1][1]
+        assert size == len(disk.rows)
+        full = False
+        await asyncio.sleep(30.0)
+        assert watch.seen[-1][1] > size
+        roots_hold(disk)
+        await daemon.stop()
+
+    run(story())
+
+
+def test_the_key_is_on_record_and_without_a_signer_nothing_changes() -> None:
+    async def story(signer: Signer | None) -> tuple[MemoryBroker, MemoryDisk]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, signer=signer)
+        await daemon.start()
+        _, worker = await begin(broker, method="random")
+        worker.say("ask", id="a2", run="r", study="s", seen=SIGNER.sign(10**6, bytes(32)))
+        await worker.wait(lambda kind, body: kind == "grant" and body["ask"] == "a2")
+        await daemon.stop()
+        return broker, disk
+
+    broker, disk = run(story(None))
+    assert broker.topics.head not in broker.retained
+    assert disk.notes == []
+    assert all("key" not in event["data"] for event in events(disk, "daemon.started"))
+    with pytest.raises(AssertionError, match="not within"):
+        run(story(SIGNER))                  # the same head is a proof, once there is a key
+
+    async def keyed() -> str | None:
+        disk = MemoryDisk()
+        daemon = Daemon(MemoryBroker(), disk, signer=SIGNER)
+        await daemon.start()
+        await asyncio.sleep(1.0)
+        await daemon.stop()
+        state, _ = await fold(await MemoryLog.open(disk))
+        loaded = snapshot.load(*snapshot.dump(state))
+        assert loaded is not None
+        assert loaded.key == state.key
+        return state.key
+
+    assert run(keyed()) == SIGNER.vkey
+
+
+# ---------------------------------------------------------------- refused
+
+
+async def grown(broker: MemoryBroker, trials: int = 5) -> MemoryDisk:
+    """A log with a study and some results, whose daemon has stopped."""
+    disk = MemoryDisk()
+    daemon = Daemon(broker, disk, signer=SIGNER)
+    await daemon.start()
+    operator, worker = await begin(broker, method="random")
+    await work(worker, trials)
+    await daemon.stop()
+    for each in (operator, worker):
+        each.client.disconnect()
+    return disk
+
+
+def of(note: str, disk: MemoryDisk) -> str:
+    """What the refusal must name: both sizes."""
+    return f"has {open_note(note, SIGNER.vkey).size} events.*the log has {len(disk.rows)} events"
+
+
+def test_a_copy_that_was_put_back_is_refused_by_the_head_that_the_broker_keeps() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        note, old = head_of(broker), copy_of(disk, len(disk.rows) - 6)
+        daemon = Daemon(broker, old, signer=SIGNER, settings=PATIENT)
+        await daemon.start()
+        worker = Worker(broker)
+        for _ in range(20):
+            worker.say("ask", id="a9", run="r2", study="s")
+            await asyncio.sleep(0.25)
+        assert isinstance(daemon.ended, RolledBack)
+        with pytest.raises(RolledBack, match=of(note, old)):
+            raise daemon.ended
+        assert daemon.ended.exit_code == 65
+        assert "--accept-rollback" in str(daemon.ended)
+        assert [kind for kind, _ in worker.heard if kind == "grant"] == []
+        assert head_of(broker) == note                      # the witness is still there
+        assert json.loads(broker.retained[broker.topics.daemon])["state"] == "offline"
+        right = Daemon(broker, disk, signer=SIGNER, settings=PATIENT)      # the newest copy is put back
+        await right.start()
+        await asyncio.sleep(2.0)
+        worker.say("ask", id="a9", run="r2", study="s")
+        await worker.wait(lambda kind, body: kind == "grant")
+        await right.stop()
+
+    run(story())
+
+
+def test_nothing_is_signed_or_announced_before_the_witness_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Heads._root_at
+
+    async def slowly(heads: Heads, size: int) -> bytes:
+        await asyncio.sleep(5.0)                            # a million events take some seconds
+        return await right(heads, size)
+
+    async def story() -> None:
+        broker, elsewhere = MemoryBroker(), MemoryBroker()
+        disk = await grown(broker)
+        fork = copy_of(disk, len(disk.rows) - 6)
+        for _ in range(8):                                  # it goes on alone, where nobody listens
+            lonely = Daemon(elsewhere, fork, signer=SIGNER)
+            await lonely.start()
+            await asyncio.sleep(1.0)
+            lonely.kill()
+        assert len(fork.rows) > len(disk.rows)
+        notes, said = list(fork.notes), []
+        broker.watchers.append(lambda who, topic, payload: said.append(payload) if who == "daemon" else None)
+        broker.weather = Weather(delay_s=0.4)
+        monkeypatch.setattr(Heads, "_root_at", slowly)
+        daemon = Daemon(broker, fork, signer=SIGNER, settings=Settings(settle_s=0.5, tick_s=0.01, note_events=1))
+        await daemon.start()
+        await asyncio.sleep(10.0)
+        assert isinstance(daemon.ended, RolledBack)
+        assert fork.notes == notes
+        assert said == []
+
+    run(story())
+
+
+def test_a_worker_that_has_seen_more_ends_the_daemon_before_it_is_granted_anything() -> None:
+    async def story(inside_a_tell: bool) -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        note, old = head_of(broker), copy_of(disk, len(disk.rows) - 6)
+        broker.restart()                                    # it keeps nothing
+        daemon = Daemon(broker, old, signer=SIGNER)
+        await daemon.start()
+        await asyncio.sleep(1.0)
+        worker, other = Worker(broker), Worker(broker, "w2")
+        other.say("ask", id="b1", run="q", study="s")
+        await other.wait(lambda kind, body: kind == "grant")            # nobody knows yet
+        ask = {"id": "a9", "run": "r2", "study": "s", "seen": note}
+        if inside_a_tell:
+            worker.say("tell", id="t", study="s", trial=99, fence=1, value=1.0, ask=ask)
+        else:
+            worker.say("ask", **ask)
+        other.say("ask", id="b2", run="q", study="s")
+        await asyncio.sleep(5.0)
+        assert isinstance(daemon.ended, RolledBack)
+        assert "worker w1" in str(daemon.ended)
+        assert [kind for kind, _ in worker.heard if kind == "grant"] == []
+        assert events(old, "daemon.stopped") == []
+
+    run(story(False))
+    run(story(True))
+
+
+def test_two_daemons_on_copies_are_found_out_by_the_first_worker_that_talks_to_both() -> None:
+    async def story() -> None:
+        left, right = MemoryBroker(), MemoryBroker()
+        disk = await grown(left)
+        daemons = Daemon(left, disk, signer=SIGNER), Daemon(right, copy_of(disk), signer=SIGNER)
+        for daemon in daemons:
+            await daemon.start()
+        await asyncio.sleep(1.0)
+        here, there = Worker(left, "w2"), Worker(right, "w3")
+        here.say("beat", run="r")
+        there.say("beat", run="r")
+        await work(here, 20)
+        await work(there, 40)
+        await asyncio.sleep(90.0)
+        note = head_of(left)
+        assert open_note(note, SIGNER.vkey).size < open_note(head_of(right), SIGNER.vkey).size
+        here.client.disconnect()
+        traveller = Worker(right, "w2")
+        traveller.say("ask", id="x", run="r", study="s", seen=note)
+        await asyncio.sleep(2.0)
+        ended = daemons[1].ended
+        assert isinstance(ended, RolledBack)
+        assert "does not contain" in str(ended)
+        assert [kind for kind, _ in traveller.heard if kind == "grant"] == []
+        assert daemons[0].ended is None
+        await daemons[0].stop()
+
+    run(story())
+
+
+def test_two_daemons_on_copies_on_one_broker_hear_each_others_heads() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        first, second = Daemon(broker, disk, signer=SIGNER), Daemon(broker, copy_of(disk), signer=SIGNER)
+        await first.start()
+        await asyncio.sleep(1.0)
+        await work(Worker(broker, "w2"), 3)
+        await second.start()
+        await asyncio.sleep(90.0)
+        assert any(isinstance(daemon.ended, RolledBack) for daemon in (first, second))
+
+    run(story())
+
+
+def test_a_daemon_that_was_overtaken_is_fenced_and_not_called_rolled_back() -> None:
+    async def story() -> None:
+        broker, elsewhere = MemoryBroker(), MemoryBroker()
+        disk = await grown(broker)
+        old = Daemon(broker, disk, signer=SIGNER)
+        await old.start()
+        await asyncio.sleep(1.0)
+        disk.steal_lock()
+        new = Daemon(elsewhere, disk, signer=SIGNER)
+        await new.start()
+        await asyncio.sleep(2.0)
+        worker = Worker(broker)
+        worker.say("ask", id="a9", run="r2", study="s", seen=head_of(elsewhere))
+        await asyncio.sleep(2.0)
+        assert type(old.ended).__name__ == "Fenced"
+        await new.stop()
+
+    run(story())
+
+
+@pytest.mark.parametrize("which", ["of a stranger", "of another log", "changed", "no note"])
+def test_a_head_that_does_not_verify_is_ignored_and_counted(which: str) -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        good = SIGNER.sign(10**6, bytes(32))
+        lie = {"of a stranger": STRANGER.sign(10**6, bytes(32)), "no note": "seen nothing",
+               "of another log": Signer("other", bytes(range(32))).sign(10**6, bytes(32)),
+               "changed": good.replace("1000000", "2000000")}[which]
+        said = {"log": "memory", "epoch": 1, "note": lie, "key": "k"}
+        broker.retained[broker.topics.head] = json.dumps(said).encode()
+        daemon = Daemon(broker, disk, signer=SIGNER, settings=PATIENT, outside=Outside([("a file", [lie])]))
+        service = await daemon.start()
+        await asyncio.sleep(2.0)
+        worker = Worker(broker)
+        worker.say("ask", id="a9", run="r2", study="s", seen=lie)
+        await worker.wait(lambda kind, body: kind == "grant")
+        assert service.heads is not None
+        assert service.heads.ignored == 3
+        await daemon.stop()
+        assert daemon.ended is None
+
+    run(story())
+
+
+def test_the_key_of_before_still_counts_at_the_start_that_changes_it() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        note = head_of(broker)
+        broker.restart()
+        daemon = Daemon(broker, copy_of(disk, len(disk.rows) - 6), signer=STRANGER)     # the key file was not restored
+        await daemon.start()
+        await asyncio.sleep(1.0)
+        Worker(broker).say("ask", id="a9", run="r2", study="s", seen=note)
+        await asyncio.sleep(2.0)
+        assert isinstance(daemon.ended, RolledBack)
+
+    run(story())
+
+
+def test_a_heads_file_refuses_before_a_word_is_written() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        notes = [each.note.decode() for each in disk.notes]
+        old = copy_of(disk, len(disk.rows) - 6)
+        size = len(old.rows)
+        daemon = Daemon(MemoryBroker(), old, signer=SIGNER, outside=Outside([("the file h", notes)]))
+        await daemon.start()
+        await asyncio.sleep(1.0)
+        assert isinstance(daemon.ended, RolledBack)
+        assert "the file h" in str(daemon.ended)
+        assert len(old.rows) == size
+        whole = Daemon(MemoryBroker(), disk, signer=SIGNER, outside=Outside([("the file h", notes)]))
+        await whole.start()
+        await asyncio.sleep(1.0)
+        assert whole.ended is None
+        await whole.stop()
+
+    run(story())
+
+
+# ---------------------------------------------------------------- accepted
+
+
+def test_an_accepted_rollback_is_on_record_fences_and_serves_again() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker, trials=8)
+        note = head_of(broker)
+        lost = next(event for event in events(disk, "trial.leased") if event["trial"] == 6)["data"]
+        # The copy knows nothing of trial 6, which went to w1, and of what followed.
+        cut = next(row.seq for row in disk.rows if row.type == "trial.proposed" and json.loads(row.body)["trial"] == 6)
+        old = copy_of(disk, cut - 1)
+        kept: list[str] = []
+        daemon = Daemon(broker, old, signer=SIGNER, settings=PATIENT,
+                        outside=Outside(accept="the disk died", keep=kept.append))
+        await daemon.start()
+        await asyncio.sleep(3.0)
+        assert daemon.ended is None
+        (repair,) = events(old, "log.repaired")
+        assert repair["data"]["reason"] == "the disk died"
+        assert repair["data"]["accepted"] == note
+        assert repair["data"]["size"] == len(disk.rows)
+        base = repair["data"]["fences_from"]
+        assert base > 10**12
+        worker = Worker(broker)
+        worker.say("ask", id="n1", run="r", study="s", seen=note)
+        grant = await worker.wait(lambda kind, body: kind == "grant" and body["ask"] == "n1")
+        assert (grant["trial"], grant["fence"]) == (6, base + 1)
+        worker.say("tell", id="zombie", study="s", trial=6, fence=lost["fence"], value=99.0)     # of the lost future
+        answer = await worker.wait(lambda kind, body: body.get("id") == "zombie")
+        assert (answer["status"], answer["reason"]) == ("rejected", "unknown-trial")
+        worker.say("report", id="zombie-r", study="s", trial=6, fence=lost["fence"], step=0, value=99.0)
+        assert (await worker.wait(lambda kind, body: body.get("id") == "zombie-r"))["status"] == "rejected"
+        worker.say("beat", run="r", leases=[["s", 6, lost["fence"]], ["s", 6, base + 1]])
+        stop = await worker.wait(lambda kind, body: kind == "stop")
+        assert (stop["fence"], stop["reason"]) == (lost["fence"], "superseded")
+        worker.say("tell", id="right", study="s", trial=6, fence=base + 1, value=0.25)
+        assert (await worker.wait(lambda kind, body: body.get("id") == "right"))["status"] == "recorded"
+        worker.say("tell", id="right2", study="s", trial=6, fence=base + 1, value=0.25)
+        assert (await worker.wait(lambda kind, body: body.get("id") == "right2"))["status"] == "duplicate"
+        live = snapshot.digest(daemon.service.desk.state) if daemon.service is not None else ""
+        state, _ = await fold(await MemoryLog.open(copy_of(old)))
+        assert snapshot.digest(state) == live
+        loaded = snapshot.load(*snapshot.dump(state))
+        assert loaded is not None
+        assert snapshot.digest(loaded) == live
+        lease = loaded.lease("s", 6, base + 1)
+        assert lease is not None
+        assert lease.told is not None
+        await daemon.stop()
+        assert kept[0] == note                              # what follows it in the file is of the log that goes on
+        roots_hold(old)
+        # Without the flag it starts, too, with the file and with workers that still show the head of before.
+        again = Daemon(broker, old, signer=SIGNER, settings=PATIENT, outside=Outside([("h", [note, *kept])]))
+        service = await again.start()
+        await asyncio.sleep(2.0)
+        worker.say("ask", id="n2", run="r", study="s", seen=note)
+        await worker.wait(lambda kind, body: kind == "grant" and body["ask"] == "n2")
+        assert service.heads is not None
+        assert service.heads.given_up == 1
+        assert again.ended is None
+        await again.stop()
+        # And a second rollback is seen in the file at once, although its heads are smaller than the one given up.
+        twice = Daemon(MemoryBroker(), copy_of(old, cut + 2), signer=SIGNER, outside=Outside([("h", [note, *kept])]))
+        await twice.start()
+        await asyncio.sleep(1.0)
+        assert isinstance(twice.ended, RolledBack)
+
+    run(story())
+
+
+def test_a_trial_in_hand_at_the_rollback_still_counts_and_comes_again_with_a_high_fence() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        cut = [row.seq for row in disk.rows if row.type == "trial.leased"][-1]
+        number = json.loads(disk.rows[cut - 1].body)["trial"]
+        old = copy_of(disk, cut)
+        daemon = Daemon(broker, old, signer=SIGNER, settings=PATIENT, outside=Outside(accept="so be it"))
+        await daemon.start()
+        await asyncio.sleep(700.0)                          # nobody tells it: the lease ends
+        worker = Worker(broker, "w9")
+        worker.say("ask", id="n1", run="r", study="s")
+        again = [await worker.wait(lambda kind, body: kind == "grant")]
+        (base,) = [event["data"]["fences_from"] for event in events(old, "log.repaired")]
+        assert (again[0]["fence"]) == base + 1
+        late = Worker(broker)
+        late.say("tell", id="t", study="s", trial=number, fence=1, value=0.5)
+        answer = await late.wait(lambda kind, body: body.get("id") == "t")
+        assert answer["status"] in ("recorded", "late")     # the same trial, with the same point, in both futures
+        await daemon.stop()
+
+    run(story())
+
+
+def test_the_flag_alone_gives_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        daemon = Daemon(broker, disk, signer=SIGNER, settings=PATIENT, outside=Outside(accept="just in case"))
+        await daemon.start()
+        await asyncio.sleep(2.0)
+        assert events(disk, "log.repaired") == []
+        late = SIGNER.sign(10**6, bytes(32))
+        Worker(broker).say("ask", id="a", run="r2", study="s", seen=late)      # and it is for the start alone
+        await asyncio.sleep(2.0)
+        assert isinstance(daemon.ended, RolledBack)
+
+    run(story())
+    assert "leave --accept-rollback out" in caplog.text
+
+
+def test_a_heads_file_that_cannot_be_written_is_said_once_and_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def away(note: str) -> None:
+        raise OSError("the disk is away")
+
+    async def story() -> None:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, signer=SIGNER, outside=Outside(keep=away))
+        await daemon.start()
+        _, worker = await begin(broker, method="random")
+        await asyncio.sleep(70.0)
+        await work(worker, 3)
+        await daemon.stop()
+        assert len(disk.notes) >= 2
+
+    run(story())
+    assert caplog.text.count("the heads file cannot be written") == 1
