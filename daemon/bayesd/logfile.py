@@ -315,7 +315,7 @@ def _chained(rows: list[Fields], after: int, prev: str, look: Look | None,
             mine.update(body)
             at = body.rfind(b'"time":"') + 8
             time, tv = body[at:at + _TIME_BYTES].decode("ascii"), versions(type_, 1)
-            if study is None:
+            if study is None and trial is None:
                 end = f',"prev":"{prev}","seq":{seq},"time":"{time}","tv":{tv},"type":"{type_}","v":1}}'
             elif trial is None:
                 end = (f',"prev":"{prev}","seq":{seq},"study":"{study}","time":"{time}","tv":{tv},"type":"{type_}",'

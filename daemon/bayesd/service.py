@@ -284,7 +284,7 @@ class Service:
         if not desk.disk_full and self._conflict is None:
             rules.on_stop(desk)
             saved = await self._snapshot()
-            if desk is self.desk:          # else the disk was full meanwhile, and what was decided here never was
+            if desk is self.desk and self._conflict is None:    # else what was decided here never was
                 desk.record("daemon.stopped", {"reason": "stop"} if saved is None
                             else {"reason": "stop", "snapshot": _told(saved)})
         self._work.set()

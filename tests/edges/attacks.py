@@ -224,8 +224,8 @@ def insert(world: World, copy: Copy, dice: random.Random, head: int) -> Struck:
         new = list(Row.of(other).fields)
         new[0] = seq
         copy.rows.insert(seq - 1, new)
-        is_same = other["seq"] == seq           # the very event twice: the second one is too many
-        return Struck(variant, seq, "near" if is_same else "exact")
+        is_neighbour = other["seq"] in (seq - 1, seq)       # the same event twice: one of the two is too many
+        return Struck(variant, seq, "near" if is_neighbour else "exact")
     prev = copy.rows[seq - 2][2].hex() if seq > 1 else "0" * 64
     copy.rows.insert(seq - 1, list(Row.of({**other_data(other, dice), "seq": seq, "prev": prev}).fields))
     return Struck(variant, seq, "near")

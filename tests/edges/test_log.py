@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bayesd.log
 import bayesd.logfile
@@ -41,6 +43,7 @@ from bayesd.log import (
 )
 from bayesd.logfile import READ_CHUNK
 from bayesd.study.canonical import ZERO, canonical, leaf_hash
+from bayesd.study.row import Fields
 
 # --- Events to write, and two kinds of place to write them to ------------------------------------
 
@@ -645,6 +648,46 @@ def test_a_changed_log_is_damaged_at_the_right_event_and_stays_as_it_is(tmp_path
         reopen(path)
     assert caught.value.seq == seq
     assert digest(path) == before
+
+
+@pytest.mark.parametrize("column", ["type", "study", "trial", "actor", "cmd"])
+@pytest.mark.parametrize("has", [(), ("study",), ("study", "trial"), ("study", "trial", "cmd")])
+def test_a_column_that_says_more_or_less_than_its_body_is_noticed(tmp_path: Path, column: str,
+                                                                  has: tuple[str, ...]) -> None:
+    path = tmp_path / "log.db"
+    rows = written(path, 3)
+    more = {name: value for name, value in (("study", "s"), ("trial", 7), ("cmd", "c")) if name in has}
+    row = Row.of({"actor": "daemon", "crit": True, "data": {}, "epoch": 1, "log": "0a1b", "seq": 4,
+                  "prev": rows[2].hash.hex(), "time": "2026-01-01T00:00:00.000000Z", "tv": 1, "type": "t", "v": 1,
+                  **more})
+    edit(path, "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row.fields)
+    assert verify(path).damage is None
+    others = {9 if column == "trial" else "x", None if column not in ("type", "actor") else "y"}
+    for other in others - {getattr(row, column)}:
+        edit(path, f"UPDATE event SET {column} = ? WHERE seq = 4", (other,))
+        damage = verify(path).damage
+        assert damage is not None
+        assert damage.seq == 4
+
+
+WORDS = st.sampled_from(["s", "t", "u", "w", "", "é", "a\\b", "a\\\\b", 'a"b', 's","time":"x', 'x","crit":true', "null",
+                         "None"])
+PARTS = st.fixed_dictionaries({}, optional={"study": WORDS, "trial": st.integers(0, 3), "cmd": WORDS})
+
+
+@settings(deadline=None, max_examples=1000)
+@given(PARTS, st.sampled_from(["type", "study", "trial", "actor", "cmd", None]), WORDS | st.none(), WORDS, WORDS,
+       st.sampled_from([2, 2, 2, 1, 3]), st.dictionaries(WORDS, WORDS, max_size=2),
+       st.sampled_from([*["2026-01-01T00:00:00.000000Z"] * 4, "x", 'q"' * 13]))
+def test_the_loop_that_parses_nothing_finds_what_parsing_finds(
+        parts: dict[str, Any], column: str | None, other: str | None, actor: str, type: str, seq: int,
+        data: dict[str, str], time: str) -> None:
+    row = Row.of({"actor": actor, "crit": True, "data": data, "epoch": 1, "log": "l", "prev": ZERO, "seq": seq,
+                  "time": time, "tv": 1, "type": type, "v": 1, **parts})
+    changed: dict[str, Any] = {} if column is None else {column: seq if column == "trial" else other}
+    told: Fields = row._replace(**{"seq": 2, **changed}).fields
+    why = bayesd.logfile.fault(told, 2, ZERO)
+    assert bayesd.logfile._chained([told], 1, ZERO) == ((1, None) if why is None else (0, why))
 
 
 @pytest.mark.parametrize(("actor", "cmd", "column", "told"), [

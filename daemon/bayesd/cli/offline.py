@@ -18,7 +18,7 @@ from bayesd.cli.common import USAGE, Trouble, need
 if TYPE_CHECKING:
     from bayesd.evidence import Head
     from bayesd.log import Damaged, Report
-    from bayesd.study.state import Event, State, Study
+    from bayesd.study.state import Event, State, Study, UnknownEvent
 
 
 @dataclass(slots=True)
@@ -31,6 +31,8 @@ class Folded:
     """When the last folded event happened."""
     first_time: str | None = None
     damage: "Damaged | None" = None
+    newer: "UnknownEvent | None" = None
+    """The first event that only a later release can fold: no damage, unless something else is wrong as well."""
     at: dict[str, Any] | None = None
     """The moment, if one was asked for."""
 
@@ -57,7 +59,7 @@ class Folding:
         """Fold (seq, body, hash, ...) until the first damage."""
         folded, apply, event_in, loads = self.folded, self._states.apply, self._service.event_in, self._loads
         is_canonical, on_event = self._is_canonical, self._on_event
-        if folded.damage is not None:
+        if folded.damage is not None or folded.newer is not None:
             return
         for seq, body, hash, *_ in events:
             try:
@@ -67,6 +69,9 @@ class Folding:
                     return
                 event = event_in(envelope, hash)
                 apply(folded.state, event)
+            except self._states.UnknownEvent as error:
+                folded.newer = error
+                return
             except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
                 folded.damage = self._log.Damaged(
                     seq, f"its content makes no sense here ({type(error).__name__}: {error})")
@@ -188,6 +193,8 @@ def examine(file: Path, on_progress: Callable[[int], None] | None = None, keys: 
     for other in (folded.damage, recorded.damage):
         if other is not None and (damage is None or other.seq < damage.first):
             damage = other          # what comes first in the log is what to look at
+    if damage is None and folded.newer is not None:
+        raise folded.newer
     there = need("bayesd.logfile").read_texts(file).keys() if report.is_whole else set()
     return Examined(report, folded, recorded, texts.among(there), damage)
 
@@ -215,6 +222,8 @@ def fold(path: Path, at: str | None = None, *, until: int | None = None,
         try:
             for event in log.read_events(path, 0, until):
                 folding.take((event,))
+                if folding.folded.newer is not None:
+                    raise folding.folded.newer
                 if folding.folded.damage is not None:
                     break
                 if event[0] % 1000 == 0:
