@@ -687,7 +687,7 @@ def test_the_loop_that_parses_nothing_finds_what_parsing_finds(
     changed: dict[str, Any] = {} if column is None else {column: seq if column == "trial" else other}
     told: Fields = row._replace(**{"seq": 2, **changed}).fields
     why = bayesd.logfile.fault(told, 2, ZERO)
-    assert bayesd.logfile._chained([told], 1, ZERO) == ((1, None) if why is None else (0, why))
+    assert bayesd.logfile._chained([told], 1, ZERO, None, set()) == ((1, None) if why is None else (0, why))
 
 
 @pytest.mark.parametrize(("actor", "cmd", "column", "told"), [

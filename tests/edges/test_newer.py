@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -15,7 +16,10 @@ import orjson
 import pytest
 
 from bayesd import Study
+from bayesd.cli import offline
+from bayesd.evidence import Head
 from bayesd.log import CannotOpen, SqliteLog, read_events
+from bayesd.notes import Signer
 from bayesd.study.row import Row
 from bayesd.study.state import UnknownEvent, refuse_newer
 
@@ -103,3 +107,16 @@ def test_a_newer_event_that_may_be_passed_over_stops_nobody(tmp_path: Path) -> N
     asyncio.run(_append(path, type="study.danced", crit=False, data={}))
     with Study(SPACE, method="random", log=path) as study:
         assert len(study.trials) == 3
+
+
+def test_a_newer_event_is_no_damage_and_hides_none(tmp_path: Path) -> None:
+    path = made(tmp_path / "log.db")
+    head = len(list(read_events(path)))
+    later_version(path)
+    with pytest.raises(UnknownEvent):
+        offline.examine(path)
+    other = Signer(json.loads(next(read_events(path))[1])["log"], bytes(32))
+    wrong = Head("a note from outside", other.sign(head, bytes(32)))
+    found = offline.examine(path, keys=[other.vkey], heads=[wrong])
+    assert found.damage is not None
+    assert found.damage.last == head

@@ -100,6 +100,8 @@ def _verify_row(files: tuple[Path, ...], format: str) -> None:
         except logs.Damaged as found:
             damage = found
     damage = damage or folding.folded.damage
+    if damage is None and folding.folded.newer is not None:
+        raise folding.folded.newer
     answer = {"files": len(files), "log": joined.log, "first": joined.first, "last": joined.seq, "head": joined.hash,
               "state": digest(folding.done().state) if joined.first == 1 else None, "notes": len(joined.notes),
               "chain": "intact" if damage is None else "broken", "damage": None if damage is None else damage.why,
