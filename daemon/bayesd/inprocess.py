@@ -12,6 +12,7 @@ with `log=` the same log is written as by a daemon: it can be verified, replayed
 import asyncio
 import itertools
 import math
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -149,6 +150,8 @@ class Study(AbstractContextManager["Study"]):
             log = self._wait(SqliteLog.open(path, look=refuse_newer)) if path is not None else None
             state = self._wait(fold(log))[0] if log is not None else State()
             self._begin(Desk(state, new_salt=new_salt if log is not None else None), log)
+            if log is not None:
+                _close_in_the_end(self)
             desk = self._desk
             self._at()
             restart(desk)
@@ -180,6 +183,8 @@ class Study(AbstractContextManager["Study"]):
 
     def close(self) -> None:
         """Give the log file back."""
+        for studies in _unclosed.values():
+            studies.discard(self)
         if self._log is not None:
             self._wait(self._log.close())
             self._log = None
@@ -331,6 +336,26 @@ class Study(AbstractContextManager["Study"]):
                 self._desk.put_back(rows)      # nothing was written: the next call writes these as well
                 raise
         return self._desk.committed(self._desk.state.seq)
+
+
+_unclosed: dict[threading.Thread, set[Study]] = {}
+"""Studies with a log that nobody has closed yet, by the thread that opened them."""
+
+
+def _close_in_the_end(study: Study) -> None:
+    """Close the study when its thread ends, if nobody does before: the log's own thread would keep a script, at
+    its end, waiting for ever."""
+    owner = threading.current_thread()
+    known = _unclosed.setdefault(owner, set())
+    if not known:
+        threading.Thread(target=_close_behind, args=(owner,), name="bayesd closes", daemon=True).start()
+    known.add(study)
+
+
+def _close_behind(owner: threading.Thread) -> None:
+    owner.join()
+    for study in _unclosed.pop(owner, set()):
+        study.close()
 
 
 def _checked(kind: str, said: dict[str, Any]) -> Any:

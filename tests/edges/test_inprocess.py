@@ -1,5 +1,7 @@
 """A study in one process: what its caller may hand over, and the words for what is wrong."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,3 +188,15 @@ def test_a_fork_goes_on_from_what_is_known_beside_its_study(tmp_path: Path) -> N
     assert [trial.value for trial in then.trials] == [3.0, 1.0]
     then.tell(then.ask(), 0.25)
     assert Study.replay(tmp_path / "log.db", "b").state == "closed"
+
+
+def test_a_script_that_closes_nothing_ends_and_leaves_a_whole_log(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nfrom bayesd import Study\n"
+                      "study = Study({'x': {'type': 'float', 'low': 0, 'high': 1}}, method='random', log=sys.argv[1])\n"
+                      "study.tell(study.ask(), 0.5)\nprint(study.best.value)\n")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path / "log.db")], capture_output=True, text=True,
+                          timeout=60)
+    assert (done.returncode, done.stdout) == (0, "0.5\n")
+    assert not (tmp_path / "log.db-wal").exists()
+    assert Study.replay(tmp_path / "log.db").best is not None

@@ -55,7 +55,8 @@ def test_the_mean_is_that_of_scikit_learn(n: int) -> None:
     se2 = np.linspace(0, 0.5, n)
     other = ExtraTreesRegressor(TREES, bootstrap=True, max_samples=min(n, forests.SAMPLE_MAX),
                                 random_state=Stream(7, n, "forest").integer(2**32))
-    other.fit(U.astype(np.float32), outcomes(U), sample_weight=forests.NOISE_UNIT / (forests.NOISE_UNIT + se2))
+    other.fit(U.astype(np.float32), np.round(outcomes(U), forests.DECIMALS),
+              sample_weight=forests.NOISE_UNIT / (forests.NOISE_UNIT + se2))
     at = np.random.default_rng(2).random((200, 3))
     forest = Forest.of(design, design.features(U), outcomes(U), se2, 7)
     mean, _ = forest.predict(design.features(at))

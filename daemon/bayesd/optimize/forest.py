@@ -37,6 +37,7 @@ from bayesd.optimize.encode import ONE_HOT, Ints
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.streams import Floats, Stream
 
+DECIMALS = 8            # of the outcomes, as the trees see them
 TREES = 30
 SAMPLE_MAX = 1000       # rows that each tree draws at most
 BELIEVED = 3.0          # weight of an appended row: at 1 the forest is hardly surer where it was told its own mean
@@ -69,6 +70,9 @@ class Forest:
         # Late: this import takes as long as twenty forests, and a study with another model needs none.
         from sklearn.ensemble import ExtraTreesRegressor
 
+        # A tree splits where the gain is largest, and the gain of two splits is often the same but for the last bit
+        # of an outcome, which another machine's logarithm may have otherwise.
+        z = np.round(z, DECIMALS)
         n = len(z)
         order = _order(design, X, z)
         model = ExtraTreesRegressor(TREES, bootstrap=True, max_samples=min(n, SAMPLE_MAX), n_jobs=1,
@@ -141,7 +145,7 @@ def _order(design: Design, X: Floats, z: Floats) -> Floats:
     order = np.empty(design.one_hot)
     starts = _starts(design).tolist()
     for start, end in zip(starts, [*starts, design.one_hot][1:], strict=True):
-        by_mean = start + np.argsort(means[start:end], kind="stable")
+        by_mean = start + np.argsort(np.round(means[start:end], DECIMALS), kind="stable")
         order[by_mean] = np.arange(1, end - start + 1) / (end - start)
     return order
 
