@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from bayesd.service import event_of
 from bayesd.study.desk import Desk
 from bayesd.study.merkle import root_of
 from bayesd.study.state import State, Study, apply
+from bayesd.study.texts import Words
 from bayesd.why import words
-from bayesd.why.trial import trial_page
+from bayesd.why.pages import of
 from bayesd.why.witness import Witness, moments_for
 
 MANIFEST, SEAL = "manifest.txt", "seal.txt"
@@ -98,13 +99,17 @@ def collect(path: AnyPath, name: str, *, whole: bool = False,
     study = state.studies[name]
     bodies, events = [], []
     wanted, texts = _lineage(state, name), _texts(path)
+    said = Words({ref: text["text"] for ref, text in texts.items()})
     told: dict[str, dict[str, str]] = {}
     for seq, body, hash in read_events(path, until=len(hashes)):
         event = orjson.loads(body)
         if whole or "study" not in event or seq <= wanted.get(event["study"], 0):
             bodies.append(body)
             told |= {ref: texts[ref] for key, ref in event["data"].items() if key.endswith("_ref") and ref in texts}
-            events.append({**event, "data": _in_words(event["data"], texts), "hash": hash.hex()})
+            said.note(event["type"], event["data"])
+            events.append({**event, "hash": hash.hex()})
+    # Only now is it known which texts were redacted: that comes after what it redacts.
+    events = [{**event, "data": said.of(event["data"])} for event in events]
     problem = Desk(state).problem(study)[0]
     complete = winner.entries(study)
     rules = {rule: winner.choose(complete, problem, rule) for rule in winner.RULES}
@@ -121,12 +126,6 @@ def _texts(path: AnyPath) -> dict[str, dict[str, str]]:
             return {}
         return {ref: {"ref": ref, "salt": bytes(salt).hex(), "text": text}
                 for ref, salt, text in db.execute("SELECT ref, salt, text FROM text")}
-
-
-def _in_words(data: Mapping[str, Any], texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """An event's data for people: free text stands beside its reference."""
-    return {**data, **{key.removesuffix("_ref"): texts[ref]["text"] if ref in texts else "(redacted)"
-                       for key, ref in data.items() if key.endswith("_ref")}}
 
 
 def _lineage(state: State, name: str) -> dict[str, int]:
@@ -212,18 +211,19 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
     """Trial -> why it was tried: as recorded, and with what the model says again."""
     made = {event["trial"]: event["data"] for event in record.events
             if event["type"] == "trial.proposed" and event["study"] == record.study.name}
-    texts = {text["ref"]: text for text in record.texts}
-    out = {trial.number: plain_page(record, trial.number) for trial in record.study.trials if trial.number not in made}
-    for some in _batches(list(made), PAGES_AT_ONCE):
-        moments = moments_for([made[number] for number in some],
-                              [record.study.trials[number - 1].outcome_seq for number in some])
+    there = {text["ref"]: text["text"] for text in record.texts}
+    out: dict[int, str] = {}
+    for some in _batches([trial.number for trial in record.study.trials], PAGES_AT_ONCE):
+        suggested = [number for number in some if number in made]       # the others are a fork's: they need no moment
+        moments = moments_for([made[number] for number in suggested],
+                              [record.study.trials[number - 1].outcome_seq for number in suggested])
         seen = Witness(record.study.name, moments, set(some))
         for said, body in zip(record.events, record.bodies, strict=True):
-            event = event_of(body, bytes.fromhex(said["hash"]))
-            seen.see(replace(event, data=_in_words(event.data, texts)), body)
+            seen.see(event_of(body, bytes.fromhex(said["hash"])), body)
         seen.end()
+        seen.words.there = there
         for number in some:
-            out[number] = words.of(trial_page(seen, number))
+            out[number] = words.of(of(seen, number))
             if on_progress is not None:
                 on_progress(len(out))
     return out

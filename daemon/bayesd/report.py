@@ -15,6 +15,7 @@ from bayesd import notes, pictures
 from bayesd.pictures import Axis, Bar, Mark
 from bayesd.show import cell, duration, params
 from bayesd.study.state import Trial
+from bayesd.study.view import lease_of
 from bayesd_schemas.space import FloatParameter, IntParameter, Parameter
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ def _workers(record: "Record") -> str:
     picture = pictures.rows(drawn, lanes, Axis(begin, last, names=ticks), moments=starts,
                             about="When each worker held which trial")
     told = {name: math.fsum(trial.seconds or 0.0 for trial in study.trials
-                            if trial.leases and trial.leases[-1].worker == name) for name in names}
+                            if (lease := lease_of(trial)) is not None and lease.worker == name) for name in names}
     hidden = f" Of {len(names)} workers the {ROWS_MAX} busiest are drawn." if len(names) > ROWS_MAX else ""
     table = _table(("Worker", ">Leases", ">Complete", ">Failed", ">Lost", ">Seconds told", "Revoked"), (
         (escape(name), str(len(by_worker[name])), str(_kinds(by_worker[name], "done")),
@@ -384,7 +385,8 @@ def _trials(record: "Record", why: Collection[int]) -> str:
         error = f" <small>± {trial.se:.2g}</small>" if trial.se is not None and values else ""
         point = [escape(cell(trial.params[name])) if name in trial.params else "" for name in names] if wide else \
             [escape(params(trial.params))]
-        worker = escape(trial.leases[-1].worker) if trial.leases else ""
+        lease = lease_of(trial)
+        worker = escape(lease.worker) if lease is not None else ""
         seq = trial.outcome_seq or trial.proposed_seq
         return [f'<span id="trial-{trial.number}">{trial.number}</span>', values + error, f"<span class={trial.status}>"
                 f"{state}</span>", *point, escape(trial.sampler), worker, str(trial.proposed_seq),

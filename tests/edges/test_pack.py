@@ -257,7 +257,7 @@ def test_free_text_beside_the_events_is_packed_and_checked(tmp_path: Path) -> No
     assert (code, "texts                2  OK" in told) == (0, True), told
     found = pack.collect(tmp_path / "log.db", "s")
     events = {event["seq"]: event["data"] for event in found.events}
-    assert (events[AT]["error"], events[40]["error"]) == (said, "(redacted)")
+    assert (events[AT]["error"], events[40]["error"]) == (said, "(missing)")
     files = pack.files(found, {}, phrases.of, OWNER)
     assert json.loads(files["texts.jsonl"]) == {"ref": ref, "salt": salt.hex(), "text": said}
     assert "texts.jsonl" in files["README.txt"].decode()

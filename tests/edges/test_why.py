@@ -24,11 +24,11 @@ from bayesd.optimize import samplers, suggest
 from bayesd.optimize.explain import share_of_mean
 from bayesd.service import event_of
 from bayesd.study import rules
-from bayesd.study.problem import Problem
+from bayesd.study.problem import NONE_NEW, Problem
 from bayesd.study.state import Event
 from bayesd.testing import Daemon, MemoryBroker, run
 from bayesd.why import chart, pages, words
-from bayesd.why.witness import Witness, moments_for
+from bayesd.why.witness import Witness
 from bayesd.why.worker import Diary, worker_page
 
 FLOAT = {"type": "float", "low": 0.0, "high": 1.0}
@@ -70,7 +70,7 @@ def seen(rows: Any, name: str, number: int | None, until: int | None = None) -> 
     first = look(())
     if number is None:
         return first
-    return look(moments_for([first.proposal(number).data], [first.trial(number).outcome_seq]))
+    return look(first.needed(number))
 
 
 def page_of(rows: Any, number: int | None = None, name: str = "s", live: Any = None) -> dict[str, Any]:
@@ -303,12 +303,17 @@ def test_a_repeated_point_is_told_as_one() -> None:
     for _ in range(12):
         number = story.a_trial()
         story.tell("w1", number, value=1.0 if story.params(number)["kernel"] == "rbf" else 2.0)
-    assert "It is the very point of trial" in flat(page_of(story.rows, 12))
+    page = page_of(story.rows, 12)
+    assert "It is the very point of trial" in flat(page)
+    # The search knew every point, so it looked again as if it knew none; and so does the page.
+    assert (page["recomputed"]["agrees"], page["recomputed"]["found"]) == (True, None)
 
 
 @pytest.mark.parametrize(("fallback", "said"), [
     ("deadline", "a worker had waited for the model longer than it should"),
     ("error: ZeroDivisionError", "the optimiser broke off with ZeroDivisionError, which is a bug to report"),
+    (f"bayes: {NONE_NEW}", "every candidate that the search found had been tried or is not allowed"),
+    ("bayes: no candidate of the search was new", "every candidate that the search found had been tried"),
     ("bayes: LinAlgError: not finite", "the numbers of method bayes went wrong (LinAlgError: not finite)")])
 def test_a_fallback_is_told_with_its_reason(fallback: str, said: str) -> None:
     class Falling(Story):
@@ -323,6 +328,19 @@ def test_a_fallback_is_told_with_its_reason(fallback: str, said: str) -> None:
     page = page_of(story.rows, 1)
     assert page["choice"]["fallback"] == fallback
     assert said in flat(page)
+
+
+def test_the_sampler_says_what_the_page_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that finds nothing new: the point is any other one, and made again it is the same."""
+    monkeypatch.setattr("bayesd.optimize.bayes._first_new", lambda *_: (0, None))
+    story = Engine(method="bayes", noise="none", space={"n": {"type": "int", "low": 1, "high": 50}})
+    for _ in range(7):
+        number = story.a_trial()
+        story.tell("w1", number, value=float(story.params(number)["n"]))
+    page = page_of(story.rows, 7)
+    assert page["choice"]["fallback"] == f"bayes: {NONE_NEW}"
+    assert page["recomputed"]["agrees"] is True
+    assert "every candidate that the search found had been tried" in flat(page)
 
 
 def _plain(problem: Problem) -> Problem:

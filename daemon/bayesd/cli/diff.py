@@ -9,6 +9,7 @@ import click
 from bayesd import show
 from bayesd.cli import offline
 from bayesd.cli.common import USAGE, Trouble, format_option, need, verb
+from bayesd.cli.freetext import words_of
 from bayesd.cli.logs import log
 
 SHOWN_MAX = 20      # outcomes of a study that a table lists
@@ -38,13 +39,14 @@ def diff(file: Path, a: str, b: str | None, format: str) -> None:
     if until is not None and since > until:
         raise Trouble(f"A is event {since} and comes after B, event {until}: give the earlier one first", USAGE)
     found: Any = None
+    words = words_of(file)
 
     def note(state: Any, event: Any) -> None:
         nonlocal found
         if event.seq > since:
             found.note(event)
         elif event.seq == since:
-            found = diffs.Diff(snapshot.load(*snapshot.dump(state)))     # a copy: the fold goes on
+            found = diffs.Diff(snapshot.load(*snapshot.dump(state)), words)      # a copy: the fold goes on
     folded = offline.fold(file, until=until, on_event=note)
     if found is None:
         folded.must_be_whole()

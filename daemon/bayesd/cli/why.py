@@ -21,6 +21,7 @@ from bayesd.cli.common import (
     reaching,
     study_argument,
 )
+from bayesd.cli.freetext import words_of
 from bayesd.why import words
 
 TIMEOUT_S = 120.0          # a page reads the log and makes a model again
@@ -89,10 +90,12 @@ def _study(log: Path, at: str | None, name: str, number: int | None) -> tuple[of
         if number > len(study.trials):
             folded.must_be_whole()
             raise Trouble(f"{name} has {len(study.trials)} trials, no trial {number}", NO)
-        moments = witnesses.moments_for([seen.proposal(number).data], [seen.trial(number).outcome_seq])
-        seen = witnesses.Witness(name, moments, {number})
-        offline.fold(log, str(folded.state.seq), on_row=seen.see, what="looking at its moment")
+        moments = seen.needed(number)
+        if moments:
+            seen = witnesses.Witness(name, moments, {number})
+            offline.fold(log, str(folded.state.seq), on_row=seen.see, what="looking at its moment")
     seen.end()
+    seen.words = words_of(log)
     with show.patience("making its model again"):
         return folded, need("bayesd.why.pages").of(seen, number)
 
@@ -103,6 +106,7 @@ def _worker(log: Path, at: str | None, name: str) -> tuple[offline.Folded, dict[
         raise Trouble(f"{name!r} is not a worker's name, for example gpu-7", USAGE)
     diary = workers.Diary(name)
     folded = offline.fold(log, at, on_row=diary.see)
+    diary.words = words_of(log)
     if not workers.is_known(folded.state, name, None):
         folded.must_be_whole()
         raise Trouble(workers.unknown(folded.state, name, None), NO)

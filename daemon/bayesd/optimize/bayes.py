@@ -19,7 +19,7 @@ from bayesd.optimize.allowed import allowed
 from bayesd.optimize.encode import PINNED, Cube, cube
 from bayesd.optimize.streams import Floats
 from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, doubt, surrogate
-from bayesd.study.problem import Fit, Problem, Proposal, Suggestion
+from bayesd.study.problem import NONE_NEW, Fit, Problem, Proposal, Suggestion
 from bayesd_schemas.constraints import broken
 from bayesd_schemas.space import Params
 
@@ -135,7 +135,7 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         params = samplers.another(problem, problem.number, samplers.seen(problem))
         if params is not None:
             return Suggestion((Proposal(params, "bayes", name, problem.drawn + 1,
-                                        fallback="bayes: no candidate of the search was new and allowed"),))
+                                        fallback=f"bayes: {NONE_NEW}"),))
         if not problem.repeats:
             return Suggestion((), exhausted=True)
         found = search.maximise(target, stream, centres, known[:0], judge)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from bayesd.optimize import bayes, search, streams
+from bayesd.optimize import bayes, samplers, search, streams
 from bayesd.optimize.acquisition import log_h
 from bayesd.optimize.allowed import allowed
 from bayesd.optimize.encode import Cube
@@ -135,11 +135,17 @@ def _noise(base: Surrogate, mean: Floats) -> float | None:
 
 def _others(problem: Problem, base: Surrogate, aimed: bayes.Aim, U: Floats, reached: float) -> dict[str, Any]:
     """The search made again: where it lands, and the next points that a reader would call different."""
-    of = base.design.of
-    found = search.maximise(aimed.target, streams.Stream(problem.seed, problem.number, "bayes"), aimed.centres,
-                            aimed.known, allowed(problem))
-    if not len(found.U):
-        return {"found": None, "rivals": ()}
+    of, stream = base.design.of, streams.Stream(problem.seed, problem.number, "bayes")
+    found = search.maximise(aimed.target, stream, aimed.centres, aimed.known, allowed(problem))
+    _, params = bayes._first_new(problem, of, found.U)
+    if params is None:      # as the sampler goes on when nothing that was found is new
+        params = samplers.another(problem, problem.number, samplers.seen(problem))
+        if params is not None or not problem.repeats:
+            return {"found": params, "rivals": ()}
+        found = search.maximise(aimed.target, stream, aimed.centres, aimed.known[:0], allowed(problem))
+        if not len(found.U):
+            return {"found": None, "rivals": ()}
+        params = of.decode(found.U[:1])[0]
     taken, rivals = of.pin(U), list[int]()
     for i in range(len(found.U)):
         here = of.pin(found.U[i:i + 1])
@@ -150,10 +156,10 @@ def _others(problem: Problem, base: Surrogate, aimed: bayes.Aim, U: Floats, reac
     mean, variance = aimed.posterior.predict(base.design.features(V)) if rivals else (np.empty(0), np.empty(0))
     one = len(problem.directions) == 1
     means, sds = base.outcomes.metric(mean), base.outcomes.metric_sd(mean, np.sqrt(variance))
-    return {"found": of.decode(found.U[:1])[0], "rivals": tuple(
-        Rival(params, float(means[k]) if one else None, float(sds[k]) if one else None,
+    return {"found": params, "rivals": tuple(
+        Rival(rival, float(means[k]) if one else None, float(sds[k]) if one else None,
               math.exp(min(0.0, float(found.acquisition[i]) - reached)))
-        for k, (i, params) in enumerate(zip(rivals, of.decode(V), strict=True)))}
+        for k, (i, rival) in enumerate(zip(rivals, of.decode(V), strict=True)))}
 
 
 def _apart(of: Cube, U: Floats, here: Floats) -> Floats:

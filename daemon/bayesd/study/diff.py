@@ -11,6 +11,7 @@ from typing import Any
 
 from bayesd.study import view
 from bayesd.study.state import Data, Event, State, Study, Trial
+from bayesd.study.texts import Words
 
 STATES = ("running", "waiting", "complete", "fail", "pruned", "voided")
 
@@ -18,20 +19,24 @@ STATES = ("running", "waiting", "complete", "fail", "pruned", "voided")
 class Diff:
     """The events behind a moment, as they are noted, and then the moment after them."""
 
-    def __init__(self, before: State) -> None:
+    def __init__(self, before: State, words: Words | None = None) -> None:
         self._before = before
+        self._words = words or Words()
         self._types: Counter[str] = Counter()
         self._fits: Counter[str] = Counter()
         self._reasons: dict[tuple[str, int], str] = {}
+        self._revoked: dict[str, str] = {}
 
     def note(self, event: Event) -> None:
         self._types[event.type] += 1
+        if event.type == "worker.revoked":
+            self._revoked[event.data["worker"]] = self._words.of(event.data).get("reason") or ""
         if event.study is None:
             return
         if event.type == "model.fitted":
             self._fits[event.study] += 1
         elif event.type == "outcome.voided" and event.trial is not None:
-            self._reasons[event.study, event.trial] = event.data.get("reason", "")
+            self._reasons[event.study, event.trial] = self._words.of(event.data).get("reason") or ""
 
     def against(self, after: State) -> Data:
         """Everything that is different in `after`, ready for JSON; studies that are the same are not in it."""
@@ -39,7 +44,7 @@ class Diff:
         studies = [self._study(before.studies.get(name), study, before.seq)
                    for name, study in after.studies.items()]
         return {"events": dict(sorted(self._types.items())), "epoch": [before.epoch, after.epoch],
-                "engine_changed": before.fingerprint != after.fingerprint, "workers": _workers(before, after),
+                "engine_changed": before.fingerprint != after.fingerprint, "workers": self._workers(after),
                 "studies": [study for study in studies if study is not None]}
 
     def _study(self, old: Study | None, new: Study, since: int) -> Data | None:
@@ -71,6 +76,17 @@ class Diff:
         values = old.trials[trial.number - 1].values if was is not None else None
         return {"trial": trial.number, "was": was, "values": view.named(old, values),
                 "reason": self._reasons.get((trial.study.name, trial.number), "")}
+
+    def _workers(self, after: State) -> Data:
+        before = self._before
+        came = [name for name in after.workers if name not in before.workers]
+        began = [name for name, worker in after.workers.items()
+                 if name in before.workers and worker.run != before.workers[name].run]
+        # Of a reason that lies outside the events a state keeps only which event it was.
+        revoked = [{"worker": name, "reason": self._revoked.get(name) or worker.revoked}
+                   for name, worker in after.workers.items()
+                   if worker.revoked is not None and before.worker(name).revoked is None]
+        return {"came": came, "began_again": began, "revoked": revoked}
 
 
 def _status(study: Study, number: int) -> str | None:
@@ -107,12 +123,3 @@ def _flat(study: Study) -> Data:
 
 def _changes(old: Data, new: Data) -> dict[str, list[Any]]:
     return {key: [old.get(key), new.get(key)] for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
-
-
-def _workers(before: State, after: State) -> Data:
-    came = [name for name in after.workers if name not in before.workers]
-    began = [name for name, worker in after.workers.items()
-             if name in before.workers and worker.run != before.workers[name].run]
-    revoked = [{"worker": name, "reason": worker.revoked} for name, worker in after.workers.items()
-               if worker.revoked is not None and before.worker(name).revoked is None]
-    return {"came": came, "began_again": began, "revoked": revoked}

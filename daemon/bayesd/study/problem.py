@@ -12,6 +12,9 @@ from bayesd_schemas.constraints import Constraint
 from bayesd_schemas.space import Params, Space
 from bayesd_schemas.study import Direction, Method, Model
 
+NONE_NEW = "no candidate of the search was new and allowed"
+"""Why a plainer sampler answered for the model: the log keeps it, and a page for people knows it again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:

@@ -8,6 +8,7 @@ the reference. The words of the daemon itself stay in the body, as all words did
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 FREE: dict[str, str] = {
@@ -15,6 +16,8 @@ FREE: dict[str, str] = {
     "outcome.voided": "reason", "worker.revoked": "reason"}
 """Event type -> the field that may hold free text; `<field>_ref` holds the reference."""
 REDACTED = "(redacted)"
+MISSING = "(missing)"
+"""A text that is gone though nobody redacted it: the file is a copy without its texts, or was damaged."""
 
 
 class Text(NamedTuple):
@@ -45,3 +48,22 @@ def resolved(body: dict[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
     if ref is None:
         return body
     return {**body, "data": {**body["data"], FREE[body["type"]]: texts.get(ref, REDACTED)}}
+
+
+@dataclass(slots=True)
+class Words:
+    """Puts free text in its place, for people, as far as it is there."""
+
+    there: Mapping[str, str] = field(default_factory=dict)
+    """Reference -> text."""
+    redacted: set[str] = field(default_factory=set)
+
+    def note(self, type: str, data: Mapping[str, Any]) -> None:
+        """Look at every event of the log: a redaction comes after what it redacts."""
+        if type == "text.redacted":
+            self.redacted.update(data["refs"])
+
+    def of(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The data of an event; its text stands beside the reference, whatever the event."""
+        return {**data, **{key.removesuffix("_ref"): self.there.get(ref, REDACTED if ref in self.redacted else MISSING)
+                           for key, ref in data.items() if key.endswith("_ref")}}

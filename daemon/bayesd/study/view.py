@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bayesd.study.state import State, Study, Trial, Worker
+from bayesd.study.state import Lease, State, Study, Trial, Worker
 
 
 def study_row(study: Study) -> dict[str, Any]:
@@ -73,10 +73,28 @@ def eta_s(study: Study, elapsed_s: float) -> float | None:
 SHOWN_MAX = 100     # leases and late outcomes that a page shows, the newest
 
 
+def lease_of(trial: Trial) -> Lease | None:
+    """Whose work a trial is: the lease that its outcome came from, else the newest.
+
+    A tell stands at its lease. Of a late outcome that became the result the lease ended long before, and others may
+    have come after it; the first late one is the one that is taken.
+    """
+    if not trial.leases or not trial.outcome_seq:
+        return trial.leases[-1] if trial.leases else None
+    for lease in reversed(trial.leases):
+        if lease.proof is not None and lease.told_seq == trial.outcome_seq:
+            return lease
+    late = trial.late[0] if trial.late else None
+    if (late is not None and late.seq < trial.outcome_seq and late.failure == trial.failure
+            and late.values == named(trial.study, trial.values)):
+        return trial.lease(late.fence) or trial.leases[-1]
+    return trial.leases[-1]
+
+
 def trial_row(trial: Trial) -> dict[str, Any]:
     """A trial in one line."""
     study = trial.study
-    lease = trial.leases[-1] if trial.leases else None
+    lease = lease_of(trial)
     return {"trial": trial.number, "state": trial.status, "params": dict(trial.params),
             "values": named(study, trial.values), "se": trial.se, "seconds": trial.seconds,
             "class": trial.failure, "sampler": trial.sampler, "fence": trial.fence,

@@ -42,8 +42,10 @@ async def page(log: Log, desk: Desk, committed: int, request: Request, event_of:
     else:
         async for rows in log.read(trial.proposed_seq - 1, trial.proposed_seq):
             proposed = event_of(rows[0].body, rows[0].hash)
-        witness = Witness(study.name, moments_for([proposed.data], [trial.outcome_seq]), {number})
+        moments = moments_for([proposed.data], [trial.outcome_seq]) if trial.origin is None else ()
+        witness = Witness(study.name, moments, {number})
     await _read(log, committed, witness, event_of)
+    witness.words.there = await log.texts(witness.refs())
     return fitting(await asyncio.to_thread(pages.of, witness, number, seen_live))
 
 
@@ -54,7 +56,7 @@ async def _worker(log: Log, desk: Desk, committed: int, args: Mapping[str, Any],
     if not is_known(desk.state, name, live.of_worker(desk, name)):
         raise admin.Refused("unknown-worker", unknown(desk.state, name, live.of_worker(desk, name)), "worker")
     diary = Diary(name)
-    marks = (f'"{name}"'.encode(), f'"worker/{name}"'.encode())
+    marks = (f'"{name}"'.encode(), f'"worker/{name}"'.encode(), b'"text.redacted"')
 
     def see(rows: list[Row]) -> None:
         for row in rows:
@@ -62,6 +64,7 @@ async def _worker(log: Log, desk: Desk, committed: int, args: Mapping[str, Any],
                 diary.see(event_of(row.body, row.hash), row.body)
     async for rows in log.read(0, committed):
         await asyncio.to_thread(see, rows)
+    diary.words.there = await log.texts(diary.refs())
     return worker_page(desk.state, diary, live.of_worker(desk, name))
 
 

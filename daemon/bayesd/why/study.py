@@ -15,7 +15,7 @@ from bayesd.study.problem import Problem
 from bayesd.study.state import Study, Trial
 from bayesd.why.live import Live
 from bayesd.why.trial import curve
-from bayesd.why.witness import Witness
+from bayesd.why.witness import Entry, Witness
 from bayesd.why.words import beside, count, listed, number, percent, span, when
 
 Page = dict[str, Any]
@@ -71,6 +71,11 @@ def _closed(seen: Witness) -> Page:
               f"{study.name} {{}} prolongs it.")
     rule = study.closed_by
     if rule == "trials":
+        lowered = _lowered(seen)
+        if lowered is not None:
+            return _reason("trials", f"{lowered.operator or 'Somebody'} amended it {at} to a budget of "
+                           f"{count(budget.trials or study.used, 'trial')}, and {study.used} had been tried by then.",
+                           longer.format(f"budget.trials={2 * (budget.trials or 1)}"))
         return _reason("trials", f"Its budget of {count(budget.trials or study.used, 'trial')} was used up, and the "
                        f"last outcome came {at}.", longer.format(f"budget.trials={2 * (budget.trials or 1)}"))
     if rule == "wall":
@@ -89,6 +94,12 @@ def _closed(seen: Witness) -> Page:
     stop = "told running trials to stop" if entry.data.get("running") == "stop" else "let running trials finish"
     return _reason("operator", f"{entry.operator or 'Somebody'} closed it {at} and {stop}.",
                    "A closed study stays closed: create another to go on.")
+
+
+def _lowered(seen: Witness) -> Entry | None:
+    """The amendment that closed it, if it was none of the outcomes."""
+    entry = seen.ended_by
+    return entry if entry is not None and entry.event.type == "study.amended" else None
 
 
 def _still_out(study: Study) -> Iterator[Page]:
@@ -180,6 +191,7 @@ def _last(seen: Witness) -> str:
     entries = [entry for type, entry in seen.last.items() if type != "study.ticked"]
     entry = max(entries, key=lambda entry: entry.seq)
     words = {"study.created": "it was created", "study.amended": "it was amended", "study.resumed": "it was resumed",
+             "study.forked": "it was forked from another", "trial.imported": "a result was imported",
              "trial.completed": "a result came", "trial.failed": "a trial failed", "trial.leased": "a trial was leased",
              "lease.expired": "a lease ended without a word", "lease.released": "a trial was given back",
              "point.enqueued": "a point was put into its queue", "outcome.voided": "an outcome was declared void"}
@@ -216,7 +228,7 @@ def _failing(seen: Witness) -> Iterator[Page]:
     classes = Counter(trial.failure or "other" for trial in done[-failed:])
     kinds = ", ".join(f"{name} {n}" for name, n in classes.most_common())
     last = seen.last.get("trial.failed")
-    error = str(last.data.get("error") or "").strip().splitlines() if last is not None else []
+    error = str(seen.said(last).get("error") or "").strip().splitlines() if last is not None else []
     yield _reason("failing", f"The last {failed} outcomes were failures ({kinds})"
                   + (f"; the newest says: {error[-1][:200]}" if error else "") + ".",
                   "See the worker's own output; bayesd trial list " + seen.name + " --state fail has them all.")
@@ -231,6 +243,10 @@ def _progress(seen: Witness, live: Live | None) -> Iterator[str]:
              ("waiting", "to be leased again"), ("voided", "declared void"))
     parts = [f"{counts[key]} {words}" for key, words in kinds if counts[key]]
     yield f"{count(len(study.trials), 'trial')}" + (f": {', '.join(parts)}." if parts else ", none yet handed out.")
+    if study.origin is not None:
+        yield (f"It is a fork of {study.origin.study} as it stood behind event {study.origin.at}, and began with "
+               f"{count(sum(trial.origin is not None for trial in study.trials), 'trial')} that had been measured "
+               "there.")
     budget, elapsed = study.spec.budget, study.elapsed_s if live is None else live["elapsed_s"]
     limits = [f"{study.used} of {count(budget.trials, 'trial')}"] if budget.trials is not None else []
     if budget.wall is not None:
@@ -250,7 +266,8 @@ def _record(seen: Witness) -> list[tuple[str, str]]:
     rows = [("log", seen.log)]
     for entry in seen.steering[-NAMED:]:
         words = entry.event.type.removeprefix("study.")
-        by = f" by {entry.operator}" if entry.operator else ""
+        by = f" of {entry.data['origin']['study']}" if entry.event.type == "study.forked" else ""
+        by += f" by {entry.operator}" if entry.operator else ""
         rows.append((words, f"event {entry.seq}, {when(entry.time)}{by}"))
     return [*rows, ("seen up to", f"event {seen.seq}, {when(seen.time)}")]
 

@@ -37,7 +37,7 @@ def trial_page(seen: Witness, number: int) -> Page:
     model = _explained(problem, trial, data)
     goal = then.spec.goals[0]
     sign = 1.0 if goal.direction == "minimize" else -1.0
-    known = _known(then)
+    known = _known(seen, then)
     expected = _expected(data, model, known["best"], sign)
     nearest = _nearest(problem, trial.params, seen, then)
     return {
@@ -62,13 +62,21 @@ def trial_page(seen: Witness, number: int) -> Page:
 # ---------------------------------------------------------------- what was known
 
 
-def _known(then: Moment) -> Page:
+def _known(seen: Witness, then: Moment) -> Page:
     counts = then.counts
     return {"seq": then.seq, "time": then.time, "complete": counts["complete"], "fail": counts["fail"],
             "pruned": counts["pruned"], "voided": counts["voided"], "running": counts["running"],
             "waiting": counts["waiting"], "trials": then.trials, "outcomes": len(then.history),
+            **handed_out(seen, then),
             "budget": then.spec.budget.trials,
             "best": None if then.best is None else {"trial": then.best[0], "value": then.best[1]}}
+
+
+def handed_out(seen: Witness, then: Moment) -> Page:
+    """A fork begins with trials that were measured elsewhere: nobody was handed those, and no budget counts them."""
+    own = sum(trial.origin is None for trial in seen.study.trials[:then.trials])
+    return {"handed_out": own, "imported": then.trials - own,
+            "used": then.trials - then.counts["voided"] - then.imported}
 
 
 def _choice(seen: Witness, trial: Trial, data: Mapping[str, Any], then: Moment) -> Page:
@@ -85,8 +93,9 @@ def _choice(seen: Witness, trial: Trial, data: Mapping[str, Any], then: Moment) 
     if sampler == "enqueued":
         origin = seen.enqueued.get(trial.number)
         if origin is not None:
-            from_file = origin.event.type == "study.created"
-            out["by"] = {"who": origin.operator, "with": "study file" if from_file else "enqueue",
+            by = {"study.created": "study file", "study.forked": "fork"}.get(origin.event.type, "enqueue")
+            out["by"] = {"who": origin.operator, "with": by,
+                         "of": origin.data["origin"]["study"] if by == "fork" else None,
                          "seq": origin.seq, "time": origin.time}
     return out
 
@@ -228,8 +237,8 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
             goal.name: value for goal, value in zip(trial.study.goals, trial.values, strict=True)},
         "se": trial.se, "seconds": trial.seconds, "cost": None, "class": trial.failure, "error": None,
         "seq": trial.outcome_seq or None, "time": outcome.time if outcome else None,
-        "worker": trial.leases[-1].worker if trial.leases else None, "leases": len(trial.leases),
-        "attempts": [{"class": entry.data["class"], "error": _cut(entry.data.get("error")), "time": entry.time}
+        "worker": _worker(trial, outcome), "revoked": None, "leases": len(trial.leases),
+        "attempts": [{"class": entry.data["class"], "error": cut(seen.said(entry).get("error")), "time": entry.time}
                      for entry in entries if entry.event.type == "trial.failed" and entry.data.get("retry")],
         "expired": sum(entry.event.type == "lease.expired" and entry.data.get("reason", "expired") == "expired"
                        for entry in entries),
@@ -239,15 +248,13 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
         "late": [{"state": late.state, "values": late.values, "seq": late.seq} for late in trial.late or ()],
         "voided": None, "promoted": None, "surprise": None, "rank": None, "improved": None}
     if outcome is not None:
-        out["cost"], out["error"] = outcome.data.get("cost"), _cut(outcome.data.get("error"))
+        out["cost"], out["error"] = outcome.data.get("cost"), cut(seen.said(outcome).get("error"))
         out["promoted"] = outcome.data.get("promoted")
-    void = next((entry for entry in entries if entry.event.type == "outcome.voided"), None)
-    if void is not None:
-        out["voided"] = {"reason": _cut(void.data.get("reason")), "who": void.operator, "seq": void.seq,
-                         "time": void.time}
+    out["voided"] = voided(seen, trial)
+    out["revoked"] = revoked(seen, out["worker"])
     if trial.status == "complete" and trial.values is not None:
         out["surprise"] = _surprise(trial, expected, model, sign)
-        out["rank"] = _ranks(seen, trial, sign)
+        out["rank"] = ranks(seen, trial, sign)
         before = seen.moments.get(trial.outcome_seq - 1)
         if before is not None:
             out["improved"] = before.best is None or sign * trial.values[0] < sign * before.best[1]
@@ -264,7 +271,32 @@ def _last_report(trial: Trial) -> float | None:
     return None if value is None else float(value)
 
 
-def _cut(text: Any) -> str | None:
+def _worker(trial: Trial, outcome: Entry | None) -> str | None:
+    """Who measured it: the lease that the outcome names. It may have ended long before a later one."""
+    fence = outcome.data.get("fence") if outcome is not None else None
+    lease = trial.lease(fence) if fence is not None else None
+    lease = lease or (trial.leases[-1] if trial.leases else None)
+    return None if lease is None else lease.worker
+
+
+def voided(seen: Witness, trial: Trial) -> Page | None:
+    """Who declared its outcome void, and why."""
+    void = next((entry for entry in seen.kept[trial.number] if entry.event.type == "outcome.voided"), None)
+    if void is None:
+        return None
+    return {"reason": cut(seen.said(void).get("reason")), "who": void.operator, "seq": void.seq, "time": void.time}
+
+
+def revoked(seen: Witness, worker: str | None) -> Page | None:
+    """Why its worker may work no more: whoever reads its result should know."""
+    entry = seen.revoked.get(worker or "")
+    if entry is None:
+        return None
+    return {"reason": cut(seen.said(entry).get("reason")), "who": entry.operator, "seq": entry.seq,
+            "time": entry.time}
+
+
+def cut(text: Any) -> str | None:
     """The last line of an error, which says the most, without its end when it is long."""
     lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
     return lines[-1][:TEXT_MAX] if lines else None
@@ -282,7 +314,7 @@ def _surprise(trial: Trial, expected: Page | None, model: Explained | None, sign
     return {"z": off / width if width > 0 else None, "off": off, "better": sign * off < 0, "noise_sd": noise}
 
 
-def _ranks(seen: Witness, trial: Trial, sign: float) -> Page:
+def ranks(seen: Witness, trial: Trial, sign: float) -> Page:
     """The place of its value among the complete trials, when it came and at the end."""
     assert trial.values is not None
     value = sign * trial.values[0]

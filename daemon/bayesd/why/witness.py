@@ -15,9 +15,12 @@ from typing import Any
 from bayesd.study.desk import Desk
 from bayesd.study.problem import Fit, Observation, Problem
 from bayesd.study.state import Data, Event, State, Study, Trial, apply
+from bayesd.study.texts import Words, ref_of
 from bayesd_schemas.study import StudySpec
 
-STEERING = frozenset(("study.created", "study.amended", "study.paused", "study.resumed", "study.closed"))
+STEERING = frozenset(("study.created", "study.forked", "study.amended", "study.paused", "study.resumed",
+                      "study.closed"))
+ENDING = frozenset(("study.amended", "trial.completed", "trial.failed", "trial.pruned"))
 DAEMON = frozenset(("daemon.started", "daemon.stopped", "engine.fingerprint", "log.opened"))
 
 
@@ -66,6 +69,8 @@ class Moment:
     pending: tuple[int, ...]
     fit_seq: int
     engine: Entry | None
+    imported: int = 0
+    """Trials that were measured elsewhere and are not void: no budget counts them."""
 
     @property
     def history(self) -> tuple[Observation, ...]:
@@ -92,6 +97,12 @@ class Witness:
     """Trial -> what put it into the queue."""
     last: dict[str, Entry] = field(default_factory=dict)
     """The last event of each type about the study."""
+    ended_by: Entry | None = None
+    """The last outcome or amendment before the study closed."""
+    revoked: dict[str, Entry] = field(default_factory=dict)
+    """Worker -> what revoked it."""
+    words: Words = field(default_factory=Words)
+    """Free text, which lies outside the events: whoever reads the log hands it in before a page is made."""
     seq: int = 0
     """The last event of the log, of whatever study."""
     time: str | None = None
@@ -122,8 +133,13 @@ class Witness:
         if event.study is None:
             if event.type in DAEMON:
                 self.daemon[event.type] = entry
+            elif event.type == "worker.revoked":
+                self.revoked[event.data["worker"]] = entry
+            self.words.note(event.type, event.data)
             return
         self.last[event.type] = entry
+        if event.type in ENDING and self.study.status != "closed":
+            self.ended_by = entry
         if event.type in STEERING:
             self.steering.append(entry)
         if event.trial is not None and event.trial in self.trials:
@@ -146,7 +162,7 @@ class Witness:
     def _follow_queue(self, entry: Entry) -> None:
         """Who put a point into the queue, until it becomes a trial."""
         event = entry.event
-        if event.type == "study.created":
+        if event.type in ("study.created", "study.forked"):
             self._queue = [(dict(params), entry) for params in self.study.queue]
         elif event.type == "point.enqueued":
             self._queue.append((event.data["params"], entry))
@@ -170,7 +186,23 @@ class Witness:
         return self.study.trials[number - 1]
 
     def proposal(self, number: int) -> Entry:
+        """Of a trial that was suggested here; a fork imports others."""
         return next(entry for entry in self.kept[number] if entry.event.type == "trial.proposed")
+
+    def needed(self, number: int) -> set[int]:
+        """The moments that its page needs."""
+        trial = self.trial(number)
+        return set() if trial.origin is not None else moments_for([self.proposal(number).data], [trial.outcome_seq])
+
+    def said(self, entry: Entry) -> Data:
+        """The data of an event with its free text in place."""
+        return self.words.of(entry.data)
+
+    def refs(self) -> list[str]:
+        """References to every free text that a page may show."""
+        kept = (entry for entries in self.kept.values() for entry in entries)
+        found = (ref_of(entry.event.type, entry.data) for entry in (*self.last.values(), *self.revoked.values(), *kept))
+        return sorted({ref for ref in found if ref is not None})
 
     def entry(self, number: int, seq: int) -> Entry | None:
         return next((entry for entry in self.kept.get(number, ()) if entry.seq == seq), None)
@@ -189,7 +221,7 @@ def moment(state: State, study: Study, seq: int, time: str | None, engine: Entry
         seq, time, study.spec, problem, len(study.trials), dict(study.counts),
         (best.number, best.values[0]) if best is not None and best.values else None,
         {trial.number: trial.values for trial in study.trials if trial.status == "complete" and trial.values},
-        pending, study.fit_seq, engine)
+        pending, study.fit_seq, engine, study.imported)
 
 
 def narrowed(event: Event, study: str) -> Event:

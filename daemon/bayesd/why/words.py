@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bayesd import show
+from bayesd.study.problem import NONE_NEW
 from bayesd.why import chart
 
 WIDTH = 80
@@ -33,7 +34,7 @@ def of(page: Page, width: int = WIDTH) -> str:
 
 def title(page: Page, width: int = WIDTH) -> list[str]:
     """The question that the page answers."""
-    if page["page"] != "trial":
+    if page["page"] not in ("trial", "imported"):
         return [str(page["question"])]
     asked = f"Why trial {page['trial']} of {page['study']}?"
     params = show.params(page["params"])
@@ -44,6 +45,8 @@ def title(page: Page, width: int = WIDTH) -> list[str]:
 
 def sentence(page: Page) -> str:
     """The page in one or two sentences."""
+    if page["page"] == "imported":
+        return " ".join(_imported_in_short(page)).replace(_TIGHT, " ")
     if page["page"] != "trial":
         return str(page["answer"])
     return " ".join(_in_short(page)).replace(_TIGHT, " ")
@@ -77,6 +80,11 @@ def beside(value: float, scale: float | None) -> str:
 _TIGHT = "\u00a0"       # a space at which no line ends; a plain one when the page is done
 
 
+def large(value: float) -> str:
+    """Three digits, and no 1e+03: 1,000."""
+    return f"{value:.3g}" if not 999.5 <= value < 1e15 else f"{float(f'{value:.3g}'):,.0f}"
+
+
 def percent(share: float) -> str:
     if share < 0.005:
         return f"less than 1{_TIGHT}%"
@@ -92,7 +100,7 @@ def span(seconds: float | None) -> str:
         return "less than a second"
     for size, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
+            return f"{large(seconds / size)} {unit}"
     if f"{seconds:.2g}" == "1":
         return "1 second"
     return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.2g} seconds"
@@ -193,7 +201,13 @@ def _fate(page: Page, became: Page) -> str:
             "waiting": "It has no result yet: it waits to be leased again.",
             "fail": f"It failed ({became['class']}).",
             "pruned": "It was stopped early.",
-            "voided": "Its outcome was declared void."}[state]
+            "voided": f"Its outcome was declared void{_because(became['voided'])}."}[state]
+
+
+def _because(act: Page | None) -> str:
+    """The reason that a person gave, as the end of a sentence."""
+    reason = (act or {}).get("reason")
+    return f": {reason.rstrip('.')}" if reason else ""
 
 
 def _result(page: Page) -> str:
@@ -220,11 +234,15 @@ def _known(page: Page) -> Iterable[Block]:
             parts.append(f"{known[key]} {words}")
     budget = f" of {known['budget']}" if known["budget"] else ""
     moment = f"The point was made from the study as it stood at event {known['seq']}, {when(known['time'])}."
+    besides = f", besides {count(known['imported'], 'imported one')}" if known["imported"] else ""
     if not known["trials"]:
         yield f"{moment} No trial had been handed out yet."
+    elif not known["handed_out"]:
+        yield (f"{moment} No trial of its own had been handed out yet; it began with "
+               f"{count(known['imported'], 'imported one')}: {', '.join(parts)}.")
     else:
-        handed = f"{count(known['trials'], 'trial')} had" if not budget else f"{known['trials']}{budget} trials had"
-        yield f"{moment} {handed} been handed out: {', '.join(parts)}."
+        handed = f"{count(known['handed_out'], 'trial')} had" if not budget else f"{known['used']}{budget} trials had"
+        yield f"{moment} {handed} been handed out{besides}: {', '.join(parts)}."
     best = known["best"]
     if best is not None:
         yield f"The best {page['metric']} was {number(best['value'])}, of trial {best['trial']}."
@@ -244,6 +262,8 @@ def _who(choice: Page) -> str:
     by = choice["by"]
     if by is None:
         return "Somebody"
+    if by["with"] == "fork":
+        return f"Somebody in {by['of']}, which this study was forked from,"
     return "The study file" if by["with"] == "study file" else str(by["who"] or "Somebody")
 
 
@@ -253,8 +273,8 @@ def _fallback(reason: str) -> str:
         return "a worker had waited for the model longer than it should"
     if head == "error":
         return f"the optimiser broke off with {rest}, which is a bug to report"
-    if rest == "no candidate of the search was new":
-        return "every candidate that the search found had been tried"
+    if rest.startswith(NONE_NEW.removesuffix(" and allowed")):      # earlier releases said it without the end
+        return "every candidate that the search found had been tried or is not allowed"
     return f"the numbers of method {head} went wrong ({rest})" if rest else f"of {reason}"
 
 
@@ -276,6 +296,9 @@ def _reason(page: Page) -> Iterable[Block]:
     elif how == "enqueued":
         if by is not None and by["with"] == "study file":
             yield f"The study file lists it under enqueue (event {by['seq']}, {when(by['time'])})."
+        elif by is not None and by["with"] == "fork":
+            yield (f"It lay in the queue of points by hand when {by['who'] or 'somebody'} forked {by['of']} (event "
+                   f"{by['seq']}, {when(by['time'])}), and came along.")
         elif by is not None:
             yield (f"{by['who'] or 'Somebody'} put it into the queue with bayesd study enqueue (event {by['seq']}, "
                    f"{when(by['time'])}). Points by hand go before any other.")
@@ -386,7 +409,7 @@ def difference(row: Page) -> str:
     size = percent(row["share"])
     if row["scale"] == "log" and min(here, there) > 0:
         ratio = max(here, there) / min(here, there)
-        words = f"{ratio:.3g} times {how}" if ratio >= 1.1 else f"{percent(ratio - 1)} {how}"
+        words = f"{large(ratio)} times {how}" if ratio >= 1.1 else f"{percent(ratio - 1)} {how}"
     else:
         words = f"{number(abs(here - there))} {how}"
     digits = next(n for n in (4, 6, 9, 12, 17) if f"{here:.{n}g}" != f"{there:.{n}g}" or n == 17)
@@ -438,11 +461,12 @@ def _became(page: Page) -> Iterable[Block]:
         value = f" at {number(became['value'])}" if became["value"] is not None else ""
         yield f"It was stopped early{value}, after {count(became['reports'], 'report')} (event {became['seq']})."
     elif state == "voided":
-        void = became["voided"] or {}
-        yield (f"{void.get('who') or 'Somebody'} declared it void at event {void.get('seq')}, "
-               f"{when(void.get('time'))}: {void.get('reason') or 'no reason given'}. The model knows nothing of it, "
-               "and it does not count against the budget.")
+        yield _void(became)
     yield from _detours(page)
+    if became["revoked"] is not None:
+        act = became["revoked"]
+        yield (f"{became['worker']}, which had it, was revoked by {act['who'] or 'somebody'} at event {act['seq']}, "
+               f"{when(act['time'])}{_because(act)}.")
     if became["seconds"] is not None:
         pace = became["pace"]
         others = "."
@@ -452,6 +476,13 @@ def _became(page: Page) -> Iterable[Block]:
         yield f"It took {span(became['seconds'])}{others}"
     if became["cost"] is not None:
         yield f"It cost {number(became['cost'])}."
+
+
+def _void(became: Page) -> str:
+    void = became["voided"] or {}
+    reason = str(void.get("reason") or "no reason given").rstrip(".")
+    return (f"{void.get('who') or 'Somebody'} declared it void at event {void.get('seq')}, {when(void.get('time'))}: "
+            f"{reason}. The model knows nothing of it, and it does not count against the budget.")
 
 
 def _detours(page: Page) -> Iterable[Block]:
@@ -484,18 +515,22 @@ def _completed(page: Page) -> Iterable[Block]:
         yield _surprised(surprise, page)
     ranks = became["rank"]
     if ranks is not None:
-        now, then = ranks["now"], ranks["then"]
-        words = f"Now it is number {now['place']} of {count(now['of'], 'finished trial')}"
-        if then == now:
-            words = f"It is number {now['place']} of {count(now['of'], 'finished trial')}, and was when it came"
-        elif then is not None:
-            words = (f"It was number {then['place']} of {then['of']} when it came; now it is number {now['place']} of "
-                     f"{now['of']}")
-        if ranks["front"] is not None:
-            words += f", by {page['metric']} alone. " + (
-                "No trial is better in one objective and no worse in the others" if ranks["front"] else
-                "Another trial is at least as good in every objective and better in one")
-        yield words + "."
+        yield _ranked(page, ranks)
+
+
+def _ranked(page: Page, ranks: Page) -> str:
+    now, then = ranks["now"], ranks["then"]
+    words = f"Now it is number {now['place']} of {count(now['of'], 'finished trial')}"
+    if then == now:
+        words = f"It is number {now['place']} of {count(now['of'], 'finished trial')}, and was when it came"
+    elif then is not None:
+        words = (f"It was number {then['place']} of {then['of']} when it came; now it is number {now['place']} of "
+                 f"{now['of']}")
+    if ranks["front"] is not None:
+        words += f", by {page['metric']} alone. " + (
+            "No trial is better in one objective and no worse in the others" if ranks["front"] else
+            "Another trial is at least as good in every objective and better in one")
+    return words + "."
 
 
 def _surprised(surprise: Page, page: Page) -> str:
@@ -542,8 +577,8 @@ def _curve(page: Page, width: int) -> list[Block]:
                               first="1", last=str(curve["trials"]))
     if not lines:
         return []
-    value = page["became"]["value"] if page["page"] == "trial" else None
-    if page["page"] != "trial":
+    value = page["became"]["value"] if page["page"] != "study" else None
+    if page["page"] == "study":
         legend = "line: best so far · dots: results" + (f" · {chart.MARK} the winner" if at is not None else "")
     else:
         legend = (f"line: best so far · dots: results · {chart.MARK} this trial" if value is not None else
@@ -588,6 +623,75 @@ def _record(page: Page) -> list[Block]:
     return [[f"{label:13} {text}" for label, text in rows if text is not None]]
 
 
+# ---------------------------------------------------------------- a trial that a fork began with
+
+
+def _imported(page: Page, width: int) -> Iterable[Section]:
+    yield "In short", [" ".join(_imported_in_short(page))]
+    yield "Where it comes from", list(_whence(page))
+    yield "What became of it here", list(_became_here(page))
+    yield f"Best {page['metric']} so far, {'lower' if _minimize(page) else 'higher'} is better", _curve(page, width)
+    record = page["provenance"]
+    origin = record["origin"]
+    rows = [("log", record["log"]), ("imported", f"event {record['seq']}, {when(record['time'])}"),
+            ("hash", record["hash"]),
+            ("forked behind", None if origin is None else f"event {origin['at']} of study {origin['study']}"),
+            ("its hash", None if origin is None else origin["hash"]),
+            ("seen up to", f"event {page['seen_to']['seq']}, {when(page['seen_to']['time'])}")]
+    yield "On record", [[f"{label:13} {text}" for label, text in rows if text is not None]]
+
+
+def _imported_in_short(page: Page) -> Iterable[str]:
+    became, origin = page["became"], page["from"]
+    yield (f"It was not suggested here: it is trial {origin['trial']} of {origin['study']}, which {page['study']} "
+           "began with.")
+    state = became["state"]
+    if state == "complete":
+        best = "still the best here" if became["best"] else \
+            f"number {became['rank']['now']['place']} of {count(became['rank']['now']['of'], 'finished trial')} here"
+        yield f"It came out at {_result(page)} there, {best}."
+    else:
+        yield {"fail": f"It failed there ({became['class']}).", "pruned": "It was stopped early there.",
+               "voided": f"It was declared void here{_because(became['voided'])}."}[state]
+
+
+def _whence(page: Page) -> Iterable[Block]:
+    origin = page["from"]
+    if origin["at"] is not None:
+        yield (f"{origin['who'] or 'Somebody'} forked {origin['study']} at {when(origin['time'])}, as it stood behind "
+               f"event {origin['at']}. What was known there then is known here, and no budget counts it.")
+    else:
+        yield f"It was measured in {origin['study']}, and no budget counts it here."
+    yield f"Why it was tried there: bayesd why {origin['study']} {origin['trial']}"
+
+
+def _became_here(page: Page) -> Iterable[Block]:
+    became = page["became"]
+    state = became["state"]
+    if state == "voided":
+        yield _void(became)
+    elif state == "fail":
+        yield f"It failed with class {became['class']}, which the model of this study learns from, too."
+    elif state == "pruned":
+        value = f" at {number(became['value'])}" if became["value"] is not None else ""
+        yield f"It was stopped early{value}; that is what the model of this study learns from."
+    else:
+        values = ", ".join(f"{name} {number(value)}" for name, value in (became["values"] or {}).items())
+        one = f"{page['metric']} {_result(page)}"
+        yield f"Its result there: {one if len(page['objectives']) == 1 else values}."
+        yield _ranked(page, became["rank"])
+    leader = became["leader"]
+    if became["best"]:
+        yield "It is the best of this study still: nothing that was tried here is better."
+    elif leader is not None:
+        which = ", which was imported, too" if leader["imported"] else ", which was suggested here"
+        yield f"The best here is trial {leader['trial']} with {number(leader['value'])}{which}."
+    if became["more"]:
+        yield f"{count(len(became['more']), 'more observation')} of this point came along with it."
+    if became["seconds"] is not None:
+        yield f"It took {span(became['seconds'])} there."
+
+
 # ---------------------------------------------------------------- a study, a worker
 
 
@@ -614,4 +718,4 @@ def _answers(page: Page) -> Iterable[Block]:
             yield f"What to do: {reason['remedy']}"
 
 
-_SECTIONS = {"trial": _trial, "study": _study, "worker": _worker}
+_SECTIONS = {"trial": _trial, "imported": _imported, "study": _study, "worker": _worker}

@@ -12,6 +12,7 @@ from typing import Any
 
 from bayesd.study.desk import PATIENCE_S
 from bayesd.study.state import Event, State, Worker
+from bayesd.study.texts import Words, ref_of
 from bayesd.why.live import Live
 from bayesd.why.witness import Entry, entry_of
 from bayesd.why.words import count, listed, span, when
@@ -30,9 +31,11 @@ class Diary:
     last: dict[str, Entry] = field(default_factory=dict)
     told: Entry | None = None
     seq: int = 0
+    words: Words = field(default_factory=Words)
 
     def see(self, event: Event, body: bytes) -> None:
         self.seq = event.seq
+        self.words.note(event.type, event.data)
         if event.actor != f"worker/{self.name}" and event.data.get("worker") != self.name:
             return
         entry = entry_of(event, body)
@@ -40,6 +43,18 @@ class Diary:
         self.last[event.type] = entry
         if event.type in TOLD:
             self.told = entry
+
+    def refs(self) -> list[str]:
+        """References to the free text that its page shows."""
+        entry = self.last.get("worker.revoked")
+        ref = ref_of("worker.revoked", entry.data) if entry is not None else None
+        return [] if ref is None else [ref]
+
+    @property
+    def revoked(self) -> str | None:
+        """Why it was revoked, in the words of who did it."""
+        entry = self.last.get("worker.revoked")
+        return None if entry is None else self.words.of(entry.data).get("reason") or None
 
 
 def is_known(state: State, name: str, live: Live | None) -> bool:
@@ -63,7 +78,8 @@ def worker_page(state: State, diary: Diary, live: Live | None) -> Page:
     return {
         "page": "worker", "worker": name, "state": status, "question": f"Why is {name} {status}?",
         "answer": reasons[0]["words"], "reasons": reasons, "live": live is not None, "run": worker.run,
-        "runs_replaced": len(worker.replaced), "revoked": worker.revoked,
+        "runs_replaced": len(worker.replaced),
+        "revoked": None if worker.revoked is None else diary.revoked or worker.revoked,
         "leases": [{"study": lease.trial.study.name, "trial": lease.trial.number, "fence": lease.fence,
                     "run": lease.run, "at": lease.at, "lease_s": lease.lease_s} for lease in list(worker.open)[:NAMED]],
         "asks": [] if live is None else live["standing"],
@@ -92,8 +108,8 @@ def _revoked(worker: Worker, diary: Diary) -> Iterator[Page]:
     if worker.revoked is not None:
         entry = diary.last.get("worker.revoked")
         by = f" by {entry.operator or 'an operator'} at {when(entry.time)} (event {entry.seq})" if entry else ""
-        yield _reason("revoked", f"It was revoked{by}: {worker.revoked}. It gets nothing, and what it tells is "
-                      "refused.", "That is for good: start the worker under another --name.")
+        yield _reason("revoked", f"It was revoked{by}: {diary.revoked or worker.revoked}. It gets nothing, and "
+                      "what it tells is refused.", "That is for good: start the worker under another --name.")
 
 
 def _working(worker: Worker, live: Live | None) -> Iterator[Page]:
