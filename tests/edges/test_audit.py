@@ -31,6 +31,7 @@ from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.row import Row
 from bayesd.study.state import Event, State, replay
 from bayesd.testing import Daemon, MemoryBroker, inline, run
+from bayesd.why.witness import Witness
 
 HERE = fingerprint("0")
 ENGINE = engine_id(HERE)
@@ -647,14 +648,34 @@ def test_a_point_is_not_made_from_what_was_void_by_then(eventful: list[Envelope]
     assert (verdict.evidence or {})["differs"] == ["as_of"]
 
 
+def asked_at(said: list[Envelope], seq: int) -> Problem:
+    events = [event_of(row.body, row.hash) for row in sealed(json.loads(json.dumps(said)))]
+    plan = Plan(from_seq=seq)
+    for each in events:
+        plan.note(each)
+    problem = next(moments(events, plan.cases[:1])).problem
+    assert problem is not None
+    return problem
+
+
+def answer_late(said: list[Envelope], event: Envelope) -> int:
+    """Let the event be just what answers under the deadline there."""
+    data = event["data"]
+    event["data"] = data = {**{name: data[name] for name in ("params", "space_rev", "as_of", "ahead") if name in data},
+                            "sampler": "random", "drawn": 0, "fallback": "deadline",
+                            "engine": nth(said, 0, type="engine.fingerprint")["data"]["fingerprint"][:16]}
+    problem = asked_at(said, event["seq"])
+    made = suggest(replace(problem, method="random")).proposals[0]
+    data |= {"params": dict(made.params), "stream": made.stream, "drawn": problem.drawn}
+    return int(event["seq"])
+
+
 def test_a_point_by_hand_goes_before_any_drawn_one(eventful: list[Envelope]) -> None:
     def drawn(said: list[Envelope]) -> int:
-        before = nth(said, 0, type="trial.proposed", sampler="sobol")["data"]
-        event = nth(said, 1, type="trial.proposed", sampler="enqueued")
-        event["data"] = {**before, "as_of": event["seq"] - 1}
-        return int(event["seq"])
+        return answer_late(said, nth(said, 0, type="trial.proposed", sampler="enqueued"))
 
-    assert "sampler" in (verdict_of(eventful, drawn).evidence or {})["differs"]
+    verdict = verdict_of(eventful, drawn)
+    assert (verdict.evidence or {})["differs"] == ["sampler"]
 
 
 @pytest.mark.parametrize(("field", "change"), [
@@ -699,20 +720,28 @@ def test_what_was_slow_or_broke_is_counted_by_itself(log: Path, tmp_path: Path, 
     """Nobody can prove that a model was slow: a reader sees for how many points the log claims it."""
     def slow(said: list[Envelope]) -> int:
         event = [each for each in said if each["type"] == "trial.proposed"][-1]
-        events = [event_of(row.body, row.hash) for row in sealed(json.loads(json.dumps(said)))]
-        plan = Plan(from_seq=event["seq"])
-        for each in events:
-            plan.note(each)
-        problem = next(moments(events, plan.cases[:1])).problem
-        assert problem is not None
-        made = suggest(replace(problem, method="random")).proposals[0]
-        event["data"] = {**{name: event["data"][name] for name in ("space_rev", "as_of", "engine", "ahead")
-                            if name in event["data"]}, "params": dict(made.params), "sampler": "random",
-                         "stream": made.stream, "drawn": problem.drawn, "fallback": "deadline"}
-        return int(event["seq"])
+        return answer_late(said, event)
 
     seq = forge(log, tmp_path / "forged.db", slow)
     said = sh(f"log audit {tmp_path}/forged.db --from {seq} -f json").json
     (row,) = said["levels"][2:]
     assert (row["what"], row["checked"]) == ("not reproduced (the plain point was)", 1)
     assert said["not_reproduced"] == 1
+
+
+def test_who_explains_a_suggestion_and_who_asks_again_speak_of_one_problem() -> None:
+    events = serve(thinking(lambda problem: 4.0 if problem.number % 4 == 0 else 0.02), workers=3, trials=8,
+                   space=FLOATS)
+    proposals = [event for event in proposed(events) if event.data["sampler"] != "enqueued"]
+    witness = Witness("s", {event.data["as_of"] for event in proposals}, {event.trial or 0 for event in proposals})
+    for event in events:
+        witness.see(event, b'{"time": "2026-01-01T00:00:00Z"}')
+    witness.end()
+    plan = Plan()
+    for event in events:
+        plan.note(event)
+    asked = {moment.event.trial: moment.problem for moment in moments(events, plan.cases)
+             if moment.event.type == "trial.proposed"}
+    assert len(asked) == len(proposals) > 20
+    assert any("number" in event.data for event in proposals)
+    assert {number: witness.problem(number or 0) for number in asked} == asked

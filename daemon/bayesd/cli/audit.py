@@ -237,7 +237,7 @@ def _page(first: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         for key, value in answer.items():
             yield f"  {key}", repr(value)
     for name in ("acquisition_of_recorded", "acquisition_of_recomputed", "doubt_of_recorded", "doubt_of_recomputed",
-                 "apart", "as_of", "fit", "pending", "ahead", "number", "engine"):
+                 "apart", "broke", "as_of", "fit", "pending", "ahead", "number", "engine"):
         if name in first:
             yield name.replace("_", " "), repr(first[name])
     yield "next", first["next"]
