@@ -210,6 +210,8 @@ class _Fold:
     floors: dict[str, _Floor] = field(default_factory=dict)
     prefixes: dict[int, Prefix] = field(default_factory=dict)
     """By the seq of the first event of the fork."""
+    is_named: bool = False
+    """The engine in force is one that proposals name: the first releases said its versions alone, and did not."""
 
     def apply(self, event: Event) -> None:
         name = event.study or ""
@@ -217,7 +219,9 @@ class _Fold:
         version = before.version if before is not None else -1
         apply(self.state, event)
         study = self.state.studies.get(name)
-        if event.type == "daemon.started":      # what lay ready lay in the memory of the one before
+        if event.type == "engine.fingerprint":
+            self.is_named = "engine" in event.data["engine"]
+        elif event.type == "daemon.started":      # what lay ready lay in the memory of the one before
             self.floors = {each: _Floor(event.seq, event.seq) for each in self.state.studies}
         if study is None:
             return
@@ -296,7 +300,8 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
         number = data.get("number", frozen.problem.number)
         return Moment(event, replace(frozen.problem, number=number), engine, ())
     problem, wrong = asked(frozen, study.trials, event.trial or 0, study.drawn, data, fold.fits, study=study.name)
-    return Moment(event, problem, engine, (*wrong, *_left_out(data, engine), *_unlike(study, data, engine)))
+    left_out = _left_out(data) if fold.is_named else ()
+    return Moment(event, problem, engine, (*wrong, *left_out, *_unlike(study, data, engine)))
 
 
 def _by_hand(study: Study, event: Event) -> Evidence:
@@ -305,12 +310,11 @@ def _by_hand(study: Study, event: Event) -> Evidence:
             "sampler": "enqueued", "drawn": study.drawn, "as_of": event.seq - 1}
 
 
-def _left_out(data: Data, engine: str | None) -> Iterator[str]:
+def _left_out(data: Data) -> Iterator[str]:
     """Where the log names its engine, a proposal says which one made it, and from what."""
-    if engine is not None:
-        for name in ("engine", "pending", "fit") if data["sampler"] == "bayes" else ("engine",):
-            if data.get(name) is None:
-                yield name
+    for name in ("engine", "pending", "fit") if data["sampler"] == "bayes" else ("engine",):
+        if data.get(name) is None:
+            yield name
 
 
 def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:

@@ -745,3 +745,12 @@ def test_who_explains_a_suggestion_and_who_asks_again_speak_of_one_problem() -> 
     assert len(asked) == len(proposals) > 20
     assert any("number" in event.data for event in proposals)
     assert {number: witness.problem(number or 0) for number in asked} == asked
+
+
+def test_a_log_from_before_proposals_named_their_engine_is_not_blamed_for_it() -> None:
+    lines = (Path(__file__).parents[1] / "golden" / "log-3.jsonl").read_text().splitlines()
+    events = [event_of(line.encode(), bytes(32)) for line in lines if '"seq":' in line]
+    verdicts = audit(events)
+    assert len(verdicts) > 30
+    named = ("engine", "index", "as_of", "ahead", "pending", "fit")
+    assert not [each for each in verdicts for name in (each.evidence or {}).get("differs", ()) if name in named]
