@@ -3,7 +3,8 @@
 Four levels, of which each needs the ones before it:
 
     L0  bytes   the chain holds (`bayesd.logfile.verify`)
-    L1  state   the events fold to every state whose digest was saved beside them
+    L1  state   the events fold to every state whose digest was saved beside them; points by hand are the ones that
+                were enqueued, and forks took over what their origin knew
     L2  answer  under the engine that wrote a proposal: the same point, evidence and fit, bit for bit
     L3  point   under another engine: the same point, or one that is as good to within rounding
 
@@ -18,25 +19,29 @@ Pure: events in, verdicts out. `cli/audit.py` reads the file and spreads the wor
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from bayesd import optimize
 from bayesd.optimize import samplers
+from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
-from bayesd.study.desk import problem_of
+from bayesd.study.fork import Prefix, prefix
 from bayesd.study.problem import Fit, Problem, Proposal
-from bayesd.study.state import Event, State, Study, _typed, apply
+from bayesd.study.state import Data, Event, State, Study, apply, spec_of
 from bayesd_schemas.constraints import broken
-from bayesd_schemas.space import Params
+from bayesd_schemas.events import EVENTS
 
 SAMPLERS = frozenset(("grid", "random", "sobol", "bayes"))
 TIE = 1e-6          # of an acquisition, relative to its size: one climb ends so far from another on other kernels
 FIT_TIE = 0.01      # of a log posterior density: theta is rounded to two decimals, which costs up to so much
-UNDER_DEADLINE = "deadline"
-UPSET = "error: "   # what the service says when the optimiser itself broke
+BY_SERVICE = re.compile(r"deadline|error: \w+")      # was slow, or broke: why the service had a plainer point made
+BY_ENGINE = re.compile(r"(bayes|sobol|grid): \w+: .*", re.DOTALL)      # what upset the engine, which then made one
 
 Outcome = Literal["same", "tied", "diverged"]
 Evidence = dict[str, Any]
@@ -47,11 +52,16 @@ Evidence = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A proposal or a fit, and the moment whose state it was made from."""
+    """Something that the events before it decide, and the moment whose state it was made from."""
 
     seq: int
     study: str
-    as_of: int
+    as_of: int | None
+    """None where nothing but the event before matters, or where it cannot be read."""
+    nonsense: tuple[str, ...] = ()
+    """Fields that are not what an event of its type may have there."""
+    forked: Data | None = None
+    """Of a fork: what its first event says."""
 
 
 @dataclass(slots=True)
@@ -67,32 +77,48 @@ class Plan:
     """Proposals by samplers that this version does not have."""
     engines: dict[str, tuple[int, Mapping[str, Any]]] = field(default_factory=dict)
     """Fingerprint -> (seq that named it first, what it stands for)."""
+    last: int = 0
+    """The last event that could be folded."""
+    _forking: str | None = None
+    """A fork whose trials are still coming."""
 
     def note(self, event: Event) -> None:
+        self.last = event.seq
         if event.type == "engine.fingerprint":
             self.engines.setdefault(event.data["fingerprint"], (event.seq, event.data["engine"]))
+        is_stray = event.type == "trial.imported" and event.study != self._forking
+        if event.type == "study.forked" or event.type != "trial.imported":
+            self._forking = event.study if event.type == "study.forked" else None
         if event.study is None or event.seq < self.from_seq or self.study not in (None, event.study):
             return
-        if event.type == "model.fitted":
-            self.cases.append(Case(event.seq, event.study, event.data["as_of"]))
-        elif event.type == "trial.proposed":
-            sampler = event.data["sampler"]
-            if sampler in SAMPLERS:
-                self.cases.append(Case(event.seq, event.study, event.data["as_of"]))
-            elif sampler == "enqueued":
+        if event.type in ("model.fitted", "trial.proposed"):
+            self._note_answer(event, event.study)
+        elif event.type == "study.forked":
+            at = event.data["origin"]["at"]
+            self.cases.append(Case(event.seq, event.study, at if isinstance(at, int) else None, forked=event.data))
+        elif is_stray:      # only a fork takes over what was measured elsewhere, in one go with its first event
+            self.cases.append(Case(event.seq, event.study, None, ("origin",)))
+
+    def _note_answer(self, event: Event, study: str) -> None:
+        nonsense = _nonsense(event)
+        sampler = str(event.data.get("sampler"))
+        if event.type == "trial.proposed" and sampler not in SAMPLERS:
+            if sampler == "enqueued":
                 self.enqueued += 1
             else:
                 self.unknown[sampler] += 1
+                nonsense = nonsense or ("sampler",)
+        needs_moment = not nonsense and sampler != "enqueued"
+        self.cases.append(Case(event.seq, study, event.data["as_of"] if needs_moment else None, nonsense))
 
 
-@dataclass(frozen=True, slots=True)
-class _Frozen:
-    """A study as it was when it was asked about."""
-
-    problem: Problem
-    pending: tuple[int, ...]
-    fit_seq: int
-    trials: int
+def _nonsense(event: Event) -> tuple[str, ...]:
+    """Fields that no daemon writes so, of an event that is about to be asked for again."""
+    try:
+        EVENTS[event.type].model_validate(event.data, strict=True)
+    except ValidationError as error:
+        return tuple(dict.fromkeys(str(each["loc"][0]) if each["loc"] else "data" for each in error.errors()))
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,90 +132,205 @@ class Moment:
     """The fingerprint in force."""
     wrong: tuple[str, ...]
     """Fields of its provenance that the events before it do not bear out."""
+    expected: Evidence | None = None
+    """Of what no engine made, a point by hand or a fork: what it must say."""
+
+
+@dataclass(slots=True)
+class _Floor:
+    """Since when what was made for a study is no longer wanted: nothing handed out afterwards was made before."""
+
+    drawer: int = 0
+    """Candidates made before this event were dropped, and answers under way were not taken."""
+    version: int = 0
+    """Answers under way at this event were not taken; candidates that lay ready were kept."""
+
+    def bears(self, event: Event) -> bool:
+        """Whether this answer can have been wanted until now."""
+        # A fit is recorded when the answer comes, whatever becomes of its candidates.
+        return bool(event.data["as_of"] >= (self.version if event.type == "model.fitted" else self.drawer))
+
+    def saw(self, as_of: Any) -> None:
+        """A candidate was handed out. First in, first out: behind the first one that was made after a change, none
+        from before it can come."""
+        if isinstance(as_of, int) and as_of >= self.version:
+            self.drawer = max(self.drawer, self.version)
+
+
+EMPTYING = frozenset(("study.created", "study.forked", "study.amended", "study.paused", "study.closed",
+                      "point.enqueued", "outcome.voided"))
+
+
+@dataclass(slots=True)
+class _Fork:
+    """A fork that is being compared: its event, what its origin makes of it, and the trials seen so far."""
+
+    event: Event
+    engine: str | None
+    prefix: Prefix | None
+    wrong: list[str] = field(default_factory=list)
+    trials: int = 0
+
+    def begin(self) -> None:
+        if self.prefix is None:
+            self.wrong.append("origin")
+            return
+        said = self.event.data
+        for name in ("origin", "drawn", "streams", "queue"):
+            if name == "queue" and name not in said:
+                continue      # an operator may have asked for none
+            if canonical([said.get(name)]) != canonical([self.prefix.forked.get(name)]):
+                self.wrong.append(name)
+
+    def take(self, event: Event) -> None:
+        self.trials += 1
+        at = self.trials - 1
+        if self.prefix is None or "trial.imported" in self.wrong:
+            return
+        if at >= len(self.prefix.imported) or canonical([event.trial, event.data]) != canonical(
+                [*self.prefix.imported[at]]):
+            self.wrong.append("trial.imported")
+
+    def moment(self) -> Moment:
+        count = None if self.prefix is None else len(self.prefix.imported)
+        if count != self.trials and self.prefix is not None and "trial.imported" not in self.wrong:
+            self.wrong.append("trial.imported")
+        expected = {} if self.prefix is None else {
+            name: self.prefix.forked[name] for name in ("origin", "drawn", "streams")}
+        return Moment(self.event, None, self.engine, tuple(self.wrong), {**expected, "imported": count})
+
+
+@dataclass(slots=True)
+class _Fold:
+    """The events up to now, and what is kept of them for the cases to come."""
+
+    state: State = field(default_factory=State)
+    frozen: dict[tuple[str, int], Frozen] = field(default_factory=dict)
+    fits: dict[int, Known] = field(default_factory=dict)
+    floors: dict[str, _Floor] = field(default_factory=dict)
+    prefixes: dict[int, Prefix] = field(default_factory=dict)
+    """By the seq of the first event of the fork."""
+    is_named: bool = False
+    """The engine in force is one that proposals name: the first releases said its versions alone, and did not."""
+
+    def apply(self, event: Event) -> None:
+        name = event.study or ""
+        before = self.state.studies.get(name)
+        version = before.version if before is not None else -1
+        apply(self.state, event)
+        study = self.state.studies.get(name)
+        if event.type == "engine.fingerprint":
+            self.is_named = "engine" in event.data["engine"]
+        elif event.type == "daemon.started":      # what lay ready lay in the memory of the one before
+            self.floors = {each: _Floor(event.seq, event.seq) for each in self.state.studies}
+        if study is None:
+            return
+        floor = self.floors.setdefault(name, _Floor())
+        if event.type in EMPTYING:
+            floor.drawer = event.seq
+        elif event.type == "trial.proposed" and event.data["sampler"] != "enqueued":
+            floor.saw(event.data.get("as_of"))
+        if study.version != version:
+            floor.version = event.seq
+        if event.type == "model.fitted" and study.fit is not None:
+            self.fits[event.seq] = Known(study.fit, event.data.get("as_of", -1), name)
+
+    def keep(self, study: str) -> None:
+        found = self.state.studies.get(study)
+        if found is not None:
+            self.frozen[study, self.state.seq] = freeze(found)
+
+    def keep_prefix(self, case: Case) -> None:
+        assert case.forked is not None
+        found = self.state.studies.get(case.forked["origin"]["study"])
+        if found is not None:
+            self.prefixes[case.seq] = prefix(self.state, found, spec_of(case.forked), keep_queue=True)
 
 
 def moments(events: Iterable[Event], cases: Sequence[Case]) -> Iterator[Moment]:
     """Fold the events; at each case say what was asked. The cases are of these events, in their order."""
-    state = State()
-    wanted = {case.seq for case in cases}
-    uses = Counter((case.study, case.as_of) for case in cases)
-    names: dict[int, set[str]] = {}
+    fold = _Fold()
+    wanted = {case.seq: case for case in cases}
+    uses = Counter((case.study, case.as_of) for case in cases if case.as_of is not None and case.forked is None)
+    kept: dict[int, set[str]] = {}
+    for study, as_of in uses:
+        kept.setdefault(as_of, set()).add(study)
+    forks: dict[int, list[Case]] = {}
     for case in cases:
-        names.setdefault(case.as_of, set()).add(case.study)
-    frozen: dict[tuple[str, int], _Frozen] = {}
-    fits: dict[int, Fit] = {}
+        if case.forked is not None and case.as_of is not None:
+            forks.setdefault(case.as_of, []).append(case)
+    fork: _Fork | None = None
     for event in events:
-        if event.seq in wanted:
-            assert event.study is not None
-            key = (event.study, event.data["as_of"])
-            yield _moment(state, event, frozen.get(key), fits)
-            uses[key] -= 1
-            if not uses[key]:
-                frozen.pop(key, None)
-        apply(state, event)
-        if event.type == "model.fitted":
-            fit = state.studies[event.study or ""].fit
-            assert fit is not None
-            fits[event.seq] = fit
-        for name in names.get(event.seq, ()):
-            study = state.studies.get(name)
-            if study is not None:
-                problem, pending = problem_of(study, (), study.drawn)
-                frozen[name, event.seq] = _Frozen(problem, pending, study.fit_seq, len(study.trials))
+        if fork is not None and not (event.type == "trial.imported" and event.study == fork.event.study):
+            yield fork.moment()
+            fork = None
+        if fork is not None:
+            fork.take(event)
+        case_here = wanted.get(event.seq)
+        if case_here is not None and case_here.forked is not None:
+            fork = _Fork(event, fold.state.fingerprint, fold.prefixes.pop(event.seq, None))
+            fork.begin()
+        elif case_here is not None:
+            yield _moment(fold, event, case_here)
+            if case_here.as_of is not None:
+                key = (case_here.study, case_here.as_of)
+                uses[key] -= 1
+                if not uses[key]:
+                    fold.frozen.pop(key, None)
+        fold.apply(event)
+        for name in kept.get(event.seq, ()):
+            fold.keep(name)
+        for case in forks.get(event.seq, ()):
+            fold.keep_prefix(case)
+    if fork is not None:
+        yield fork.moment()
 
 
-def _moment(state: State, event: Event, frozen: _Frozen | None, fits: Mapping[int, Fit]) -> Moment:
-    if frozen is None:
-        return Moment(event, None, state.fingerprint, ("as_of",))
+def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
+    engine = fold.state.fingerprint
+    if case.nonsense:
+        return Moment(event, None, engine, case.nonsense)
+    study, data = fold.state.studies[case.study], event.data
+    if data.get("sampler") == "enqueued":
+        return Moment(event, None, engine, (), _by_hand(study, event))
+    frozen, floor = fold.frozen.get((case.study, data["as_of"])), fold.floors[case.study]
+    if frozen is None or not floor.bears(event):
+        return Moment(event, None, engine, ("as_of",))
     if event.type == "model.fitted":
-        number = event.data.get("number", frozen.problem.number)
-        return Moment(event, replace(frozen.problem, number=number), state.fingerprint, ())
-    study = state.studies[event.study or ""]
-    data, wrong = event.data, list[str]()
-    ahead, as_said = _ahead(study, event, frozen)
-    fit, known = _fit(data, frozen, fits)
-    engine = data.get("engine")
-    if not as_said:
-        wrong.append("ahead")
-    if not known:
-        wrong.append("fit")
-    if "pending" in data and tuple(data["pending"]) != frozen.pending:
-        wrong.append("pending")
-    if engine is not None and engine != (state.fingerprint or "")[:16]:
-        wrong.append("engine")
-    # Candidates leave the drawer in their order, so number and draws follow from the trial before; but where two
-    # answers overtook each other the event says them.
-    problem = replace(frozen.problem, number=data.get("number", study.next_stream),
-                      drawn=data.get("after", study.drawn), pending=(*frozen.problem.pending, *ahead), fit=fit)
-    return Moment(event, problem, state.fingerprint, tuple(wrong))
+        number = data.get("number", frozen.problem.number)
+        return Moment(event, replace(frozen.problem, number=number), engine, ())
+    problem, wrong = asked(frozen, study.trials, event.trial or 0, study.drawn, data, fold.fits, study=study.name)
+    left_out = _left_out(data) if fold.is_named else ()
+    return Moment(event, problem, engine, (*wrong, *left_out, *_unlike(study, data, engine)))
 
 
-def _ahead(study: Study, event: Event, frozen: _Frozen) -> tuple[tuple[Params, ...], bool]:
-    """The candidates that lay before it, and whether the event says the same.
-
-    A drawer is first in, first out, and dropping one drops all behind it; so they are the trials proposed since
-    `as_of`. Except where another answer came in between: then only the event knows them.
-    """
-    data, number = event.data, event.trial or 0
-    said = tuple(_typed(study, params) for params in data.get("ahead", ()))
-    if "number" in data:
-        return said, True
-    found = tuple(trial.params for trial in study.trials[frozen.trials:number - 1])
-    # Logs from before proposals named their engine left the points of a design out.
-    return found, "ahead" not in data or "engine" not in data or said == found
+def _by_hand(study: Study, event: Event) -> Evidence:
+    """What the proposal of the point that was enqueued first says."""
+    return {"params": dict(study.queue[0]) if study.queue else None, "space_rev": study.space_rev,
+            "sampler": "enqueued", "drawn": study.drawn, "as_of": event.seq - 1}
 
 
-def _fit(data: Mapping[str, Any], frozen: _Frozen, fits: Mapping[int, Fit]) -> tuple[Fit | None, bool]:
-    """The fit that a proposal used, and whether there is such a one."""
-    seq = data.get("fit")
-    if not seq:
-        return frozen.problem.fit, seq is None or frozen.problem.fit is None
-    if seq == frozen.fit_seq:      # None if it was taken back, or if the model has no use for it
-        return frozen.problem.fit, True
-    return fits.get(seq), seq in fits
+def _left_out(data: Data) -> Iterator[str]:
+    """Where the log names its engine, a proposal says which one made it, and from what."""
+    for name in ("engine", "pending", "fit") if data["sampler"] == "bayes" else ("engine",):
+        if data.get(name) is None:
+            yield name
+
+
+def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:
+    if data.get("engine") is not None and data["engine"] != (engine or "")[:16]:
+        yield "engine"
+    if data["space_rev"] != study.space_rev:
+        yield "space_rev"
+    if study.queue:
+        yield "sampler"       # a point by hand goes before any drawn one
 
 
 # ---------------------------------------------------------------- asked again
+
+
+What = Literal["suggestion", "fit", "enqueued", "fork"]
+Level = Literal["L1", "L2", "L3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +340,8 @@ class Verdict:
     seq: int
     study: str
     trial: int | None
-    what: Literal["suggestion", "fit"]
-    level: Literal["L2", "L3"]
+    what: What
+    level: Level
     outcome: Outcome
     exact: bool
     """Equal to the last bit, whatever the level asks for."""
@@ -209,49 +350,94 @@ class Verdict:
     """Why a plainer sampler answered, in one word."""
     evidence: Evidence | None = None
     """Both answers, where they are not equal."""
+    reproduced: bool = True
+    """False: a plainer sampler answered for a reason that leaves no trace, and only its point was asked for again."""
 
 
 def judge(moment: Moment, engine: str) -> Verdict:
     """Ask again, and compare. `engine` is the fingerprint of what computes here."""
-    make = _judge_fit if moment.event.type == "model.fitted" else _judge_suggestion
-    return make(moment, "L2" if moment.engine == engine else "L3")
+    event = moment.event
+    level: Level = "L2" if moment.engine == engine else "L3"
+    what = _what(event)
+    try:
+        if what in ("enqueued", "fork"):
+            return _judge_record(moment, what)
+        if moment.problem is None:
+            return _unfounded(moment, what, level, {"differs": list(moment.wrong)})
+        return (_judge_fit if what == "fit" else _judge_suggestion)(moment, level)
+    except Exception as error:      # what an engine cannot even be asked is not what it was asked
+        return _unfounded(moment, what, level, {"differs": list(moment.wrong) or ["data"], "broke": repr(error)[:200]})
 
 
-def _judge_suggestion(moment: Moment, level: Literal["L2", "L3"]) -> Verdict:
+def _what(event: Event) -> What:
+    if event.type == "model.fitted":
+        return "fit"
+    if event.type in ("study.forked", "trial.imported"):
+        return "fork"
+    return "enqueued" if event.data.get("sampler") == "enqueued" else "suggestion"
+
+
+def _unfounded(moment: Moment, what: What, level: Level, evidence: Evidence) -> Verdict:
+    """Of an event from whose own words no problem can be built."""
+    event = moment.event
+    sampler, fallback = event.data.get("sampler"), event.data.get("fallback")
+    return Verdict(event.seq, event.study or "", event.trial, what, level, "diverged", False,
+                   None if sampler is None else str(sampler), _word(fallback),
+                   {"recorded": _said(event.data), "recomputed": {}, **_asked(moment), **evidence})
+
+
+def _judge_record(moment: Moment, what: What) -> Verdict:
+    """What no engine made follows from the record alone: a point by hand, and what a fork takes over."""
+    event, expected = moment.event, moment.expected
+    differs = list(moment.wrong)
+    if what == "enqueued" and not differs and expected is not None:
+        differs = [name for name in sorted(expected.keys() | event.data.keys())
+                   if canonical([event.data.get(name)]) != canonical([expected.get(name)])]
+    if differs or expected is None:
+        said = {name: event.data[name] for name in (expected or event.data) if name in event.data}
+        return _unfounded(moment, what, "L1", {
+            "differs": differs, "recorded": said, "recomputed": dict(expected or {})})
+    return Verdict(event.seq, event.study or "", event.trial, what, "L1", "same", True, event.data.get("sampler"))
+
+
+def _judge_suggestion(moment: Moment, level: Level) -> Verdict:
     event, problem = moment.event, moment.problem
+    assert problem is not None
     said = _said(event.data)
-    made = None if problem is None else _again(problem, event.data)
+    made, is_plain = _again(problem, event.data)
     found = {} if made is None else _made(made)
-    differs = [*moment.wrong, *(name for name in said | found if not _equal(said, found, name, event.data))]
+    differs = list(dict.fromkeys(
+        (*moment.wrong, *(name for name in said | found if not _equal(said, found, name, event.data)))))
     point = not moment.wrong and not {"params", "sampler", "drawn"} & set(differs)
     outcome: Outcome = "same" if not differs or (level == "L3" and point) else "diverged"
     evidence: Evidence | None = None
     if differs:
-        evidence = {"differs": differs, "recorded": said, "recomputed": found, **_asked(moment)}
-        if problem is not None:
-            worth = _worth(problem, event.data)
-            evidence |= {"acquisition_of_recorded": worth, "acquisition_of_recomputed": found.get("acquisition")}
-            if level == "L3" and outcome == "diverged" and not moment.wrong and _tied(
-                    problem, said, found, worth):
-                outcome = "tied"
+        worth = _worth(problem, event.data)
+        evidence = {"differs": differs, "recorded": said, "recomputed": found, **_asked(moment),
+                    "acquisition_of_recorded": worth, "acquisition_of_recomputed": found.get("acquisition")}
+        if level == "L3" and outcome == "diverged" and not moment.wrong and _tied(problem, said, found, worth):
+            outcome = "tied"
         if outcome != "diverged" and level == "L3" and point:
             evidence = None        # other last bits of the evidence are no news on another engine
     return Verdict(event.seq, event.study or "", event.trial, "suggestion", level, outcome, not differs,
-                   event.data["sampler"], _word(event.data.get("fallback")), evidence)
+                   event.data["sampler"], _word(event.data.get("fallback")), evidence, not is_plain)
 
 
-def _again(problem: Problem, data: Mapping[str, Any]) -> Proposal | None:
-    """What the engine says now; where a plainer sampler answered, by the clock or by an accident, what that says."""
+def _again(problem: Problem, data: Mapping[str, Any]) -> tuple[Proposal | None, bool]:
+    """What the engine says now; where a plainer sampler answered, by the clock or by an accident, what that says,
+    and that it is that. Another reason than the service and the engine give is none: the engine's answer stands."""
     fallback = data.get("fallback")
     plain = replace(problem, method="random")
-    if fallback == UNDER_DEADLINE or (fallback or "").startswith(UPSET):
+    if fallback is not None and BY_SERVICE.fullmatch(fallback):
         proposals = optimize.suggest(plain).proposals
-        return replace(proposals[0], fallback=fallback, drawn=problem.drawn) if proposals else None
+        return replace(proposals[0], fallback=fallback, drawn=problem.drawn) if proposals else None, True
     proposals = optimize.suggest(problem).proposals
-    if fallback is not None and data["sampler"] == "random" and not (proposals and proposals[0].fallback):
+    upset = fallback is not None and BY_ENGINE.fullmatch(fallback) and fallback.startswith(f"{problem.method}: ")
+    if upset and data["sampler"] == "random" and not (proposals and proposals[0].fallback):
         # What upset it then, such as a lack of memory, does not now.
         proposals = tuple(replace(each, fallback=fallback) for each in optimize.suggest(plain).proposals)
-    return proposals[0] if proposals else None
+        return proposals[0] if proposals else None, True
+    return proposals[0] if proposals else None, False
 
 
 _FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback")
@@ -277,8 +463,8 @@ def _equal(said: Evidence, found: Evidence, name: str, data: Mapping[str, Any]) 
 
 def _asked(moment: Moment) -> Evidence:
     data = moment.event.data
-    return {"as_of": data["as_of"], "engine": moment.engine, **{
-        name: data[name] for name in ("fit", "pending", "ahead", "number", "after", "space_rev") if name in data}}
+    names = ("as_of", "fit", "pending", "ahead", "number", "after", "space_rev")
+    return {"engine": moment.engine, **{name: data[name] for name in names if name in data}}
 
 
 def _worth(problem: Problem, data: Mapping[str, Any]) -> float | None:
@@ -304,7 +490,7 @@ def _tied(problem: Problem, said: Evidence, found: Evidence, worth: float | None
     return bool(worth >= best - TIE * max(1.0, abs(best)))
 
 
-def _judge_fit(moment: Moment, level: Literal["L2", "L3"]) -> Verdict:
+def _judge_fit(moment: Moment, level: Level) -> Verdict:
     event, problem, data = moment.event, moment.problem, moment.event.data
     said = Fit(data["model"], data["n"], tuple(map(float, data["theta"])))
     made = None if problem is None else _fitted(problem)
@@ -335,21 +521,28 @@ def _fit_data(fit: Fit) -> Evidence:
     return {"model": fit.model, "n": fit.n, "theta": list(fit.theta)}
 
 
-def _word(fallback: str | None) -> str | None:
-    return None if fallback is None else fallback.split(":")[0]
+def _word(fallback: Any) -> str | None:
+    return None if fallback is None else str(fallback).split(":")[0]
 
 
 # ---------------------------------------------------------------- the sum of it
 
 
-ROWS = (("L2", "suggestion", "suggestions, same engine, bit for bit"), ("L2", "fit", "fits, same engine, bit for bit"),
-        ("L3", "suggestion", "suggestions, another engine"), ("L3", "fit", "fits, another engine"))
+ROWS = (("L1", "enqueued", "points by hand, as they were enqueued"),
+        ("L1", "fork", "forks, as their origin was"),
+        ("L2", "suggestion", "suggestions, same engine, bit for bit"), ("L2", "fit", "fits, same engine, bit for bit"),
+        ("L2", "plain", "not reproduced (the plain point was)"),
+        ("L3", "suggestion", "suggestions, another engine"), ("L3", "fit", "fits, another engine"),
+        ("L3", "plain", "not reproduced (the plain point was)"))
 
 
 def table(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """How many of how many, for L2 and L3; a level that nothing was asked of is left out."""
-    counts = Counter[tuple[str, ...]]((each.level, each.what, each.outcome) for each in verdicts)
-    exact = Counter[tuple[str, ...]]((each.level, each.what) for each in verdicts if each.exact)
+    """How many of how many, level by level; a row that nothing was asked of is left out."""
+    def row(each: Verdict) -> tuple[str, str]:
+        return each.level, each.what if each.reproduced else "plain"
+
+    counts = Counter[tuple[str, ...]]((*row(each), each.outcome) for each in verdicts)
+    exact = Counter[tuple[str, ...]](row(each) for each in verdicts if each.exact)
     rows = []
     for level, what, words in ROWS:
         same, tied, diverged = (counts[level, what, outcome] for outcome in ("same", "tied", "diverged"))
@@ -380,7 +573,10 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def what_next(verdict: Verdict, differences: Sequence[str]) -> str:
     """What the reader of a difference does, in a sentence or two."""
     differs = (verdict.evidence or {}).get("differs", [])
-    provenance = [name for name in differs if name in ("as_of", "ahead", "fit", "pending", "engine")]
+    provenance = [name for name in differs if name in (
+        "as_of", "ahead", "fit", "pending", "engine", "number", "after", "space_rev")]
+    if verdict.what in ("enqueued", "fork") or not verdict.evidence or not verdict.evidence.get("recomputed"):
+        provenance = differs
     if provenance:
         return (f"The events before event {verdict.seq} do not bear out its {', '.join(provenance)}: no daemon wrote "
                 "it so. Compare the file with a copy or a signed checkpoint kept elsewhere.")

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -30,6 +31,7 @@ from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.row import Row
 from bayesd.study.state import Event, State, replay
 from bayesd.testing import Daemon, MemoryBroker, inline, run
+from bayesd.why.witness import Witness
 
 HERE = fingerprint("0")
 ENGINE = engine_id(HERE)
@@ -97,7 +99,8 @@ def proposed(events: Sequence[Event]) -> list[Event]:
 def passes(events: Sequence[Event]) -> Counter[str | None]:
     """Everything is equal to the last bit; how many suggestions of each sampler there were."""
     verdicts = audit(events, here(events))
-    assert [each for each in verdicts if not each.exact or each.level != "L2" or each.outcome != "same"] == []
+    assert [each for each in verdicts if not each.exact or each.outcome != "same"] == []
+    assert {each.level for each in verdicts if each.what in ("suggestion", "fit")} <= {"L2"}
     asked = [event for event in proposed(events) if event.data["sampler"] != "enqueued"]
     assert len([each for each in verdicts if each.what == "suggestion"]) == len(asked)
     assert len([each for each in verdicts if each.what == "fit"]) == sum(
@@ -558,3 +561,196 @@ def test_what_is_before_a_damage_is_audited_and_the_damage_named(log: Path, tmp_
     (tmp_path / "text.db").write_text("not a log\n" * 100)
     assert "event 1" in sh(f"log audit {tmp_path}/text.db", code=65).err
     assert "No such file" in sh(f"log audit {tmp_path}/nothing.db", code=78).err
+
+
+# --- What no honest daemon writes ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def eventful(tmp_path_factory: pytest.TempPathFactory) -> list[Envelope]:
+    """Points by hand at 4, a trial that is voided at 11, a fork at the end."""
+    path = tmp_path_factory.mktemp("eventful") / "log.db"
+
+    def meanwhile(study: Study, i: int) -> None:
+        if i == 4:
+            study.enqueue({"x": 1.25, "y": 2})
+            study.enqueue({"x": -2, "y": 0.5})
+        elif i == 11:
+            study._request("trial.void", {"study": study.name, "trial": 3, "reason": "the sensor was unplugged"})
+        elif i == 13:
+            study.fork("again")
+
+    passes(play(path, 14, space=FLOATS, meanwhile=meanwhile))
+    return envelopes(path)
+
+
+def verdict_of(said: list[Envelope], change: Callable[[list[Envelope]], int]) -> Verdict:
+    """Of the event that was changed, the chain made right again."""
+    said = json.loads(json.dumps(said))
+    seq = change(said)
+    events = [event_of(row.body, row.hash) for row in sealed(said)]
+    return next(each for each in audit(events, here(events), from_seq=seq) if each.seq == seq)
+
+
+def changed(name: str, value: Any, n: int = 2, **which: Any) -> Callable[[list[Envelope]], int]:
+    """A change of the third proposal by a model, or of another event; None leaves the field out."""
+    def change(said: list[Envelope]) -> int:
+        event = nth(said, n, **(which or {"type": "trial.proposed", "sampler": "bayes"}))
+        event["data"][name] = value
+        if value is None:
+            del event["data"][name]
+        return int(event["seq"])
+    return change
+
+
+BY_HAND = {"type": "trial.proposed", "sampler": "enqueued", "n": 0}
+FITTED = {"type": "model.fitted", "n": 0}
+NOT_SO: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "no pending": ("pending", None, {}), "no fit": ("fit", None, {}), "no engine": ("engine", None, {}),
+    "no index": ("index", None, {}), "another space": ("space_rev", 7, {}), "a number that follows": ("number", 9, {}),
+    "an unknown sampler": ("sampler", "tpe", {}), "a reason nobody gives": ("fallback", "because I say so", {}),
+    "a reason of another method": ("fallback", "sobol: ValueError: x", {}),
+    "another point by hand": ("params", {"x": -4, "y": 4}, BY_HAND), "draws by hand": ("drawn", 5, BY_HAND),
+    "another moment by hand": ("as_of", 3, BY_HAND), "no moment": ("as_of", None, {}), "a list": ("as_of", [1], {}),
+    "a text for a number": ("as_of", "12", {}), "ahead text": ("ahead", "x", {}), "ahead numbers": ("ahead", [1], {}),
+    "pending 7": ("pending", 7, {}), "fallback 7": ("fallback", 7, {}), "after text": ("after", "x", {}),
+    "fit list": ("fit", [1], {}), "engine 7": ("engine", 7, {}), "acquisition text": ("acquisition", "x", {}),
+    "no theta": ("theta", [], FITTED), "n text": ("n", "x", FITTED), "a fit of no moment": ("as_of", None, FITTED),
+}
+
+
+@pytest.mark.parametrize("name", NOT_SO)
+def test_a_field_that_no_daemon_writes_so_is_named(name: str, eventful: list[Envelope]) -> None:
+    field, value, which = NOT_SO[name]
+    verdict = verdict_of(eventful, changed(field, value, **which))
+    assert verdict.outcome == "diverged"
+    assert verdict.evidence is not None
+    assert field in verdict.evidence["differs"]
+
+
+def voided_before(said: list[Envelope], change: Callable[[Envelope, Envelope], None]) -> int:
+    """Let a proposal claim to have been made before an outcome was voided, as the one before it was."""
+    seq = nth(said, 0, type="outcome.voided")["seq"]
+    made = [each for each in said if each["type"] == "trial.proposed"]
+    last = max((each for each in made if each["seq"] < seq), key=lambda each: int(each["seq"]))
+    first = min((each for each in made if each["seq"] > seq), key=lambda each: int(each["seq"]))
+    change(last, first)
+    return int(first["seq"])
+
+
+def test_a_point_is_not_made_from_what_was_void_by_then(eventful: list[Envelope]) -> None:
+    """The engine would say just this point of that history; but the drawer in which it would have lain was emptied."""
+    def as_before(last: Envelope, first: Envelope) -> None:
+        first["data"] |= {name: last["data"][name] for name in ("as_of", "pending", "fit")}
+        first["data"]["ahead"] = [last["data"]["params"]]
+
+    verdict = verdict_of(eventful, partial(voided_before, change=as_before))
+    assert (verdict.evidence or {})["differs"] == ["as_of"]
+
+
+def asked_at(said: list[Envelope], seq: int) -> Problem:
+    events = [event_of(row.body, row.hash) for row in sealed(json.loads(json.dumps(said)))]
+    plan = Plan(from_seq=seq)
+    for each in events:
+        plan.note(each)
+    problem = next(moments(events, plan.cases[:1])).problem
+    assert problem is not None
+    return problem
+
+
+def answer_late(said: list[Envelope], event: Envelope) -> int:
+    """Let the event be just what answers under the deadline there."""
+    data = event["data"]
+    event["data"] = data = {**{name: data[name] for name in ("params", "space_rev", "as_of", "ahead") if name in data},
+                            "sampler": "random", "drawn": 0, "fallback": "deadline",
+                            "engine": nth(said, 0, type="engine.fingerprint")["data"]["fingerprint"][:16]}
+    problem = asked_at(said, event["seq"])
+    made = suggest(replace(problem, method="random")).proposals[0]
+    data |= {"params": dict(made.params), "stream": made.stream, "drawn": problem.drawn}
+    return int(event["seq"])
+
+
+def test_a_point_by_hand_goes_before_any_drawn_one(eventful: list[Envelope]) -> None:
+    def drawn(said: list[Envelope]) -> int:
+        return answer_late(said, nth(said, 0, type="trial.proposed", sampler="enqueued"))
+
+    verdict = verdict_of(eventful, drawn)
+    assert (verdict.evidence or {})["differs"] == ["sampler"]
+
+
+@pytest.mark.parametrize(("field", "change"), [
+    ("trial.imported", changed("values", {"value": -1000}, type="trial.imported", n=2)),
+    ("trial.imported", changed("params", {"x": 0, "y": 0}, type="trial.imported", n=4)),
+    ("origin", changed("origin", {"study": "study", "at": 30, "hash": "0" * 64}, type="study.forked", n=0)),
+    ("origin", changed("origin", {"study": "study", "at": 10_000, "hash": "0" * 64}, type="study.forked", n=0)),
+    ("streams", changed("streams", 77, type="study.forked", n=0))], ids=["value", "point", "moment", "none", "streams"])
+def test_a_fork_took_over_what_its_origin_knew(
+        field: str, change: Callable[[list[Envelope]], int], eventful: list[Envelope]) -> None:
+    def at_fork(said: list[Envelope]) -> int:
+        change(said)
+        return int(nth(said, 0, type="study.forked")["seq"])
+
+    verdict = verdict_of(eventful, at_fork)
+    assert (verdict.what, verdict.outcome) == ("fork", "diverged")
+    assert field in (verdict.evidence or {})["differs"]
+
+
+def test_what_a_fork_took_over_is_whole_and_nobody_adds_to_it(eventful: list[Envelope]) -> None:
+    def rest(said: list[Envelope], taken: int) -> int:
+        """Only so many trials are taken over; the chain ends there."""
+        fork = nth(said, 0, type="study.forked")["seq"]
+        del said[fork + taken:]
+        return int(fork)
+
+    whole = sum(each["type"] == "trial.imported" for each in eventful)
+    assert verdict_of(eventful, partial(rest, taken=whole)).outcome == "same"
+    assert verdict_of(eventful, partial(rest, taken=whole - 1)).outcome == "diverged"
+
+    def stray(said: list[Envelope]) -> int:
+        last = [each for each in said if each["type"] == "trial.imported"][-1]
+        rest(said, whole)
+        said += [{**said[0], "seq": said[-1]["seq"] + 1, "type": "clock.jumped", "crit": False, "data": {"by_s": 1}},
+                 {**last, "seq": said[-1]["seq"] + 2}]
+        return int(said[-1]["seq"])
+
+    assert verdict_of(eventful, stray).outcome == "diverged"
+
+
+def test_what_was_slow_or_broke_is_counted_by_itself(log: Path, tmp_path: Path, sh: Shell) -> None:
+    """Nobody can prove that a model was slow: a reader sees for how many points the log claims it."""
+    def slow(said: list[Envelope]) -> int:
+        event = [each for each in said if each["type"] == "trial.proposed"][-1]
+        return answer_late(said, event)
+
+    seq = forge(log, tmp_path / "forged.db", slow)
+    said = sh(f"log audit {tmp_path}/forged.db --from {seq} -f json").json
+    (row,) = said["levels"][2:]
+    assert (row["what"], row["checked"]) == ("not reproduced (the plain point was)", 1)
+    assert said["not_reproduced"] == 1
+
+
+def test_who_explains_a_suggestion_and_who_asks_again_speak_of_one_problem() -> None:
+    events = serve(thinking(lambda problem: 4.0 if problem.number % 4 == 0 else 0.02), workers=3, trials=8,
+                   space=FLOATS)
+    proposals = [event for event in proposed(events) if event.data["sampler"] != "enqueued"]
+    witness = Witness("s", {event.data["as_of"] for event in proposals}, {event.trial or 0 for event in proposals})
+    for event in events:
+        witness.see(event, b'{"time": "2026-01-01T00:00:00Z"}')
+    witness.end()
+    plan = Plan()
+    for event in events:
+        plan.note(event)
+    asked = {moment.event.trial: moment.problem for moment in moments(events, plan.cases)
+             if moment.event.type == "trial.proposed"}
+    assert len(asked) == len(proposals) > 20
+    assert any("number" in event.data for event in proposals)
+    assert {number: witness.problem(number or 0) for number in asked} == asked
+
+
+def test_a_log_from_before_proposals_named_their_engine_is_not_blamed_for_it() -> None:
+    lines = (Path(__file__).parents[1] / "golden" / "log-3.jsonl").read_text().splitlines()
+    events = [event_of(line.encode(), bytes(32)) for line in lines if '"seq":' in line]
+    verdicts = audit(events)
+    assert len(verdicts) > 30
+    named = ("engine", "index", "as_of", "ahead", "pending", "fit")
+    assert not [each for each in verdicts for name in (each.evidence or {}).get("differs", ()) if name in named]

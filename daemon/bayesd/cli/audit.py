@@ -45,9 +45,11 @@ def register(top: click.Group) -> None:
 def audit(file: Path, study: str | None, from_seq: int, jobs: int, format: str) -> None:
     """Recompute every suggestion of FILE, offline.
 
-    L0 bytes and chain; L1 state; L2 where the engine (versions, BLAS kernel, processor features) is the one that
-    wrote them: points, acquisitions and fits, bit for bit; L3 elsewhere: the same point, or a tied one, whose
-    acquisition is as high to one in a million. Ends with 1 when anything differs, 65 when FILE is damaged.
+    L0 bytes and chain; L1 state, points by hand and forks; L2 where the engine (versions, BLAS kernel, processor
+    features) is the one that wrote them: points, acquisitions and fits, bit for bit; L3 elsewhere: the same point,
+    or a tied one, whose acquisition is as high to one in a million. What a plainer sampler answered since the model
+    was slow or broke is counted by itself: that it was so, no log can prove. Ends with 1 when anything differs, 65
+    when FILE is damaged.
     """
     report, damage = audited(file, study, from_seq, jobs)
     _show(format, report)
@@ -70,7 +72,7 @@ def audited(file: Path, study: str | None = None, from_seq: int = 1,
     here = need("bayesd.fingerprint").fingerprint(__version__)
     engine = need("bayesd.study.desk").engine_id(here)
     with show.progress("recomputing", len(plan.cases)) as advance:
-        verdicts = _judged(file, folded.state.seq, plan.cases, engine, jobs, advance)
+        verdicts = _judged(file, plan.last, plan.cases, engine, jobs, advance)
     failed = [each for each in verdicts if each.outcome == "diverged"]
     ties = [each for each in verdicts if each.outcome == "tied"]
     events = max(offline.count(file) or 0, proof.events) if proof.damage is not None else proof.events
@@ -81,6 +83,7 @@ def audited(file: Path, study: str | None = None, from_seq: int = 1,
         "engines": [{"fingerprint": name, "seq": seq, "here": name == engine, "apart": audits.apart(said, here)}
                     for name, (seq, said) in plan.engines.items()],
         "levels": levels, "enqueued": plan.enqueued, "unknown_samplers": dict(plan.unknown),
+        "not_reproduced": sum(not each.reproduced for each in verdicts),
         "fallbacks": dict(Counter(each.fallback for each in verdicts if each.fallback)),
         "passed": damage is None and not failed, "differences": len(failed),
         "first_difference": _difference(failed[0], plan, here) if failed else None,
@@ -204,7 +207,7 @@ def _difference(verdict: "Verdict", plan: "Plan", here: dict[str, Any]) -> dict[
 
 
 def _checked(report: dict[str, Any]) -> int:
-    return sum(row["checked"] for row in report["levels"] if row["level"] in ("L2", "L3"))
+    return sum(row["checked"] for row in report["levels"][2:])      # but for bytes and saved states
 
 
 def _show(format: str, report: dict[str, Any]) -> None:
@@ -214,7 +217,7 @@ def _show(format: str, report: dict[str, Any]) -> None:
         return
     show.rows("table", report["levels"], _COLUMNS)
     others = [("enqueued by hand", report["enqueued"]), ("answered by a plainer sampler", report["fallbacks"]),
-              ("of unknown samplers, not recomputed", report["unknown_samplers"])]
+              ("of samplers that this version does not have", report["unknown_samplers"])]
     lines = [(label, value) for label, value in others if value]
     lines += [("another engine from event " + str(each["seq"]), "; ".join(each["apart"]))
               for each in report["engines"] if not each["here"]]
@@ -234,7 +237,7 @@ def _page(first: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         for key, value in answer.items():
             yield f"  {key}", repr(value)
     for name in ("acquisition_of_recorded", "acquisition_of_recomputed", "doubt_of_recorded", "doubt_of_recomputed",
-                 "apart", "as_of", "fit", "pending", "ahead", "number", "engine"):
+                 "apart", "broke", "as_of", "fit", "pending", "ahead", "number", "engine"):
         if name in first:
             yield name.replace("_", " "), repr(first[name])
     yield "next", first["next"]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bayesd.study.desk import Desk
+from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.problem import Fit, Observation, Problem
 from bayesd.study.state import Data, Event, State, Study, Trial, apply
 from bayesd.study.texts import Words, ref_of
@@ -57,20 +57,29 @@ class Moment:
     seq: int
     time: str | None
     spec: StudySpec
-    problem: Problem
-    """What the optimiser would have been asked, had nothing lain ready."""
-    trials: int
-    """How many were proposed: the next one has the number after."""
+    frozen: Frozen
     counts: dict[str, int]
     best: tuple[int, float] | None
     """Trial with the best observed value of the first objective, and that value."""
     values: dict[int, tuple[float, ...]]
     """Of the complete trials."""
-    pending: tuple[int, ...]
-    fit_seq: int
     engine: Entry | None
     imported: int = 0
     """Trials that were measured elsewhere and are not void: no budget counts them."""
+
+    @property
+    def problem(self) -> Problem:
+        """What the optimiser would have been asked, had nothing lain ready."""
+        return self.frozen.problem
+
+    @property
+    def trials(self) -> int:
+        """How many were proposed: the next one has the number after."""
+        return self.frozen.trials
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        return self.frozen.pending
 
     @property
     def history(self) -> tuple[Observation, ...]:
@@ -93,6 +102,8 @@ class Witness:
     """The last event of each type about daemon and log."""
     kept: dict[int, list[Entry]] = field(default_factory=dict)
     fits: dict[int, Fit] = field(default_factory=dict)
+    drawn: dict[int, int] = field(default_factory=dict)
+    """Of the trials that are asked about: what the study had drawn before."""
     enqueued: dict[int, Entry] = field(default_factory=dict)
     """Trial -> what put it into the queue."""
     last: dict[str, Entry] = field(default_factory=dict)
@@ -106,6 +117,7 @@ class Witness:
     seq: int = 0
     """The last event of the log, of whatever study."""
     time: str | None = None
+    _known: dict[int, Known] = field(default_factory=dict)
     _due: deque[int] = field(default_factory=deque)
     _queue: list[tuple[dict[str, Any], Entry]] = field(default_factory=list)
 
@@ -127,6 +139,8 @@ class Witness:
         self.seq = event.seq
         if event.study not in (None, self.name):
             return
+        if event.type == "trial.proposed" and event.trial is not None and event.trial in self.trials:
+            self.drawn[event.trial] = self.study.drawn
         apply(self.state, narrowed(event, self.name))
         entry = entry_of(event, body)
         self.time = entry.time
@@ -146,6 +160,7 @@ class Witness:
             self.kept.setdefault(event.trial, []).append(entry)
         if event.type == "model.fitted" and self.study.fit is not None:
             self.fits[event.seq] = self.study.fit
+            self._known[event.seq] = Known(self.study.fit, event.data["as_of"], self.name)
         self._follow_queue(entry)
 
     def pass_by(self, seq: int) -> None:
@@ -211,17 +226,17 @@ class Witness:
         """What the optimiser was asked when it proposed this trial, made again from the record."""
         proposed = self.proposal(number)
         then = self.moments.get(proposed.data["as_of"])
-        return None if then is None else problem_of(then, self.study, number, proposed.data, self.fits)
+        return None if then is None else asked(then.frozen, self.study.trials, number, self.drawn[number],
+                                               proposed.data, self._known, study=self.name)[0]
 
 
 def moment(state: State, study: Study, seq: int, time: str | None, engine: Entry | None = None) -> Moment:
-    problem, pending = Desk(state).problem(study)
     best = study.best
     return Moment(
-        seq, time, study.spec, problem, len(study.trials), dict(study.counts),
+        seq, time, study.spec, freeze(study), dict(study.counts),
         (best.number, best.values[0]) if best is not None and best.values else None,
         {trial.number: trial.values for trial in study.trials if trial.status == "complete" and trial.values},
-        pending, study.fit_seq, engine, study.imported)
+        engine, study.imported)
 
 
 def narrowed(event: Event, study: str) -> Event:
@@ -230,21 +245,6 @@ def narrowed(event: Event, study: str) -> Event:
         return event
     return replace(event, data={**event.data, **{key: [each for each in event.data[key] if each[0] == study]
                                                  for key in ("took", "ended")}})
-
-
-def problem_of(then: Moment, study: Study, number: int, data: Data, fits: dict[int, Fit]) -> Problem:
-    """The problem behind a `trial.proposed`: the study at its `as_of`, with the candidates that lay before it and
-    the fit that it used.
-
-    A drawer is first in, first out, and dropping one drops all behind it; so what lay before a candidate became
-    the trials since `as_of`. Only where a plainer sampler answered meanwhile does the event alone know it.
-    """
-    ahead = [dict(params) for params in data.get("ahead", ())] if "number" in data else \
-        [trial.params for trial in study.trials[then.trials:number - 1]]
-    seq = data.get("fit")
-    fit = then.problem.fit if not seq or seq == then.fit_seq else fits.get(seq)
-    return replace(then.problem, number=data.get("number") or number + study.streams, fit=fit,
-                   pending=(*then.problem.pending, *ahead))
 
 
 def moments_for(proposals: Iterable[Data], outcomes: Iterable[int]) -> set[int]:
