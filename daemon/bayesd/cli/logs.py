@@ -17,6 +17,7 @@ from bayesd.cli.proofs import asking, heads_of, key_option, keys_of
 from bayesd.show import Column
 
 POLL_S = 0.5
+IO = 74
 
 
 def register(top: click.Group) -> None:
@@ -29,7 +30,7 @@ def log() -> None:
     """Prove, replay, read or export a log."""
 
 
-_file = click.argument("file", type=click.Path(path_type=Path))
+_file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
 # --- Verify ------------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ _file = click.argument("file", type=click.Path(path_type=Path))
 
 @verb(log, "verify", "bayesd log verify tuning.db\nbayesd log verify tuning.db --key log.vkey --head heads.txt\n"
                      "bayesd log verify archive/*.jsonl.gz tuning.db")
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=click.Path(path_type=Path, dir_okay=False), nargs=-1, required=True, metavar="FILE...")
 @key_option
 @click.option("--head", "heads", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
               help="A file of signed notes kept elsewhere: the log must still hold what they were signed over.")
@@ -64,6 +65,8 @@ def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequen
     with show.progress("verifying", offline.count(file)) as advance:
         found = asking(offline.examine, file, advance, keys, heads)
     report, folded, damage, verdict = found.report, found.folded, found.damage, found.report.verdict
+    if isinstance(damage, need("bayesd.logfile").NoLog):
+        raise damage            # there is nothing to show of it
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "root": report.tree.root().hex(), "epoch": report.epoch,
               "chain": "intact" if report.is_whole else "broken",
@@ -278,7 +281,10 @@ def export(file: Path, output: Path | None, after: int) -> None:
     logs = need("bayesd.log")
     events = logs.read_events(file, after)
     with show.progress("exporting", offline.count(file)) as advance:
-        target = output.open("wb") if output is not None else sys.stdout.buffer
+        try:
+            target = output.open("wb") if output is not None else sys.stdout.buffer
+        except OSError as error:
+            raise Trouble(f"cannot write {output}: {error.strerror}. Name another file with -o", IO) from error
         try:
             for seq, body, _ in events:
                 target.write(body + b"\n")
@@ -316,7 +322,8 @@ _SEGMENTS = (Column("segment", "SEGMENT"), Column("first", "FIRST", True), Colum
 
 @verb(log, "import", "bayesd log import archive/*.jsonl.gz -o again.db\n"
                      "bayesd log import archive/*.jsonl.gz tuning.db -o whole.db")
-@click.argument("files", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True, metavar="SEGMENT...")
+@click.argument("files", type=click.Path(path_type=Path, exists=True, dir_okay=False), nargs=-1, required=True,
+                metavar="SEGMENT...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True,
               help="The log to make; nothing is overwritten.")
 @format_option

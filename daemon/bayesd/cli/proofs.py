@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DAMAGED = 65      # what is not what was signed ends as a damaged log does
 
-_FILE = click.argument("file", type=click.Path(path_type=Path))
+_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
 def register(log: click.Group) -> None:
