@@ -13,11 +13,12 @@ from bayesd import show
 from bayesd.call import Client
 from bayesd.cli import offline, phrases, proofs
 from bayesd.cli.common import USAGE, Reaching, Trouble, format_option, need, reaching, verb
-from bayesd.cli.proofs import asking, heads_of, key_option, keys_of
+from bayesd.cli.proofs import DAMAGED, asking, heads_of, key_option, keys_of
 from bayesd.show import Column
 
 POLL_S = 0.5
 IO = 74
+FOREIGN = "under the key that was given"        # as the evidence says it of a note by another key
 
 
 def register(top: click.Group) -> None:
@@ -67,6 +68,7 @@ def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequen
     report, folded, damage, verdict = found.report, found.folded, found.damage, found.report.verdict
     if isinstance(damage, need("bayesd.logfile").NoLog):
         raise damage            # there is nothing to show of it
+    _must_be_of_this_log(file, report, heads)
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "root": report.tree.root().hex(), "epoch": report.epoch,
               "chain": "intact" if report.is_whole else "broken",
@@ -81,12 +83,38 @@ def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequen
               "damaged_between": None if damage is None else [damage.first, damage.last],
               "narrowed_to": None if damage is None or damage.narrowed == damage.first
               else [damage.narrowed, damage.last]}
+    shown = {**answer, "given_up": f"{verdict.given_up} notes" if verdict.given_up != 1 else "1 note"} \
+        if verdict.given_up else answer
     only_json = ("signed_events", "notes", "heads", "keys_from", "damaged_seq")
     show.record(format, answer,
-                [(key, value) for key, value in answer.items() if value is not None and key not in only_json],
+                [(key, value) for key, value in shown.items() if value is not None and key not in only_json],
                 ["damaged" if damage else "verified", folded.events, answer["head"]])
+    _must_be_signed(file, report, keys)
     if damage is not None:
         raise damage
+
+
+def _must_be_of_this_log(file: Path, report: Any, heads: Sequence[Any]) -> None:
+    """Heads of another log say nothing of this one, so it is no damage that they do not fit."""
+    read = need("bayesd.notes").read
+    others = {read(head.note).log: head.source for head in heads if report.log is not None
+              and read(head.note).log != report.log}
+    if others:
+        logs, sources = ", ".join(others), ", ".join(others.values())
+        raise Trouble(f"these heads are of another log: {sources} of {logs}, while {file} is log {report.log}. Give "
+                      "heads of this log, or the other log", USAGE)
+
+
+def _must_be_signed(file: Path, report: Any, keys: Sequence[str]) -> None:
+    """A key that was given must have signed something here."""
+    verdict = report.verdict
+    if not keys or verdict.signed or (report.damage is not None and FOREIGN not in report.damage.why):
+        return
+    if report.damage is None:
+        raise Trouble(f"nothing in {file} is signed by the key that was given: it has no signed note. Give a note from "
+                      "elsewhere with --head, or verify without --key, which proves the chain alone")
+    raise Trouble(f"nothing in {file} is signed by the key that was given: {report.damage.why}. Either the key is not "
+                  "that of this log, or somebody else signed it: compare it with the one that was kept", DAMAGED)
 
 
 def _verify_row(files: tuple[Path, ...], format: str) -> None:
