@@ -162,6 +162,21 @@ class Damaged(LogError):
         return Damaged, (self.seq, self.why, self.first, self.last, self.narrowed)
 
 
+class NoLog(Damaged):
+    """Nothing in the file says that it ever was a log. If it was one, its very beginning is gone."""
+
+    def __init__(self, path: AnyPath) -> None:
+        super().__init__(1, "the file is not a SQLite database")
+        self.path = path
+
+    def __str__(self) -> str:
+        return (f"{self.path} is not a log of bayesd: the file is not a SQLite database. If it was one, it is "
+                "damaged at event 1: keep a copy of it and restore a backup. Otherwise name the right file")
+
+    def __reduce__(self) -> tuple[type["NoLog"], tuple[AnyPath]]:     # type: ignore[override]
+        return NoLog, (self.path,)
+
+
 class LogBug(LogError, AssertionError):
     """We tried to write what may never be in a log. Nothing was written; report a bug."""
 
@@ -477,7 +492,7 @@ def _look_at_header(path: Path) -> None:
     if not header:
         raise CannotOpen(f"{path} is empty: no daemon has written to it yet")
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise Damaged(1, "the file is not a SQLite database")
+        raise NoLog(path)
     application = int.from_bytes(header[68:72], "big")
     version = int.from_bytes(header[60:64], "big")
     if application != APPLICATION_ID:

@@ -189,7 +189,7 @@ def read(note: str) -> Checkpoint:
 def split(text: str) -> list[str]:
     """The notes of a heads file: one after the other, an empty line between them. One note is such a file, too.
 
-    A half-written note at the end, as a crash leaves it, comes back as it is: its reader refuses it.
+    A half-written note, as a crash leaves it, comes back as it is: its reader decides what that means.
     """
     notes: list[str] = []
     current: list[str] = []
@@ -200,6 +200,9 @@ def split(text: str) -> list[str]:
             current, signed = [], False
             if line == "\n":
                 continue
+        if current and line.startswith(PREFIX):         # before it a crash cut a note short
+            notes.append("".join(current))
+            current, signed = [], False
         if not current and line == "\n":
             continue
         signed = line.startswith("\u2014 ")
@@ -212,6 +215,20 @@ def split(text: str) -> list[str]:
 def is_finished(note: str) -> bool:
     """Whether its last line is there and ends: a note that a crash cut short is not."""
     return _SIGNED.fullmatch(note) is not None
+
+
+_ID, _BASE64 = "[^\\s+]+", "[A-Za-z0-9+/=]+"
+_CUT = re.compile(f"{PREFIX}{_ID}(\n[0-9]+(\n{_BASE64}(\n\n(\u2014|\u2014 {_ID}|\u2014 {_ID} {_BASE64}))?)?)?")
+_SIGNATURE_BYTES = 68           # 4 of the key's id and 64 of Ed25519: the shortest that there is
+
+
+def is_cut(note: str) -> bool:
+    """Whether it is the beginning of a note and no more: what a crash leaves of one, at whatever byte it came."""
+    if is_finished(note):
+        signature = _from_base64(note.rstrip("\n").rpartition(" ")[2])
+        return signature is None or len(signature) < _SIGNATURE_BYTES
+    text = note.rstrip("\n").rstrip("\ufffd").rstrip("\n ")         # a dash is three bytes
+    return PREFIX.startswith(text) or _CUT.fullmatch(text) is not None
 
 
 def join(notes: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bayesd.config import ConfigError
 from bayesd.log import Log
-from bayesd.notes import BadKey, Signer, split
+from bayesd.notes import NOTE_MAX_BYTES, PREFIX, BadKey, BadNote, Signer, is_cut, read, split
 
 logger = logging.getLogger("bayesd")
 
@@ -66,15 +66,39 @@ class HeadFiles:
                     text = path.read_text(encoding="utf-8", errors="replace")
                 except OSError as error:
                     raise ConfigError(f"the heads in {path} cannot be read: {error.strerror}") from error
-                out.append((f"{where} {path}", split(text)))
+                notes = split(text)
+                if path is self._heads:
+                    notes = self._checked(text, notes)
+                out.append((f"{where} {path}", notes))
+        return out
+
+    def _checked(self, text: str, notes: list[str]) -> list[str]:
+        """Notes and nothing else: a file that no verifier can read is no witness. Raises ConfigError."""
+        out: list[str] = []
+        at = 0
+        for note in notes:
+            at = text.index(note, at)
+            if is_cut(note):
+                logger.warning("%s, line %d: a note that a crash cut short; it is left out", self._heads,
+                               text.count("\n", 0, at) + 1)
+            else:
+                try:
+                    read(note)
+                except BadNote as error:
+                    raise ConfigError(f"{self._heads}, line {text.count(chr(10), 0, at) + 1}: {error}. The heads file "
+                                      "holds nothing but notes: take out what is none, or name another file with "
+                                      "--heads") from error
+                out.append(note)
+            at += len(note)
         return out
 
     def keep(self, note: str) -> None:
-        """Append a note to the heads file and flush it."""
+        """Append a note to the heads file and flush it. What a crash left of the one before goes: it is no note, and
+        what checks the file later should find nothing else in it."""
         if self._heads is not None:
-            file = os.open(self._heads, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            file = os.open(self._heads, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             try:
-                os.write(file, f"{note}\n".encode())
+                os.write(file, _to_the_end_of_a_note(file) + f"{note}\n".encode())
                 os.fsync(file)
             finally:
                 os.close(file)
@@ -89,3 +113,19 @@ class HeadFiles:
     def forget(self) -> None:
         """The log is right again, or what was lost is given up."""
         self._refused.unlink(missing_ok=True)
+
+
+def _to_the_end_of_a_note(file: int) -> bytes:
+    """Cut off a note at the end of a heads file that is only begun. Returns what has to stand before the next one."""
+    size = os.fstat(file).st_size
+    begin = max(0, size - NOTE_MAX_BYTES)
+    tail = os.pread(file, NOTE_MAX_BYTES, begin)
+    last = split(tail.decode("utf-8", "replace"))[-1:]
+    if not last or not is_cut(last[0]):
+        return b"" if not tail or tail.endswith(b"\n\n") else b"\n" if tail.endswith(b"\n") else b"\n\n"
+    whole = tail.rfind(b"\n" + (PREFIX if last[0].startswith(PREFIX) else last[0].rstrip("\n")).encode()) + 1
+    try:
+        os.ftruncate(file, begin + whole)
+    except OSError:         # a file that can only grow: readers leave the piece out
+        return b"\n\n"
+    return b""

@@ -9,6 +9,7 @@ has one more way not to. Segments are for keeping copies elsewhere, a piece at a
 them. They hold no free text (see `texts.py`), so what is redacted in a log is not in its segments either.
 """
 
+import errno
 import gzip
 import hashlib
 import io
@@ -16,7 +17,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -27,6 +28,8 @@ from bayesd.logfile import (
     AnyPath,
     CannotOpen,
     Damaged,
+    DiskFull,
+    LogError,
     Look,
     Progress,
     create,
@@ -45,6 +48,24 @@ EVENTS = 1_000_000              # of a segment
 CHUNK = 1000
 SUFFIX = ".jsonl.gz"
 Item: TypeAlias = tuple[int, bytes, bytes]
+
+
+class Misused(CannotOpen):
+    """What was named cannot be used so; nothing is wrong with it."""
+
+    exit_code = 2
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Errors of the system while a file is made."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no space left to write {place}. Free some, or name another place with -o") from error
+        raise LogError(f"cannot write {error.filename or place}: {error.strerror or error}. Name another place with "
+                       "-o") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +114,15 @@ def archive(log: AnyPath, folder: Path, events: int = EVENTS, on_progress: Progr
         raise report.damage
     if report.log is None:
         return []
-    make_directory(folder)
-    done = _newest(folder, report.log)
+    with _writing(folder):
+        make_directory(folder)
+        done = _newest(folder, report.log)
     after, prev = (done.last, done.hash) if done is not None else (0, ZERO)
     if after > report.seq:
-        raise CannotOpen(f"{folder} holds events of this log up to {after}, and {log} ends at {report.seq}: it is an "
-                         "older copy. Nothing was written")
-    _clear(folder, report.log)
+        raise Misused(f"{folder} holds events of this log up to {after}, and {log} ends at {report.seq}: it is an "
+                      "older copy. Nothing was written")
+    with _writing(folder):
+        _clear(folder, report.log)
     out: list[Written] = []
     while after < report.seq:
         last = min(after + events, report.seq)
@@ -125,7 +148,7 @@ def _write(log: AnyPath, folder: Path, id: str, after: int, last: int, prev: str
     path = folder / f"{id}-{first:012}-{last:012}{SUFFIX}"
     part = path.with_name(path.name + ".part")
     lines, size, head = hashlib.sha256(), 0, prev
-    with translated(after), part.open("wb") as file:
+    with _writing(path), part.open("wb") as file:
         with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed:
             for seq, body, hash in chained(read_events(log, after, last), str(log), after, prev):
                 line = body + b"\n"
@@ -138,7 +161,7 @@ def _write(log: AnyPath, folder: Path, id: str, after: int, last: int, prev: str
         raise CannotOpen(f"{log} ends at event {after} while event {last} was there a moment ago")
     header = Header(id, first, last, prev, head, lines.hexdigest(), size,
                     [note for seq, note in notes_of(log) if first <= seq <= last])
-    with translated(after):
+    with _writing(path):
         part.rename(path)
         beside = _beside(path)
         with beside.with_name(beside.name + ".part").open("wb") as file:
@@ -189,12 +212,21 @@ _GZIP = b"\x1f\x8b"
 def header_of(path: Path) -> Header | None:
     """What stands beside a segment; None when nothing does."""
     try:
-        return Header(**orjson.loads(_beside(path).read_bytes()))
+        header = Header(**orjson.loads(_beside(path).read_bytes()))
+        if not all(isinstance(each, int) for each in (header.first, header.last)) or \
+                not all(_size_of(note) for note in header.notes):
+            raise ValueError("first and last are numbers, notes are signed notes")
+        return header
     except FileNotFoundError:
         return None
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CannotOpen(f"{_beside(path)} cannot be read ({error}); move it away, the segment can be checked "
                          "without it") from error
+
+
+def _size_of(note: str) -> int:
+    """How many events a note is of."""
+    return int(note.split("\n")[1])
 
 
 def _beside(path: Path) -> Path:
@@ -207,7 +239,7 @@ def chained(items: Iterable[Item], name: str, after: int, prev: str, look: Look 
         try:
             envelope = orjson.loads(body)
             said = envelope["seq"], envelope["prev"]
-            envelope["type"], envelope["actor"], envelope["data"]
+            envelope["type"], envelope["actor"], envelope["data"], envelope["log"], envelope["epoch"]
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(after + 1, f"what {name} has in its place is no event") from error
         if (seq, seq) != (after + 1, said[0]):
@@ -233,7 +265,10 @@ def _items(path: Path, after: int) -> Iterator[Item]:
         try:
             for line in lines:
                 body = line.rstrip(b"\n")
-                seq = orjson.loads(body)["seq"]
+                said = orjson.loads(body)["seq"]
+                if type(said) is not int:
+                    raise ValueError(f"{said!r} is not the number of an event")
+                seq = said
                 if seq > after:
                     yield seq, body, leaf_hash(body)
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
@@ -257,6 +292,7 @@ def join(paths: Sequence[Path], joined: Joined, look: Look | None = None) -> Ite
 
     A live log may hold what segments hold, too; it must then be the same. `joined` says how far the proof came.
     """
+    _must_be_files(paths)
     for path in _in_order(paths):
         header = None if is_log(path) else header_of(path)
         if not joined.seq:
@@ -264,7 +300,7 @@ def join(paths: Sequence[Path], joined: Joined, look: Look | None = None) -> Ite
             if first is None:
                 continue
             joined.first, joined.seq = first[0], first[0] - 1
-            joined.hash = orjson.loads(first[1])["prev"] if joined.seq else ZERO
+            joined.hash = orjson.loads(first[1]).get("prev") if joined.seq else ZERO
         if header is not None and (header.first, header.prev) != (joined.seq + 1, joined.hash):
             raise Damaged(joined.seq + 1, _gap(path, header, joined))
         if is_log(path):
@@ -283,7 +319,17 @@ def join(paths: Sequence[Path], joined: Joined, look: Look | None = None) -> Ite
             raise Damaged(min(joined.seq, header.last) + 1, f"{path} ends at event {joined.seq} and not as "
                                                             f"{_beside(path).name} says")
         joined.notes += notes_of(path) if is_log(path) else [
-            (int(note.split("\n")[1]), note) for note in (header.notes if header is not None else [])]
+            (_size_of(note), note) for note in (header.notes if header is not None else [])]
+
+
+def _must_be_files(paths: Iterable[Path]) -> None:
+    """What is no log and no segment, to look at, was named by mistake or has lost its beginning."""
+    for path in paths:
+        with translated(0):
+            if path.is_dir():
+                raise Misused(f"{path} is a directory: name the segments in it, {path}/*{SUFFIX}")
+            if path.stat().st_size == 0:
+                raise Misused(f"{path} is empty: it is no segment and no log. Leave it out, or fetch another copy")
 
 
 def _in_order(paths: Sequence[Path]) -> list[Path]:
@@ -328,10 +374,11 @@ def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
     a live log among them."""
     out = true_name(out)
     if out.exists():
-        raise CannotOpen(f"{out} is there already; name another file, nothing is overwritten")
+        raise Misused(f"{out} is there already; name another file, nothing is overwritten")
     part = Path(f"{out}.import")
     joined = Joined()
-    with translated(0):
+    _must_be_files(paths)
+    with translated(0), _writing(out):
         make_directory(out.parent)
         part.unlink(missing_ok=True)
         create(part)
@@ -341,13 +388,15 @@ def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
             for rows in _rows(join(paths, joined, look)):
                 if joined.first != 1:
                     break
-                db.executemany("""INSERT INTO event (seq, body, hash, type, study, trial, actor, cmd)
-                               VALUES (?, ?, ?, ?, ?, ?, ?, ?)""", [row[:8] for row in rows])
+                with translated(rows[0].seq - 1):
+                    db.executemany("""INSERT INTO event (seq, body, hash, type, study, trial, actor, cmd)
+                                   VALUES (?, ?, ?, ?, ?, ?, ?, ?)""", [row[:8] for row in rows])
                 if on_progress is not None:
                     on_progress(rows[-1].seq)
             if joined.first != 1:
-                raise CannotOpen(f"the files begin at event {joined.first}: a log needs all events from 1 on"
-                                 if joined.first else "the files hold no event")
+                raise Misused(f"the files begin at event {joined.first}: a log needs all events from 1 on. Name the "
+                              f"segments of events 1 to {joined.first - 1}, too" if joined.first else
+                              "the files hold no event: name segments, or what log export wrote")
             db.execute("UPDATE writer SET epoch = ? WHERE one = 1", (joined.epoch,))
             db.executemany("INSERT OR REPLACE INTO checkpoint (seq, note) VALUES (?, ?)",
                            [(seq, note.encode()) for seq, note in joined.notes])
@@ -358,7 +407,7 @@ def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
             db.commit()
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        with translated(joined.seq):
+        with _writing(out):
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             os.rename(part, out)

@@ -510,6 +510,8 @@ def test_a_study_and_a_beginning_are_chosen(log: Path, sh: Shell) -> None:
     said = sh(f"log audit {log} --study study --from {middle} -f json").json
     assert said["levels"][2]["checked"] == 4
     assert "no study 'other'" in sh(f"log audit {log} --study other", code=1).err
+    said = sh(f"log audit {log} --from 100000", code=2)
+    assert ("event 100000 is not there" in said.err, said.out) == (True, "")
 
 
 def test_a_saved_state_that_lies_is_damage(log: Path, tmp_path: Path, sh: Shell) -> None:

@@ -183,6 +183,14 @@ def test_every_verb_has_help_with_an_example(path: tuple[str, ...], sh: Shell) -
     assert len(head.splitlines()) > 3
 
 
+def test_every_example_can_be_pasted() -> None:
+    """A shell reads each of them to its end."""
+    examples = {" ".join(path): getattr(command, "example", "") for path, command in ALL.items()}
+    bad = {path: done.stderr for path, example in examples.items() for line in example.splitlines()
+           if (done := subprocess.run(["sh", "-n"], input=line + "\n", capture_output=True, text=True)).returncode}
+    assert bad == {}
+
+
 def test_every_verb_of_the_contract_is_there() -> None:
     wanted = """serve; demo; doctor; ask; tell; watch; completion; config show; config check; study create; study list;
         study show; study pause; study resume; study close; study amend; study enqueue; study best; study export;
@@ -378,6 +386,46 @@ def test_a_running_daemon_redacts_and_shows_what_is_left(at_home: Home, sh: Shel
     assert len(sh(f"log redact {log} --study words --trial {trial} --reason 'a name' -f json").json) == 2
     seen = sh("log tail --study words --no-follow -n 100 -f json").out
     assert (words in seen, "jane asked" in seen, "(redacted)" in seen) == (False, False, True)
+
+
+def test_a_redacted_worker_leaves_no_word_of_its_revocation(at_home: Home, sh: Shell) -> None:
+    create(sh, at_home, "gone")
+    for number in range(3):
+        trial = sh("ask gone --name jane").json["trial"]
+        sh(f"tell gone {trial} {number} --name jane")
+    sh("ask gone --name held2")
+    sh("trial void gone 4 --reason 'another matter'")
+    sh("worker revoke jane --void --reason 'jane.doe sold her laptop'")
+    log = at_home.folder / "log.db"
+
+    def raw() -> bytes:
+        return b"".join(each.read_bytes() for each in log.parent.glob("log.db*"))
+    assert b"jane.doe" in raw()
+    said = sh(f"log redact {log} --worker jane --reason 'a name' -f json").json
+    assert [each["type"] for each in said] == ["worker.revoked"] + 3 * ["outcome.voided"]
+    until = time.monotonic() + 20
+    while b"jane.doe" in raw() and time.monotonic() < until:      # a daemon cuts its WAL between results
+        time.sleep(0.1)
+    assert (b"jane.doe" in raw(), b"another matter" in raw()) == (False, True)
+
+
+def test_an_empty_reason_is_none(at_home: Home, sh: Shell) -> None:
+    create(sh, at_home, "why")
+    sh("ask why --name silent")
+    log = at_home.folder / "log.db"
+    for line in ("trial cancel why 1 --reason ''", "trial void why 1 --reason ' '", "worker revoke silent --reason ''",
+                 "worker revoke silent --void --reason ''", f"log redact {log} abcd --reason ''",
+                 f"serve --log {log} --accept-rollback ''"):
+        assert "reason" in sh(line, code=2).err, line
+    assert sh("trial show why 1 -f json").json["state"] == "running"
+
+
+def test_a_name_that_nobody_has_is_revoked_by_force_alone(at_home: Home, sh: Shell) -> None:
+    create(sh, at_home, "names")
+    sh("ask names --name somebody")
+    said = sh("worker revoke sombody --reason 'a typo'", code=1).err
+    assert ("no worker sombody" in said, "somebody" in said, "--force" in said) == (True, True, True)
+    assert "nobody is revoked" in sh("worker revoke nobody --force --reason 'must never come'").err
 
 
 def test_every_rule_of_the_daemon_can_be_typed() -> None:
@@ -677,6 +725,7 @@ def test_serve_ends_as_the_contract_says(at_home: Home, tmp_path: Path, sh: Shel
     assert "Traceback" not in taken.stderr
     done = serve("--log", str(tmp_path / "x.db"), "--broker", "http://x")
     assert done.returncode == 78, done.stderr
+    assert "--port does nothing with a broker of yours (http://x, from --broker)" in done.stderr
     (tmp_path / "text.db").write_bytes(b"this is not a log" * 100)
     done = serve("--log", str(tmp_path / "text.db"))
     assert done.returncode == 65, done.stderr

@@ -212,7 +212,13 @@ def test_what_is_no_log(tmp_path: Path, sh: Shell) -> None:
     for line in ("log verify", "log replay", "log show", "study list --log"):
         assert "No such file" in sh(f"{line} {tmp_path}/nothing.db", code=78).err
     (tmp_path / "text.db").write_text("not a log\n" * 100)
-    assert "event 1" in sh(f"log verify {tmp_path}/text.db", code=65).err
+    for line in ("log verify", "log verify -f json", "log audit"):
+        said = sh(f"{line} {tmp_path}/text.db", code=65)
+        assert ("is not a log of bayesd" in said.err, "event 1" in said.err, said.out) == (True, True, "")
+    for line in ("log verify", "log audit"):
+        (tmp_path / "empty.db").touch()
+        said = sh(f"{line} {tmp_path}/empty.db", code=78)
+        assert ("is empty" in said.err, said.out) == (True, "")
     with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as db:
         db.execute("CREATE TABLE x (y)")
     assert "not a log of bayesd" in sh(f"log verify {tmp_path}/other.db", code=78).err

@@ -68,6 +68,33 @@ def test_a_heads_file_that_a_crash_cut_short_is_used_up_to_there(made: World, sh
     assert "cut short" in said.err
 
 
+def test_pieces_of_notes_between_notes_are_left_out(made: World, sh: Shell, tmp_path: Path) -> None:
+    whole = join([made.heads[90]])
+    for end in (3, 12, len(whole) // 2, len(whole) - 30):
+        heads = saved(tmp_path / "heads.txt", whole[:end] + "\n\n" + join([made.heads[150]]))
+        said = sh(f"log verify {made.path} --head {heads} -f json")
+        assert (said.json["heads"], "cut short" in said.err) == (1, True)
+
+
+def test_a_key_that_was_given_must_have_signed(made: World, sh: Shell, tmp_path: Path) -> None:
+    said = sh(f"log verify {made.path} --key {made.thief.vkey}", code=65).err
+    assert ("is signed by the key that was given" in said, "restore a backup" in said) == (True, False)
+    bare = made.copy()
+    bare.notes.clear()
+    bare.write(tmp_path / "bare.db", made.template)
+    assert "it has no signed note" in sh(f"log verify {tmp_path}/bare.db --key {made.signer.vkey}", code=1).err
+    heads = saved(tmp_path / "heads.txt", join([made.heads[200]]))
+    sh(f"log verify {tmp_path}/bare.db --key {made.signer.vkey} --head {heads}")
+
+
+def test_heads_of_another_log_are_no_damage(made: World, sh: Shell, tmp_path: Path) -> None:
+    other = Signer("00000000deadbeef", bytes(32))
+    for notes in ([other.sign(7, bytes(32))], [made.heads[90], other.sign(999, bytes(32))]):
+        said = sh(f"log verify {made.path} --head {saved(tmp_path / 'heads.txt', join(notes))}", code=2)
+        assert ("of another log" in said.err, "00000000deadbeef" in said.err, "backup" in said.err) == (
+            True, True, False)
+
+
 @pytest.mark.parametrize(("options", "words"), [
     ("--key nothing", "neither a public key"),
     ("--key bayesd/x+00000000+AAAA", "not a key of the form"),
@@ -113,10 +140,11 @@ def test_a_proof_without_a_note_needs_one_of_the_reader(made: World, sh: Shell, 
     said = sh(f"log prove {made.path} 100 --size 133")
     assert "no note of 133 events" in said.err
     path = saved(tmp_path / "proof.json", said.out)
-    assert "no note and key were given" in sh(f"log check-proof {path} --key {key}", code=1).err
+    alone = sh(f"log check-proof {path} --key {key}", code=1).err
+    assert ("it has no note" in alone, "a signed note of 133 events" in alone) == (True, True)
     heads = saved(tmp_path / "heads.txt", join([made.heads[90], made.heads[133]]))
     assert sh(f"log check-proof {path} --key {key} --head {heads} -f json").json["signed_by"] == made.signer.vkey
-    assert "no note and key were given" in sh(f"log check-proof {path} --head {heads}", code=1).err
+    assert "no key was given" in sh(f"log check-proof {path} --head {heads}", code=1).err
 
 
 def test_no_part_of_a_proof_may_be_another(made: World, sh: Shell, key: Path, tmp_path: Path) -> None:
@@ -159,7 +187,7 @@ def test_a_log_is_proved_to_go_on_from_an_older_one(made: World, sh: Shell, key:
 def test_an_older_signed_root_alone_vouches_for_nothing_newer(made: World, sh: Shell, key: Path,
                                                               tmp_path: Path) -> None:
     path = saved(tmp_path / "proof.json", sh(f"log prove-consistent {made.path} 20 133").out)
-    assert "no note and key" in sh(f"log check-proof {path} --key {key}", code=1).err
+    assert "it has no note" in sh(f"log check-proof {path} --key {key}", code=1).err
 
 
 @pytest.mark.parametrize("line", [

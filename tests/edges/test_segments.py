@@ -4,7 +4,9 @@ import asyncio
 import gzip
 import hashlib
 import json
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,8 +157,8 @@ def test_a_cut_file_a_gap_and_another_log_are_told_apart(log: Path, pieces: list
     assert "of another log" in sh(f"log verify {pieces[0]} {theirs[1].path}", code=65).err
     said = sh(f"log verify {theirs[0].path} {log}", code=65).err
     assert "another event there" in said
-    sh(f"log import {pieces[1]} -o {log.parent}/x.db", code=78)
-    sh(f"log import {pieces[0]} -o {log}", code=78)             # is there already
+    assert "events 1 to 10" in sh(f"log import {pieces[1]} -o {log.parent}/x.db", code=2).err
+    assert "is there already" in sh(f"log import {pieces[0]} -o {log}", code=2).err
     pieces[0].write_bytes(pieces[0].read_bytes()[:-30])
     assert sh(f"log verify {pieces[0]} -f json", code=65).json["chain"] == "broken"
 
@@ -166,3 +168,35 @@ def test_a_log_and_its_older_segments_make_the_whole(log: Path, pieces: list[Pat
     head = sh(f"log verify {log} -f json").json["head"]
     back = sh(f"log import {' '.join(map(str, pieces))} {log} -o {log.parent}/whole.db -f json").json
     assert back["head"] == head
+
+
+def by_itself(line: str) -> "subprocess.CompletedProcess[str]":
+    """As it is typed: a process of its own, in which only what the verb needs is imported."""
+    return subprocess.run([sys.executable, "-m", "bayesd.cli", *shlex.split(line)], capture_output=True, text=True,
+                          timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("line", "code", "words"), [
+    ("log import {a} -o {log}", 2, "is there already"),
+    ("log import {b} -o {dir}/new.db", 2, "events 1 to 10"),
+    ("log import {dir} -o {dir}/new.db", 2, "directory"),
+    ("log import {dir}/empty -o {dir}/new.db", 2, "is empty"),
+    ("log import {dir}/text -o {dir}/new.db", 65, "is not a log of bayesd"),
+    ("log import {dir}/odd.jsonl -o {dir}/new.db", 65, "cannot be read there"),
+    ("log import {dir}/half.jsonl -o {dir}/new.db", 65, "is no event"),
+    ("log import {a} -o {dir}/text/new.db", 74, "Not a directory"),
+    ("log archive {dir}/nothing.db", 78, "No such file"),
+    ("log archive {dir}/text", 65, "is not a log of bayesd"),
+    ("log archive {log} -o {dir}/text", 74, "cannot write"),
+    ("log verify {dir}/pieces", 2, "directory"),
+    ("log export {log} -o {dir}/text/out", 74, "Not a directory")])
+def test_what_a_user_gets_wrong_is_no_bug(log: Path, pieces: list[Path], line: str, code: int, words: str) -> None:
+    folder = log.parent
+    (folder / "empty").touch()
+    (folder / "text").write_text("just a few words\n")
+    (folder / "odd.jsonl").write_text('{"seq": "one"}\n')
+    (folder / "half.jsonl").write_text('{"seq": 2}\n')
+    said = by_itself(line.format(log=log, dir=folder, a=pieces[0], b=pieces[1]))
+    assert (said.returncode, words in said.stderr, "bug" in said.stderr) == (code, True, False), said.stderr
+    assert said.stderr.startswith("error: ") or "\nerror: " in said.stderr
+    assert not list(folder.glob("new.db*"))

@@ -377,3 +377,14 @@ def test_reads_show_what_is_known() -> None:
     assert (listed["studies"][0]["study"], listed["studies"][0]["best"]) == ("s", 0.5)
     _, workers = replied(story.request("op", "worker.list", id="q3"))
     assert [(row["worker"], row["run"], row["leases"]) for row in workers["workers"]] == [("w1", "w1-r1", [])]
+
+
+@pytest.mark.parametrize(("verb", "args"), [
+    ("trial.void", {"study": "s", "trial": 1}), ("trial.cancel", {"study": "s", "trial": 1}),
+    ("worker.revoke", {"worker": "w1"}), ("worker.revoke", {"worker": "w1", "void": True}),
+    ("text.redact", {"refs": ["0" * 64]})])
+def test_a_reason_without_words_is_none(verb: str, args: dict[str, Any]) -> None:
+    story = Story()
+    story.ask("w1")
+    for reason in ("", " \n"):
+        assert replied(story.request("op", verb, id=f"q{len(reason)}", reason=reason, **args)) == ("error", "bad-field")

@@ -128,7 +128,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return UNREACHABLE, str(error)
     if isinstance(error, BadFile):
         return USAGE, str(error)
-    if isinstance(error, (Trouble, ConfigError)) or _is_ours(error, "bayesd.log", "LogError"):
+    if isinstance(error, (Trouble, ConfigError)) or _is_ours(error, "bayesd.logfile", "LogError"):
         return getattr(error, "exit_code", NO), str(error)
     if _is_ours(error, "bayesd.broker", "BrokerError"):
         return UNREACHABLE, str(error)

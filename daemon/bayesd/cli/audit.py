@@ -11,7 +11,7 @@ import click
 
 from bayesd import __version__, show
 from bayesd.cli import offline
-from bayesd.cli.common import Trouble, Verb, format_option, need
+from bayesd.cli.common import USAGE, Trouble, Verb, format_option, need
 from bayesd.cli.logs import log
 from bayesd.show import Column
 
@@ -35,7 +35,7 @@ def register(top: click.Group) -> None:
 @click.command("audit", cls=Verb, example="bayesd log audit tuning.db\n"
                "bayesd log audit tuning.db --study digits-svm --from 5000 --jobs 4\n"
                "bayesd log audit tuning.db -f json | jq .first_difference")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--study", metavar="STUDY", help="Recompute this study alone.")
 @click.option("--from", "from_seq", metavar="SEQ", type=click.IntRange(min=1), default=1,
               help="Recompute from this event on; bytes and state are checked from the first.")
@@ -65,6 +65,10 @@ def audited(file: Path, study: str | None = None, from_seq: int = 1,
     """(report, damage) of a file: what can be said of the events before the damage, if there is any."""
     audits = need("bayesd.audit")
     proof, damage = _bytes(file)
+    if isinstance(damage, need("bayesd.logfile").NoLog):
+        raise damage            # there is nothing to show of it
+    if damage is None and from_seq > proof.seq:
+        raise Trouble(f"the log ends at event {proof.seq}: event {from_seq} is not there", USAGE)
     plan: Plan = audits.Plan(study, from_seq)
     folded, state, damage = _state(file, proof.seq, plan, damage)
     if study is not None and study not in folded.state.studies:

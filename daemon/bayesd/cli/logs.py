@@ -13,10 +13,12 @@ from bayesd import show
 from bayesd.call import Client
 from bayesd.cli import offline, phrases, proofs
 from bayesd.cli.common import USAGE, Reaching, Trouble, format_option, need, reaching, verb
-from bayesd.cli.proofs import asking, heads_of, key_option, keys_of
+from bayesd.cli.proofs import DAMAGED, asking, heads_of, key_option, keys_of
 from bayesd.show import Column
 
 POLL_S = 0.5
+IO = 74
+FOREIGN = "under the key that was given"        # as the evidence says it of a note by another key
 
 
 def register(top: click.Group) -> None:
@@ -29,7 +31,7 @@ def log() -> None:
     """Prove, replay, read or export a log."""
 
 
-_file = click.argument("file", type=click.Path(path_type=Path))
+_file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
 # --- Verify ------------------------------------------------------------------------------------------
@@ -37,7 +39,7 @@ _file = click.argument("file", type=click.Path(path_type=Path))
 
 @verb(log, "verify", "bayesd log verify tuning.db\nbayesd log verify tuning.db --key log.vkey --head heads.txt\n"
                      "bayesd log verify archive/*.jsonl.gz tuning.db")
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=click.Path(path_type=Path, dir_okay=False), nargs=-1, required=True, metavar="FILE...")
 @key_option
 @click.option("--head", "heads", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
               help="A file of signed notes kept elsewhere: the log must still hold what they were signed over.")
@@ -64,6 +66,9 @@ def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequen
     with show.progress("verifying", offline.count(file)) as advance:
         found = asking(offline.examine, file, advance, keys, heads)
     report, folded, damage, verdict = found.report, found.folded, found.damage, found.report.verdict
+    if isinstance(damage, need("bayesd.logfile").NoLog):
+        raise damage            # there is nothing to show of it
+    _must_be_of_this_log(file, report, heads)
     answer = {"file": str(file), "log": report.log, "events": folded.events, "head": report.hash.hex(),
               "root": report.tree.root().hex(), "epoch": report.epoch,
               "chain": "intact" if report.is_whole else "broken",
@@ -78,12 +83,38 @@ def verify_file(file: Path, format: str, keys: Sequence[str] = (), heads: Sequen
               "damaged_between": None if damage is None else [damage.first, damage.last],
               "narrowed_to": None if damage is None or damage.narrowed == damage.first
               else [damage.narrowed, damage.last]}
+    shown = {**answer, "given_up": f"{verdict.given_up} notes" if verdict.given_up != 1 else "1 note"} \
+        if verdict.given_up else answer
     only_json = ("signed_events", "notes", "heads", "keys_from", "damaged_seq")
     show.record(format, answer,
-                [(key, value) for key, value in answer.items() if value is not None and key not in only_json],
+                [(key, value) for key, value in shown.items() if value is not None and key not in only_json],
                 ["damaged" if damage else "verified", folded.events, answer["head"]])
+    _must_be_signed(file, report, keys)
     if damage is not None:
         raise damage
+
+
+def _must_be_of_this_log(file: Path, report: Any, heads: Sequence[Any]) -> None:
+    """Heads of another log say nothing of this one, so it is no damage that they do not fit."""
+    read = need("bayesd.notes").read
+    others = {read(head.note).log: head.source for head in heads if report.log is not None
+              and read(head.note).log != report.log}
+    if others:
+        logs, sources = ", ".join(others), ", ".join(others.values())
+        raise Trouble(f"these heads are of another log: {sources} of {logs}, while {file} is log {report.log}. Give "
+                      "heads of this log, or the other log", USAGE)
+
+
+def _must_be_signed(file: Path, report: Any, keys: Sequence[str]) -> None:
+    """A key that was given must have signed something here."""
+    verdict = report.verdict
+    if not keys or verdict.signed or (report.damage is not None and FOREIGN not in report.damage.why):
+        return
+    if report.damage is None:
+        raise Trouble(f"nothing in {file} is signed by the key that was given: it has no signed note. Give a note from "
+                      "elsewhere with --head, or verify without --key, which proves the chain alone")
+    raise Trouble(f"nothing in {file} is signed by the key that was given: {report.damage.why}. Either the key is not "
+                  "that of this log, or somebody else signed it: compare it with the one that was kept", DAMAGED)
 
 
 def _verify_row(files: tuple[Path, ...], format: str) -> None:
@@ -278,7 +309,10 @@ def export(file: Path, output: Path | None, after: int) -> None:
     logs = need("bayesd.log")
     events = logs.read_events(file, after)
     with show.progress("exporting", offline.count(file)) as advance:
-        target = output.open("wb") if output is not None else sys.stdout.buffer
+        try:
+            target = output.open("wb") if output is not None else sys.stdout.buffer
+        except OSError as error:
+            raise Trouble(f"cannot write {output}: {error.strerror}. Name another file with -o", IO) from error
         try:
             for seq, body, _ in events:
                 target.write(body + b"\n")
@@ -316,7 +350,8 @@ _SEGMENTS = (Column("segment", "SEGMENT"), Column("first", "FIRST", True), Colum
 
 @verb(log, "import", "bayesd log import archive/*.jsonl.gz -o again.db\n"
                      "bayesd log import archive/*.jsonl.gz tuning.db -o whole.db")
-@click.argument("files", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True, metavar="SEGMENT...")
+@click.argument("files", type=click.Path(path_type=Path, exists=True, dir_okay=False), nargs=-1, required=True,
+                metavar="SEGMENT...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True,
               help="The log to make; nothing is overwritten.")
 @format_option

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DAMAGED = 65      # what is not what was signed ends as a damaged log does
 
-_FILE = click.argument("file", type=click.Path(path_type=Path))
+_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
 def register(log: click.Group) -> None:
@@ -59,17 +59,19 @@ def keys_of(given: Sequence[str]) -> list[str]:
 
 
 def heads_of(files: Sequence[Path]) -> "list[Head]":
-    """The notes of heads files. A last one that a crash cut short is left out, and that is said."""
+    """The notes of heads files. Those that a crash cut short are left out, and that is said."""
     notes, head = need("bayesd.notes"), need("bayesd.evidence").Head
     found = []
     for file in files:
         try:
-            texts = notes.split(file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            texts = notes.split(file.read_text("utf-8", errors="replace"))
+        except OSError as error:
             raise Trouble(f"cannot read the notes in {file}: {error}", USAGE) from error
-        if len(texts) > 1 and not notes.is_finished(texts[-1]):
-            show.talk(f"the last note in {file} was cut short and is left out")
-            texts.pop()
+        if len(texts) > 1:
+            whole = [text for text in texts if not notes.is_cut(text)]
+            if len(whole) < len(texts):
+                show.talk(f"{len(texts) - len(whole)} of the notes in {file} was cut short by a crash and is left out")
+            texts = whole
         if not texts:
             raise Trouble(f"there is no note in {file}", USAGE)
         found += [head(f"{file.name}, note {number}" if len(texts) > 1 else str(file.name), text)
@@ -188,8 +190,13 @@ def check_proof(file: Path, keys: tuple[str, ...], heads: tuple[Path, ...], form
     if not answer["holds"]:
         raise Trouble(answer["why"], DAMAGED)
     if not found.signers:
-        raise Trouble("the proof holds for its root, but no note and key were given that say whose root it is: "
-                      "give --key VKEY, and --head NOTE if the proof has no note")
+        if found.has_note or heads:
+            raise Trouble("the proof holds for its root, but no key was given that says whose root it is: give --key "
+                          "VKEY" if not keys else
+                          "the proof holds for its root, but it has no note, and those of --head are of other sizes: "
+                          f"give the note of {answer.get('size', answer.get('new_size'))} events")
+        raise Trouble("the proof holds for its root, but it has no note that says whose root it is: give --head NOTE, "
+                      f"a signed note of {answer.get('size', answer.get('new_size'))} events, and --key VKEY")
 
 
 class _Check:
@@ -199,6 +206,7 @@ class _Check:
         self._proof, self._keys = proof, keys
         self._notes = notes
         self.signers: list[str] = []
+        self.has_note = proof.get("note") is not None
 
     def inclusion(self) -> dict[str, Any]:
         proof, merkle = self._proof, need("bayesd.study.merkle")

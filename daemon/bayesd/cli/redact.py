@@ -24,12 +24,12 @@ def register(top: click.Group) -> None:
 
 
 @verb(log, "redact", "bayesd log redact tuning.db --study digits-svm --trial 7 --reason \"a name in a traceback\"\n"
-                     "bayesd log redact tuning.db 5f1c --reason \"a password\"    (a reference, or its beginning)")
+                     "bayesd log redact tuning.db 5f1c --reason \"a password\"    # a reference, or its beginning")
 @click.argument("file", type=click.Path(path_type=Path, exists=True))
 @click.argument("refs", nargs=-1, metavar="[REF]...")
 @click.option("--study", help="With --trial: of this study.")
 @click.option("--trial", type=click.IntRange(min=1), help="All texts of this trial.")
-@click.option("--worker", help="All texts that this worker sent, and why it was revoked.")
+@click.option("--worker", help="All texts that this worker sent, why it was revoked, and why that voided its trials.")
 @click.option("--reason", required=True, help="Why. It is kept for ever, so it should name nobody.")
 @reaching
 @format_option
@@ -45,6 +45,8 @@ def redact(file: Path, refs: tuple[str, ...], study: str | None, trial: int | No
         raise click.UsageError("name a REF, --trial or --worker")
     if (trial is None) != (study is None):
         raise click.UsageError("--study and --trial go together")
+    if not reason.strip():
+        raise click.UsageError("--reason is empty: say why in a few words")
     found = list(_texts(file, refs, study, trial, worker))
     if found:
         wanted = [each["ref"] for each in found]
@@ -65,18 +67,44 @@ def _texts(file: Path, refs: tuple[str, ...], study: str | None, trial: int | No
                           "them in error_ref and reason_ref", USAGE)
     texts, loads = need("bayesd.study.texts"), need("orjson").loads
     there = need("bayesd.logfile").read_texts(file)
+    of_worker = _OfWorker(worker)
     for seq, body, _ in need("bayesd.log").read_events(file):
         said = loads(body)
+        is_worker = of_worker.look(said)
         ref = texts.ref_of(said["type"], said["data"])
         if ref is None or ref not in there:
             continue
         if (any(ref.startswith(each) for each in refs)
                 or (trial is not None and (said.get("study"), said.get("trial")) == (study, trial))
-                or (worker is not None and (said["actor"] == f"worker/{worker}"
-                                            or said["data"].get("worker") == worker))):
+                or is_worker):
             where = said.get("study", "")
             yield {"ref": ref, "seq": seq, "type": said["type"],
                    "where": f"{where} #{said['trial']}" if said.get("trial") else where}
+
+
+class _OfWorker:
+    """Which events have words of a worker or of its revocation. One with --void is a row of events: the revocation,
+    then a void for each trial, all by one request and with the same words."""
+
+    def __init__(self, worker: str | None) -> None:
+        self._worker = worker
+        self._requests: set[tuple[str, str]] = set()
+        self._follows = ""
+
+    def look(self, said: dict[str, Any]) -> bool:
+        """Events in order, all of them."""
+        if self._worker is None:
+            return False
+        request = (said["actor"], said.get("cmd") or "")
+        if said["type"] == "outcome.voided" and (request in self._requests or request[0] == self._follows):
+            return True
+        self._follows = ""
+        is_ours: bool = said["actor"] == f"worker/{self._worker}" or said["data"].get("worker") == self._worker
+        if is_ours and said["type"] == "worker.revoked":
+            self._follows = said["actor"]
+            if request[1]:
+                self._requests.add(request)
+        return is_ours
 
 
 async def _here(file: Path, refs: list[str], reason: str) -> None:

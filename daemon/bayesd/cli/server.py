@@ -49,7 +49,7 @@ def _flags(settings: dict[str, Any]) -> dict[str, Any]:
 
 @click.command("serve", cls=Verb, example="bayesd serve\nbayesd serve --broker mqtts://broker.example "
                "--username bayesd --password-file /etc/bayesd/password\nbayesd serve --log tuning.db --read-only\n"
-               "bayesd serve --accept-rollback 'the disk died, this is last night's backup'")
+               "bayesd serve --accept-rollback 'the disk died, this is the backup of last night'")
 @_settings
 @click.option("--accept-rollback", metavar="WHY",
               help="Go on with a log that is behind, or apart from, a head that it signed. What is lost is given up; "
@@ -67,9 +67,14 @@ def serve(file: Path | None, read_only: bool, accept_rollback: str | None, **set
 
 
 def _serve(file: Path | None, read_only: bool, accept_rollback: str | None, settings: dict[str, Any]) -> None:
+    if accept_rollback is not None and not accept_rollback.strip():
+        raise click.UsageError("--accept-rollback needs a reason, which goes on record: say what happened")
     daemon = need("bayesd.daemon")
     flags = _flags(settings)
-    settings_now, _ = load(flags, file)
+    settings_now, found = load(flags, file)
+    if settings_now.broker is not None and "port" in flags:
+        show.talk(f"--port does nothing with a broker of yours ({settings_now.broker}, from "
+                  f"{found['broker'].said_by}): leave one of the two out")
     if read_only:
         from bayesd.cli import logs
         logs.verify_file(daemon.log_path(settings_now), "table")

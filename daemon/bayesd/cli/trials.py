@@ -107,7 +107,7 @@ def _show(format: str, page: dict[str, Any]) -> None:
 @format_option
 def cancel(study: str, number: int, reason: str | None, reach: Reaching, format: str) -> None:
     """End a trial for good: its worker is stopped, and the optimiser learns of a failure."""
-    args = {"study": study, "trial": number, **({"reason": reason} if reason else {})}
+    args = {"study": study, "trial": number, **({"reason": reason} if reason is not None else {})}
     _change(reach, "trial.cancel", args, format, "cancelled")
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import click
 
 from bayesd import show
-from bayesd.call import Client, once
-from bayesd.cli.common import Reaching, Verb, format_option, reaching, verb
+from bayesd.call import Client
+from bayesd.cli.common import Reaching, Trouble, Verb, format_option, reaching, verb
 from bayesd.show import Column
+
+SHOWN_MAX = 20
 
 
 class _WithRun(click.Group):
@@ -28,7 +30,7 @@ def _run() -> click.Command:
         worker_run.name, params=worker_run.params, callback=worker_run.callback, help=worker_run.help,
         context_settings=worker_run.context_settings,
         example="bayesd worker run --study digits-svm -- python train.py --lr {lr} --depth {depth}\n"
-                "bayesd worker run --study digits-svm --slots 4 -- ./train    (parameters as JSON in BAYESD_PARAMS)")
+                "bayesd worker run --study digits-svm --slots 4 -- ./train    # parameters as JSON in BAYESD_PARAMS")
 
 
 @click.group(cls=_WithRun)
@@ -59,22 +61,35 @@ def list_(reach: Reaching, format: str) -> None:
     show.rows(format, asyncio.run(go()), _WORKERS, "no workers yet")
 
 
+async def _revoke(reach: Reaching, name: str, args: dict[str, Any], force: bool) -> dict[str, Any]:
+    """A revocation is for ever, and a name with a typo in it leaves the real worker at work."""
+    async with Client(reach()) as client:
+        known = [] if force else [row["worker"] for row in await client.all("worker.list", "workers")]
+        if not force and name not in known:
+            some = ", ".join(known[:SHOWN_MAX]) + (", ..." if len(known) > SHOWN_MAX else "")
+            raise Trouble(f"the log knows no worker {name}; it knows {some or 'none'}. Nothing was changed; to revoke "
+                          "a name before anybody comes with it, add --force")
+        row: dict[str, Any] = await client.request("worker.revoke", args)
+        return row
+
+
 @verb(worker, "revoke", "bayesd worker revoke gpu-7 --reason \"its results are wrong\"\n"
                         "bayesd worker revoke gpu-7 --void --reason \"its clock was wrong\"")
 @click.argument("name", metavar="WORKER")
 @click.option("--reason", help="Why; it is kept in the log.")
 @click.option("--void", is_flag=True, help="Void every trial that it told of, late ones too; needs --reason.")
+@click.option("--force", is_flag=True, help="Also a name that the log does not know yet.")
 @reaching
 @format_option
-def revoke(name: str, reason: str | None, void: bool, reach: Reaching, format: str) -> None:
+def revoke(name: str, reason: str | None, void: bool, force: bool, reach: Reaching, format: str) -> None:
     """Give a worker nothing more and take nothing more from it; its trials are offered again.
 
     What it told stays, unless --void: then all of it leaves what the optimiser knows, in one commit, and the
     old events stay in the log. A trial is voided whole, also when another worker told of it too.
     """
-    if void and not reason:
+    if void and reason is None:
         raise click.UsageError("--void needs --reason")
-    args = {"worker": name, **({"reason": reason} if reason else {}), **({"void": True} if void else {})}
-    row = asyncio.run(once(reach(), "worker.revoke", args))
+    args = {"worker": name, **({"reason": reason} if reason is not None else {}), **({"void": True} if void else {})}
+    row = asyncio.run(_revoke(reach, name, args, force))
     show.talk(f"{name} is revoked" + (f", {row['voided']} trials are void" if "voided" in row else ""))
     show.record(format, row, list(row.items()), [row.get("worker", name)])

@@ -102,6 +102,14 @@ def _need(request: Request, key: str, kind: type | tuple[type, ...], example: st
     return value
 
 
+def _reason(request: Request, example: str) -> str:
+    """Why: words that somebody reads years later, so none at all are refused."""
+    reason: str = _need(request, "reason", str, example)
+    if not reason.strip():
+        raise Refused("bad-field", f"{request.verb} needs a reason: say why in a few words", "reason", example)
+    return reason
+
+
 def _study_of(desk: Desk, request: Request) -> Study:
     name = _need(request, "study", str, '{"study": "digits-svm"}')
     study = desk.state.studies.get(name)
@@ -314,6 +322,8 @@ def trial_cancel(desk: Desk, client: str, request: Request) -> Result:
         return "exists", view.trial_row(trial)
     lease = trial.open_lease
     reason = request.args.get("reason")
+    if isinstance(reason, str):
+        reason = _reason(request, '{"reason": "it diverges"}')
     event = desk.record("trial.failed", {
         "fence": trial.fence, "class": "cancelled", "ended": "cancelled",
         "error": cut(reason, 400) if isinstance(reason, str) else "cancelled by an operator",
@@ -329,7 +339,7 @@ def trial_cancel(desk: Desk, client: str, request: Request) -> Result:
 def trial_void(desk: Desk, client: str, request: Request) -> Result:
     """Take a trial out of what the optimiser knows, with a reason. The old events stay."""
     trial = _trial_of(desk, request)
-    reason = _need(request, "reason", str, '{"reason": "the sensor was unplugged"}')
+    reason = _reason(request, '{"reason": "the sensor was unplugged"}')
     if trial.status == "voided":
         return "exists", view.trial_row(trial)
     event = _void(desk, trial, reason, _actor(client, request))
@@ -364,9 +374,9 @@ def worker_revoke(desk: Desk, client: str, request: Request) -> Result:
     if not isinstance(void, bool):
         raise Refused("bad-field", "void is true or false", "void", '{"void": true}')
     reason: Any = request.args.get("reason")
-    if void:
-        reason = _need(request, "reason", str, '{"reason": "its clock was wrong"}')
-    elif not isinstance(reason, str):
+    if void or isinstance(reason, str):
+        reason = _reason(request, '{"reason": "its clock was wrong"}')
+    else:
         reason = "revoked by an operator"
     by = _actor(client, request)
     event = desk.record("worker.revoked", {"worker": name, "reason": cut(reason, 400)}, **by)
@@ -411,7 +421,7 @@ def text_redact(desk: Desk, client: str, request: Request) -> Result:
     if not refs or len(refs) > REDACT_MAX or not all(isinstance(ref, str) and _REF.fullmatch(ref) for ref in refs):
         raise Refused("bad-field", f"refs are 1 to {REDACT_MAX} references of 64 hex digits, as `bayesd log show "
                                    "-f json` shows them", "refs")
-    reason = _need(request, "reason", str, '{"reason": "it names a person"}')
+    reason = _reason(request, '{"reason": "it names a person"}')
     event = desk.record("text.redacted", {"refs": refs, "reason": cut(reason, 400)}, redacts=tuple(refs),
                         **_actor(client, request))
     return "ok", {"redacted": len(refs), "seq": event.seq}

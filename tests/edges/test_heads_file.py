@@ -1,0 +1,65 @@
+"""The heads file: notes and nothing else, whatever a crash or a person did to it."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from bayesd.config import ConfigError
+from bayesd.notes import Signer, is_cut, join, split
+from bayesd.outside import HeadFiles
+
+SIGNER = Signer("0123456789abcdef", bytes(32))
+NOTES = [SIGNER.sign(size, bytes([size]) * 32) for size in (1, 2, 3)]
+WHOLE = join(NOTES).encode()
+LAST = len(join(NOTES[:2]).encode())
+
+
+def files(path: Path, text: bytes) -> HeadFiles:
+    path.write_bytes(text)
+    return HeadFiles(path.with_name("log.db"), path)
+
+
+def test_a_crash_at_any_byte_leaves_a_file_that_the_next_note_makes_whole(tmp_path: Path) -> None:
+    path = tmp_path / "heads.txt"
+    for end in range(LAST, len(WHOLE) + 1):
+        kept = files(path, WHOLE[:end])
+        ((_, found),) = kept.read()
+        assert list(found) in (NOTES[:2], NOTES), end
+        kept.keep(SIGNER.sign(4, bytes(32)))
+        said = path.read_text(encoding="utf-8")
+        assert said == join([*found, SIGNER.sign(4, bytes(32))]), end
+        assert split(said) == [*found, SIGNER.sign(4, bytes(32))]
+
+
+def test_in_a_file_that_can_only_grow_the_piece_stays_and_is_left_out(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refused(file: int, size: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+    monkeypatch.setattr(os, "ftruncate", refused)
+    path = tmp_path / "heads.txt"
+    for end in range(LAST + 1, len(WHOLE) - 2):
+        kept = files(path, WHOLE[:end])
+        kept.keep(NOTES[2])
+        texts = split(path.read_text(encoding="utf-8", errors="replace"))
+        assert [text for text in texts if not is_cut(text)] == NOTES, end
+        assert list(kept.read()[0][1]) == NOTES
+    with caplog.at_level(logging.WARNING):
+        kept.read()
+    assert "line 13: a note that a crash cut short" in caplog.text
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    (b"this is no note\n", 1), (b"\x00\xff\xfe", 1), (WHOLE + b"# a comment\n", 19),
+    (b"2026-11-23 all is well\n\n" + WHOLE, 1), (WHOLE[:LAST] + b"bayesd/x\nmany\n", 13), (b'{"log": "x"}', 1)])
+def test_what_is_not_notes_is_refused_with_its_line(tmp_path: Path, text: bytes, line: int) -> None:
+    with pytest.raises(ConfigError, match=f"heads.txt, line {line}: .*--heads"):
+        files(tmp_path / "heads.txt", text).read()
+
+
+def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
+    kept = files(tmp_path / "heads.txt", b"")
+    assert list(kept.read()[0][1]) == []
+    kept.keep(NOTES[0])
+    assert (tmp_path / "heads.txt").read_text(encoding="utf-8") == join(NOTES[:1])
