@@ -177,6 +177,20 @@ class Trial:
         """Failed because nobody answered: the first tell with the newest fence replaces it."""
         return self.status == "fail" and self.failure == "lost"
 
+    @property
+    def is_pending(self) -> bool:
+        """It has no outcome that counts yet."""
+        return self.status in ("running", "waiting")
+
+    @property
+    def promoted(self) -> Outcome | None:
+        """The late outcome that became the result when nobody was left to tell another."""
+        if (not self.late or self.origin is not None or self.status not in ("complete", "fail", "pruned")
+                or self.failure in ("lost", "cancelled")
+                or any(lease.proof is not None and lease.told_seq == self.outcome_seq for lease in self.leases)):
+            return None
+        return self.late[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
