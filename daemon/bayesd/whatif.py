@@ -72,7 +72,7 @@ class Known:
 
     @property
     def void(self) -> frozenset[int]:
-        """Taken back since: they count for nothing now, so they count for nothing in a replay."""
+        """Taken back since: no result and no trial of a budget, now as in a replay. What they cost was spent."""
         return frozenset(number for number, (state, _) in self.ends.items() if state == "voided")
 
 
@@ -88,7 +88,11 @@ class Tally:
 
     seq: int = 0
     time: str = ""
+    trial: int = 0
+    """The trial that the last event was about; 0: the study."""
     handed_out: set[int] = field(default_factory=set)
+    void: set[int] = field(default_factory=set)
+    """Trials handed out, and void since."""
     done: dict[int, int] = field(default_factory=dict)
     """Trial -> seq of its outcome, in the order in which they came."""
     elapsed_s: float = 0.0
@@ -136,20 +140,20 @@ def _walk(events: Iterable[Body], of: Known, tally: Tally, only: set[int] | None
     void = of.void
     for body in events:
         trial, data = body.get("trial", 0), body["data"]        # 0: the event is about the study
-        if trial in void or (only is not None and trial not in only):
+        if only is not None and trial not in only:
             continue
-        tally.seq, tally.time = body["seq"], body["time"]
+        tally.seq, tally.time, tally.trial = body["seq"], body["time"], trial
         if data.get("elapsed_s") is not None:
             tally.elapsed_s = float(data["elapsed_s"])
         type = body["type"]
         if type == "trial.leased":
-            tally.handed_out.add(trial)
+            (tally.void if trial in void else tally.handed_out).add(trial)
         elif type in _TOLD:
             if data.get("message") is not None:      # else nobody spent anything on it again
                 tally.cost += float(data.get("cost") or 0.0)
                 tally.seconds += float(data.get("seconds") or 0.0)
                 tally.untimed += data.get("seconds") is None
-            if type in _OUTCOMES and not data.get("retry"):
+            if type in _OUTCOMES and not data.get("retry") and trial not in void:
                 first = trial not in tally.done
                 tally.done[trial] = body["seq"]
                 complete, value = type == "trial.completed", of.ends[trial][1]
@@ -181,7 +185,7 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str = winner
             answer["notes"].append("No rule fires within the record; what more trials would have brought, nobody "
                                    "measured.")
     else:
-        kept = set(stop.handed_out)
+        kept = stop.handed_out | stop.void
     end = Tally(best=_imported_best(of))
     for _ in _walk(events, of, end, kept):
         pass
@@ -206,12 +210,14 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str = winner
     return answer
 
 
-def _stop(events: Iterable[Body], of: Known, limits: Limits, at_results: bool = False) -> tuple[Tally, str | None]:
+def _stop(events: Sequence[Body], of: Known, limits: Limits, at_results: bool = False) -> tuple[Tally, str | None]:
     """Where the first rule fires: the tally there, and the rule; at the end of the record, None. `at_results`:
-    nothing is looked at while a trial runs, since there is one at a time."""
+    nothing is looked at while a trial runs, since there is one at a time; one that never ended runs until its last
+    event."""
     tally = Tally(best=_imported_best(of))
+    last = {body["trial"]: body["seq"] for body in events} if at_results else {}
     for _ in _walk(events, of, tally):
-        if at_results and len(tally.done) < len(tally.handed_out):
+        if at_results and tally.trial not in tally.done and tally.seq != last[tally.trial]:
             continue
         fired = tally.fired(limits, of.sign)
         if fired is not None:
@@ -249,32 +255,37 @@ def _difference(of: Known, then: Body, actual: Body) -> float | None:
 
 def _shuffled(events: Sequence[Body], of: Known, limits: Limits, whole: Tally, seed: int) -> Body:
     """The same results in many other orders, one by one: how much of it was the luck of the order."""
-    results = []
-    for number in whole.done:
-        told = [body["data"] for body in events if body.get("trial") == number and body["type"] in _TOLD]
+    spent: dict[int, float] = {}
+    for body in events:
+        if body["type"] in _TOLD:
+            spent[body["trial"]] = spent.get(body["trial"], 0.0) + float(body["data"].get("cost") or 0.0)
+    results: list[tuple[int, float | None, float]] = []
+    for number in (*whole.done, *sorted(whole.void)):
         state, value = of.ends[number]
         results.append((number, of.sign * value if state == "complete" and value is not None else None,
-                        sum(float(data.get("cost") or 0.0) for data in told)))
+                        spent.get(number, 0.0)))
+    limits = replace(limits, wall=None)
     draw = random.Random(seed)  # noqa: S311  # orders of results, no secrets
     stops, values = [], []
+    before = _imported_best(of)
     for _ in range(SHUFFLES):
-        draw.shuffle(results)
-        tally = Tally(best=_imported_best(of))
-        for number, value, cost in results:
-            tally.handed_out.add(number)
+        tally = Tally(best=before)
+        for place in range(len(results)):
+            other = draw.randrange(place, len(results))      # a shuffle, as far as it is looked at
+            results[place], results[other] = results[other], results[place]
+            number, value, cost = results[place]
             tally.cost += cost
-            tally.result(value)
-            if tally.fired(replace(limits, wall=None), of.sign) is not None:
+            if number not in whole.void:
+                tally.handed_out.add(number)
+                tally.result(value)
+            if tally.fired(limits, of.sign) is not None:
                 break
         stops.append(float(len(tally.handed_out)))
         if tally.best is not None:
             values.append(of.sign * tally.best)
+    best = min((of.sign * entry.value for entry in of.entries), default=0.0)
     return {"orders": SHUFFLES, "seed": seed, "results": _spread(stops), "best": _spread(values),
-            "found_the_winner": sum(_is_best(of, value) for value in values) / SHUFFLES}
-
-
-def _is_best(of: Known, value: float) -> bool:
-    return of.sign * value <= min(of.sign * entry.value for entry in of.entries)
+            "found_the_winner": sum(of.sign * value <= best for value in values) / SHUFFLES}
 
 
 def _spread(values: list[float]) -> Body | None:

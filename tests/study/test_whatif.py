@@ -101,6 +101,41 @@ def test_a_voided_result_counts_for_nothing_in_a_replay_either() -> None:
     assert said["actual"]["handed_out"] == 9
 
 
+@pytest.mark.parametrize("order", ["recorded", "trial"])
+def test_what_a_voided_trial_cost_was_spent(order: str) -> None:
+    story = Story(budget={"cost": 8})
+    for number in range(1, 6):
+        story.ask("w1", id=f"a{number}")
+        story.tell("w1", number, value=number / 10, cost=2.0, seconds=10.0)
+        if number == 2:
+            story.request("op", "trial.void", id="v", trial=2, reason="a bad cable")
+    study = story.desk.state.studies["s"]
+    assert (study.cost, study.closed_by) == (8.0, "cost")
+    said = asked(story, cost=8.0, order=order)
+    assert (said["actual"]["cost"], said["actual"]["seconds"], said["stop"]["rule"]) == (8.0, 40.0, "cost")
+    assert (said["actual"]["results"], said["stop"]["handed_out"]) == (3, 3)
+    assert (said["saved"]["cost"], said["saved"]["seconds"]) == (0.0, 0.0)
+    said = asked(story, cost=4.0, order=order)      # trials 1 and 2, of which one is void
+    assert (said["stop"]["handed_out"], said["end"]["cost"], said["saved"]["cost"]) == (1, 4.0, 4.0)
+    shuffled = asked(story, cost=8.0, order="shuffled")["shuffled"]
+    assert shuffled["results"]["p90"] == 3.0
+
+
+@pytest.mark.parametrize("order", ["recorded", "trial", "shuffled"])
+def test_a_trial_that_never_ended_keeps_no_rule_from_firing(order: str) -> None:
+    story = Story()
+    for number in range(1, 11):
+        story.ask("w1", id=f"a{number}")
+        if number != 3:
+            story.tell("w1", number, value=number / 10)
+    said = asked(story, no_improvement=4, order=order)
+    if order == "shuffled":
+        assert said["shuffled"]["results"]["p50"] < 9
+        return
+    assert (said["stop"]["rule"], said["stop"]["results"], said["stop"]["pending"]) == ("no-improvement", 5, [3])
+    assert asked(story, trials=3, order=order)["stop"]["handed_out"] == 3
+
+
 def test_another_winner_rule_and_a_moment_of_the_past() -> None:
     story = Story()
     story.ask("w1", n=3)

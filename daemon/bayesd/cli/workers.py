@@ -85,11 +85,15 @@ def revoke(name: str, reason: str | None, void: bool, force: bool, reach: Reachi
     """Give a worker nothing more and take nothing more from it; its trials are offered again.
 
     What it told stays, unless --void: then all of it leaves what the optimiser knows, in one commit, and the
-    old events stay in the log. A trial is voided whole, also when another worker told of it too.
+    old events stay in the log. A trial is voided whole, also when another worker told of it too, and so are its
+    copies in forks of its study.
     """
     if void and reason is None:
         raise click.UsageError("--void needs --reason")
     args = {"worker": name, **({"reason": reason} if reason is not None else {}), **({"void": True} if void else {})}
     row = asyncio.run(_revoke(reach, name, args, force))
-    show.talk(f"{name} is revoked" + (f", {row['voided']} trials are void" if "voided" in row else ""))
+    said = f", {row['voided']} trials are void" if "voided" in row else ""
+    if row.get("copies"):
+        said += f"; {row['copies']} of them are copies in {', '.join(row['forks'])}"
+    show.talk(f"{name} is revoked{said}")
     show.record(format, row, list(row.items()), [row.get("worker", name)])

@@ -6,6 +6,7 @@ like everything else. Replies are paged to stay under 60 KiB.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -337,16 +338,32 @@ def trial_cancel(desk: Desk, client: str, request: Request) -> Result:
 
 
 def trial_void(desk: Desk, client: str, request: Request) -> Result:
-    """Take a trial out of what the optimiser knows, with a reason. The old events stay."""
+    """Take a trial out of what the optimiser knows, with a reason, and with it its copies in forks of its study,
+    in the same commit. The old events stay."""
     trial = _trial_of(desk, request)
     reason = _reason(request, '{"reason": "the sensor was unplugged"}')
-    if trial.status == "voided":
+    copies = _live(fork.copies(desk.state, {trial: 0}))
+    doomed = [*_live([trial]), *copies]
+    if not doomed:
         return "exists", view.trial_row(trial)
-    event = _void(desk, trial, reason, _actor(client, request))
-    desk.drawer(trial.study.name).drop()
-    settle(desk, trial.study)
-    serve(desk, trial.study)
-    return "ok", {**view.trial_row(trial), "seq": event.seq}
+    by = _actor(client, request)
+    seq = min(_void(desk, each, reason, by).seq for each in doomed)
+    for study in {each.study.name: each.study for each in doomed}.values():
+        desk.drawer(study.name).drop()
+        settle(desk, study)
+        serve(desk, study)
+    return "ok", {**view.trial_row(trial), "seq": seq, **_copies(copies)}
+
+
+def _live(trials: Iterable[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.status != "voided"]
+
+
+def _copies(voided: list[Trial]) -> dict[str, Any]:
+    """For a reply: how many trials of forks were voided with those that they were taken over from, and where."""
+    if not voided:
+        return {}
+    return {"copies": len(voided), "forks": sorted({trial.study.name for trial in voided})[:view.SHOWN_MAX]}
 
 
 def _void(desk: Desk, trial: Trial, reason: str, by: dict[str, Any]) -> Event:
@@ -366,7 +383,8 @@ def _forget_lease(desk: Desk, trial: Trial) -> None:
 
 def worker_revoke(desk: Desk, client: str, request: Request) -> Result:
     """Give a worker nothing more and take nothing more from it; its open trials are offered again. With `void`,
-    all that it told leaves what the optimiser knows, too: an event for each trial, in the same commit."""
+    all that it told leaves what the optimiser knows, too, in forks as well: an event for each trial, in the same
+    commit."""
     name = _need(request, "worker", str, '{"worker": "gpu-7"}')
     if not is_name(name):
         raise Refused("bad-field", "that is not a worker's name", "worker", "gpu-7")
@@ -384,7 +402,9 @@ def worker_revoke(desk: Desk, client: str, request: Request) -> Result:
     for standing in [standing for standing in desk.standing.values() if standing.worker == name]:
         desk.sit(standing)
         reject(desk, name, standing.ask.id, "bad-name", "this worker is revoked", standing.ask.run)
-    voided = _told_by(desk, name) if void else []
+    told = _told_by(desk, name) if void else {}
+    copies = _live(fork.copies(desk.state, told))
+    voided = [*_live(told), *copies]
     for trial in voided:
         _void(desk, trial, reason, by)
     touched = {trial.study.name: trial.study for trial in voided}
@@ -400,19 +420,36 @@ def worker_revoke(desk: Desk, client: str, request: Request) -> Result:
     if void:
         result["voided"] = len(voided)
         result["trials"] = [[trial.study.name, trial.number] for trial in voided[:view.SHOWN_MAX]]
+        result.update(_copies(copies))
     return "ok", result
 
 
-def _told_by(desk: Desk, worker: str) -> list[Trial]:
-    """Trials of which the optimiser knows, or may yet know, something from this worker. An attempt that failed
-    and was tried again is no outcome; a late one is, and a trial that has both is void as a whole."""
-    def told(trial: Trial) -> bool:
-        late = {outcome.fence for outcome in trial.late or ()}
-        return any(lease.worker == worker and lease.proof is not None
-                   and (lease.fence in late or lease.told_seq == trial.outcome_seq)
-                   for lease in trial.leases)
-    return [trial for study in desk.state.studies.values() for trial in study.trials
-            if trial.status != "voided" and told(trial)]
+def _told_by(desk: Desk, worker: str) -> dict[Trial, int]:
+    """Trials of which the optimiser knows, or may yet know, something from this worker, void ones too, and since
+    which event. An attempt that failed and was tried again is no outcome. A late one counts where it is known, or
+    is next in line to become the result; a trial that has both is void as a whole."""
+    found: dict[Trial, int] = {}
+    for study in desk.state.studies.values():
+        known = Counter(seen.trial for seen in study.history)
+        for trial in study.trials:
+            fences = _late_fences(trial, known[trial.number])
+            seqs = [lease.told_seq for lease in trial.leases if lease.worker == worker and lease.proof is not None
+                    and (lease.told_seq == trial.outcome_seq or lease.fence in fences)]
+            if seqs:
+                found[trial] = min(seqs)
+    return found
+
+
+def _late_fences(trial: Trial, known: int) -> set[int]:
+    """Fences whose late outcomes move the optimiser, or may; `known`: how many observations it has of the trial."""
+    if not trial.late:
+        return set()
+    if trial.status == "voided" and trial.study.spec.late == "use":      # what forks may have taken over
+        return {late.fence for late in trial.late}
+    first = {trial.late[0].fence}
+    if trial.is_pending or trial.promoted:
+        return first | ({late.fence for late in trial.late} if known else set())
+    return {late.fence for late in trial.late} if known > 1 else set()
 
 
 def text_redact(desk: Desk, client: str, request: Request) -> Result:

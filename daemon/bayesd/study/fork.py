@@ -6,7 +6,7 @@ not carried: nobody holds a lease on them in the new study. An observation that 
 place for is left out and counted, since a point that is bent to fit was never measured.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bayesd.study.problem import Observation
@@ -100,3 +100,19 @@ def _imported(study: Study, trial: Trial, seen: Observation, params: Data) -> Da
         if value is not None:
             data[name] = value
     return data
+
+
+def copies(state: State, told: Mapping[Trial, int]) -> list[Trial]:
+    """Trials of forks that were taken over from these, and from those in turn. Each is given with the event since
+    which it says what it should not: a fork of an earlier moment took over something else."""
+    since = {(trial.study.name, trial.number): seq for trial, seq in told.items()}
+    out = []
+    for study in state.studies.values():       # a fork stands behind the study that it left
+        if study.origin is None or not since:
+            continue
+        for trial in study.trials:
+            seq = since.get(trial.origin) if trial.origin is not None else None
+            if seq is not None and seq <= study.origin.at:
+                out.append(trial)
+                since[study.name, trial.number] = trial.proposed_seq
+    return out

@@ -177,6 +177,20 @@ class Trial:
         """Failed because nobody answered: the first tell with the newest fence replaces it."""
         return self.status == "fail" and self.failure == "lost"
 
+    @property
+    def is_pending(self) -> bool:
+        """It has no outcome that counts yet."""
+        return self.status in ("running", "waiting")
+
+    @property
+    def promoted(self) -> Outcome | None:
+        """The late outcome that became the result when nobody was left to tell another."""
+        if (not self.late or self.origin is not None or self.status not in ("complete", "fail", "pruned")
+                or self.failure in ("lost", "cancelled")
+                or any(lease.proof is not None and lease.told_seq == self.outcome_seq for lease in self.leases)):
+            return None
+        return self.late[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -209,7 +223,9 @@ class Study:
     queue: list[Params] = field(default_factory=list)
     """Points enqueued by hand, not yet handed out."""
     drawn: int = 0
-    history: list[Observation] = field(default_factory=list)
+    learned: tuple[list[Observation], dict[int, tuple[int, int]]] = field(default_factory=lambda: ([], {}))
+    """The history as it grew, and what of it is taken back: trial -> (place before which all of the trial's
+    observations are gone, place before which its failures are). See `history`."""
     fit: Fit | None = None
     fit_seq: int = 0
     elapsed_s: float = 0.0
@@ -217,8 +233,9 @@ class Study:
     cost: float = 0.0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(
         ("running", "waiting", "complete", "fail", "pruned", "voided"), 0))
-    best: Trial | None = None
-    """The complete trial with the best observed value of the first objective."""
+    leader: Trial | None = None
+    leader_left: bool = False
+    """The leader was taken back: the next is looked for when somebody asks for the best."""
     version: int = 0
     """Grows with everything that may move a suggestion, except new trials and appended outcomes."""
     told_seconds: float = 0.0
@@ -229,6 +246,38 @@ class Study:
     """Trials that were measured elsewhere and are not void."""
     streams: int = 0
     """How far the names of random streams are ahead of the trials' numbers: a fork draws none again."""
+
+    @property
+    def history(self) -> list[Observation]:
+        """What was learned, in the order of the log. Observations that were taken back are dropped here, in one
+        pass for any number of them: an operator may void thousands of trials in one go, and every replay does."""
+        known, gone = self.learned
+        if gone:
+            none = (0, 0)
+            known = [seen for place, seen in enumerate(known)
+                     if place >= gone.get(seen.trial, none)[seen.values is None]]
+            self.learned = known, {}       # both at once: a state of the past is read by several threads
+        return known
+
+    @history.setter
+    def history(self, known: list[Observation]) -> None:
+        self.learned = known, {}
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial with the best observed value of the first objective; of equals the first told, or
+        after a void the first of all."""
+        if self.leader_left:
+            best = None
+            for trial in self.trials:
+                if trial.status == "complete" and trial.values is not None and _better(self, trial, best):
+                    best = trial
+            self.leader, self.leader_left = best, False
+        return self.leader
+
+    @best.setter
+    def best(self, trial: Trial | None) -> None:
+        self.leader, self.leader_left = trial, False
 
     @property
     def used(self) -> int:
@@ -428,7 +477,7 @@ def _study_amended(state: State, event: Event) -> None:
         study.fit = None
     if event.data.get("queue") is not None:      # points that are no longer allowed have left
         study.queue = [_typed(study, params) for params in event.data["queue"]]
-    _choose_best(study)
+    study.leader_left = True
 
 
 def _study_paused(state: State, event: Event) -> None:
@@ -698,14 +747,15 @@ def _count(study: Study, data: Data) -> None:
 
 
 def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None) -> None:
-    trial.study.history.append(Observation(trial.number, trial.params, values, se))
+    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se))
 
 
 def _forget(trial: Trial, *, keep_late: bool) -> None:
     """Take back what the optimiser knew of a trial: its failure alone, or its late outcomes too."""
     study = trial.study
-    study.history = [seen for seen in study.history
-                     if seen.trial != trial.number or (keep_late and seen.values is not None)]
+    known, gone = study.learned
+    values_before, _ = gone.get(trial.number, (0, 0))
+    gone[trial.number] = (values_before if keep_late else len(known)), len(known)
     study.version += 1
     # A fit that saw what is gone is gone with it, and the next starts from the prior: whether or not it saw
     # it, so that what is known afterwards does not depend on that (see `knowledge.py`).
@@ -722,18 +772,12 @@ def _better(study: Study, a: Trial, b: Trial | None) -> bool:
     return a.values[0] > b.values[0]
 
 
-def _choose_best(study: Study) -> None:
-    study.best = None
-    for trial in study.trials:
-        if trial.status == "complete" and trial.values is not None and _better(study, trial, study.best):
-            study.best = trial
-
-
 def _trial_completed(state: State, event: Event) -> None:
+    best = _study(state, event).best       # before this trial is one of those it is looked for among
     trial = _finish(state, event, "complete")
     if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
         _observe(trial, trial.values, trial.se)
-    if trial.values is not None and _better(trial.study, trial, trial.study.best):
+    if trial.values is not None and _better(trial.study, trial, best):
         trial.study.best = trial
 
 
@@ -795,6 +839,7 @@ def _trial_imported(state: State, event: Event) -> None:
     assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
     status: TrialStatus = data.get("state") or ("fail" if values is None else "complete")
     origin = data["origin"]
+    best = study.best
     trial = Trial(study, event.trial, _typed(study, data["params"]), study.space_rev, "imported", event.seq, status,
                   values=values, se=se, seconds=_float(data.get("seconds")), failure=data.get("class"),
                   outcome_seq=event.seq, origin=(intern(origin["study"]), origin["trial"]))
@@ -802,7 +847,7 @@ def _trial_imported(state: State, event: Event) -> None:
     study.counts[status] += 1
     study.imported += 1
     _observe(trial, values, se)
-    if status == "complete" and _better(study, trial, study.best):
+    if status == "complete" and _better(study, trial, best):
         study.best = trial
 
 
@@ -812,8 +857,8 @@ def _outcome_voided(state: State, event: Event) -> None:
     _end_open(state, trial, event.data.get("ended", "voided"))
     _move(trial, "voided")
     _forget(trial, keep_late=False)
-    if trial.study.best is trial:
-        _choose_best(trial.study)
+    if trial.study.leader is trial:
+        trial.study.leader_left = True
 
 
 def _worker_revoked(state: State, event: Event) -> None:
