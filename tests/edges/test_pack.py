@@ -97,6 +97,7 @@ def test_it_holds_the_study_whole_and_sealed_and_verifies(kept: Path, unpacked: 
     assert code == 0
     assert f"{len(ours)}  OK, of {len(every)}, the others by hash alone" in said
     assert "seal                 1  OK, 1 signed" in said
+    assert f"VERIFIED: {len(ours)} of {len(every)} events" in said
 
 
 def test_the_same_log_and_key_make_the_same_pack(kept: Path, unpacked: Path, tmp_path: Path, sh: Shell) -> None:
@@ -113,6 +114,7 @@ def test_whole_recorded_and_unsealed(kept: Path, tmp_path: Path, sh: Shell) -> N
     assert (said.json["events"], said.json["sealed"], said.json["notes"]) == (said.json["of"], False, 0)
     assert "not sealed" in said.err
     assert "made anew" in python(tmp_path / "whole.zip")[1]
+    assert "no seal: NOBODY VOUCHES for report.html" in python(tmp_path / "whole.zip")[1]
     with zipfile.ZipFile(tmp_path / "whole.zip") as packed:
         assert "seal.txt" not in packed.namelist()
         assert "by hash alone" not in packed.read("README.txt").decode()
