@@ -23,6 +23,7 @@ from bayesd.service import event_of
 from bayesd.study.desk import Desk
 from bayesd.study.merkle import root_of
 from bayesd.study.state import State, Study, apply
+from bayesd.study.texts import REDACTED
 from bayesd.why import words
 from bayesd.why.trial import trial_page
 from bayesd.why.witness import Witness, moments_for
@@ -30,6 +31,7 @@ from bayesd.why.witness import Witness, moments_for
 MANIFEST, SEAL = "manifest.txt", "seal.txt"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)        # the earliest time that a zip can say
 PAGES_AT_ONCE = 100     # each holds what was known at its moment
+LEFT_OUT = "(left out)"
 VERIFIERS = ("bayesd-verify.py", "bayesd-verify.mjs")
 
 Event = dict[str, Any]
@@ -52,6 +54,8 @@ class Record:
     """The same for people: read, with free text in its place, each with its `hash`."""
     texts: tuple[dict[str, str], ...]
     """Free text that the events refer to: ref, salt and text."""
+    said: Mapping[str, str]
+    """Reference of a free text -> what people read in its place: itself, or that it was left out."""
     hashes: tuple[bytes, ...]
     """Of all events of the log."""
     notes: tuple[str, ...]
@@ -65,6 +69,10 @@ class Record:
     @property
     def whole(self) -> bool:
         return len(self.bodies) == len(self.hashes)
+
+    @property
+    def texts_left_out(self) -> int:
+        return len(self.said) - len(self.texts)
 
     def of_trial(self, number: int) -> list[Event]:
         return [event for event in self.events
@@ -80,9 +88,11 @@ class Record:
 # --- What goes in ------------------------------------------------------------------------------------
 
 
-def collect(path: AnyPath, name: str, *, whole: bool = False,
+def collect(path: AnyPath, name: str, *, whole: bool = False, with_texts: bool = True,
             on_progress: Callable[[int], None] | None = None) -> Record:
     """Read a log, checking each event, and keep what concerns a study; `whole` keeps everything.
+
+    Without texts, people read that there was one: its reference stays in the event, and proves nothing about it.
 
     Raises logfile.Damaged: a damaged log is no evidence, so there is no pack of it.
     """
@@ -98,20 +108,22 @@ def collect(path: AnyPath, name: str, *, whole: bool = False,
     study = state.studies[name]
     bodies, events = [], []
     wanted, texts = _lineage(state, name), _texts(path)
-    told: dict[str, dict[str, str]] = {}
+    told: dict[str, str] = {}
     for seq, body, hash in read_events(path, until=len(hashes)):
         event = orjson.loads(body)
         if whole or "study" not in event or seq <= wanted.get(event["study"], 0):
             bodies.append(body)
-            told |= {ref: texts[ref] for key, ref in event["data"].items() if key.endswith("_ref") and ref in texts}
-            events.append({**event, "data": _in_words(event["data"], texts), "hash": hash.hex()})
+            told |= {ref: texts[ref]["text"] if with_texts else LEFT_OUT for key, ref in event["data"].items()
+                     if key.endswith("_ref") and ref in texts}
+            events.append({**event, "data": _in_words(event["data"], told), "hash": hash.hex()})
     problem = Desk(state).problem(study)[0]
     complete = winner.entries(study)
     rules = {rule: winner.choose(complete, problem, rule) for rule in winner.RULES}
     keys = dict.fromkeys(event["data"]["key"] for event in events
                          if event["type"] == "daemon.started" and event["data"].get("key"))
-    return Record(study, state, tuple(bodies), tuple(events), tuple(told.values()), tuple(hashes),
-                  _notes(path, len(hashes)), tuple(keys), orjson.loads(last), rules[winner.DEFAULT], rules)
+    return Record(study, state, tuple(bodies), tuple(events), tuple(texts[ref] for ref in told) if with_texts else (),
+                  told, tuple(hashes), _notes(path, len(hashes)), tuple(keys), orjson.loads(last),
+                  rules[winner.DEFAULT], rules)
 
 
 def _texts(path: AnyPath) -> dict[str, dict[str, str]]:
@@ -123,9 +135,9 @@ def _texts(path: AnyPath) -> dict[str, dict[str, str]]:
                 for ref, salt, text in db.execute("SELECT ref, salt, text FROM text")}
 
 
-def _in_words(data: Mapping[str, Any], texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _in_words(data: Mapping[str, Any], said: Mapping[str, str]) -> dict[str, Any]:
     """An event's data for people: free text stands beside its reference."""
-    return {**data, **{key.removesuffix("_ref"): texts[ref]["text"] if ref in texts else "(redacted)"
+    return {**data, **{key.removesuffix("_ref"): said.get(ref, REDACTED)
                        for key, ref in data.items() if key.endswith("_ref")}}
 
 
@@ -212,7 +224,6 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
     """Trial -> why it was tried: as recorded, and with what the model says again."""
     made = {event["trial"]: event["data"] for event in record.events
             if event["type"] == "trial.proposed" and event["study"] == record.study.name}
-    texts = {text["ref"]: text for text in record.texts}
     out = {trial.number: plain_page(record, trial.number) for trial in record.study.trials if trial.number not in made}
     for some in _batches(list(made), PAGES_AT_ONCE):
         moments = moments_for([made[number] for number in some],
@@ -220,7 +231,7 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
         seen = Witness(record.study.name, moments, set(some))
         for said, body in zip(record.events, record.bodies, strict=True):
             event = event_of(body, bytes.fromhex(said["hash"]))
-            seen.see(replace(event, data=_in_words(event.data, texts)), body)
+            seen.see(replace(event, data=_in_words(event.data, record.said)), body)
         seen.end()
         for number in some:
             out[number] = words.of(trial_page(seen, number))

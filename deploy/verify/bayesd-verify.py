@@ -138,7 +138,8 @@ def verify(path, keys, heads):
         db = sqlite3.connect("file:" + urllib.parse.quote(os.path.abspath(path))
                              + ("?mode=ro" if wal else "?mode=ro&immutable=1"), uri=True)
         id, hashes, named, count = check_events(db.execute(
-            "SELECT seq, CAST(body AS BLOB), CAST(hash AS BLOB), type, study, trial, actor, cmd FROM event ORDER BY seq"))
+            "SELECT seq, CAST(body AS BLOB), CAST(hash AS BLOB), type, study, trial, actor, cmd FROM event "
+            "ORDER BY seq"))
         notes = "\n".join(note.decode() for note, in db.execute("SELECT CAST(note AS BLOB) FROM checkpoint"))
         if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'text'").fetchone():
             check_texts(db.execute("SELECT ref, salt, text FROM text").fetchall())

@@ -453,7 +453,7 @@ def test_damage_in_a_pack_is_found_although_its_manifest_was_made_anew(
 
 def test_without_a_seal_a_pack_says_what_nobody_vouches_for(
         packed: dict[str, bytes], tmp_path: Path, both: Callable[..., tuple[int, str]]) -> None:
-    """Every event of a whole log proves itself; that a missing one is of another study, and what pages say, does not."""
+    """The events of a whole log prove themselves; that a missing one is of another study needs somebody's word."""
     count, path = len(golden().bodies), tmp_path / "pack.zip"
     few = lines(packed["events.jsonl"])[:-1]
     write_pack({**packed, "events.jsonl": joined(few)}, path)
