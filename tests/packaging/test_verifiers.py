@@ -263,8 +263,8 @@ def test_what_cannot_be_looked_at_is_neither_yes_nor_no(tmp_path: Path, reads_sq
         write_lines(golden(), tmp_path / "events.jsonl")
         assert verify(tmp_path / "events.jsonl", "--head", tmp_path / "nothing")[0] == 2
         assert verify(tmp_path)[0] == 2
-    for command in ([sys.executable, FOLDER / pack.VERIFIERS[0]], ["node", FOLDER / pack.VERIFIERS[1]]):
-        done = subprocess.run([*command, tmp_path], capture_output=True, text=True, timeout=60)
+    for program, name in zip((sys.executable, "node"), pack.VERIFIERS, strict=True):
+        done = subprocess.run([program, FOLDER / name, tmp_path], capture_output=True, text=True, timeout=60)
         assert done.stderr == f"{tmp_path} is a folder: give the .zip itself\n"
 
 
