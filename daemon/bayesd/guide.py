@@ -48,32 +48,21 @@ It says nothing when all is well. {manifest}
 
 2. The events are whole and in order, and the signed notes in checkpoints.txt are about them:
 
-    python3 bayesd-verify.py PACK.zip            (with pip install cryptography)
-    node bayesd-verify.mjs PACK.zip              (Node 20.15 or newer)
+    python3 {folder}bayesd-verify.py ../PACK.zip    (with pip install cryptography)
+    node {folder}bayesd-verify.mjs ../PACK.zip      (Node 20.15 or newer)
 
-Each is one file that has nothing of bayesd in it and can be read in ten minutes. {verifiers} The last
-line is VERIFIED, or FAILED with the number of the first event that does not fit. {missing}
+PACK.zip is the file that you unpacked, wherever it is: they read the zip itself, not the folder. Each
+is one file that has nothing of bayesd in it and can be read in ten minutes. {verifiers}
+The last line is VERIFIED, or FAILED with the number of the first event that does not fit. {missing}
 
-3. The notes are those of the machine that wrote the record. From somebody else than who gave you
-this pack, get one of these:
-
-    the log's public key, which the daemon has in its retained MQTT message on topic
-    bayesd/1/head; the one in key.txt is
-{keys}
-
-    any signed note (three lines, an empty one, a signature) that has left that machine: that
-    message, the file of its option --heads, or what a worker's ask carries as "seen"
-
-and give it to the verifier, as --key 'KEY' or --head NOTE-FILE. A record in which anything older than
-such a note was changed cannot pass, even if the whole of it, its key and this pack were made anew.
+{step_3}
 
 
 WHAT THIS SHOWS, AND WHAT NOT
 
-{notes} Steps 1 and 2 alone show that the parts fit together; step 3 shows that the whole is not a
-forgery. Nothing here shows that a worker measured well: the record says who told which result, and
-when. report.html and why/ were made from the record when it was packed, and what they call
-recomputed was computed then. {seal}
+{notes} {shown} Nothing here shows that a worker measured well: the record says who told which
+result, and when. report.html and why/ were made from the record when it was packed, and what they
+call recomputed was computed then. {seal}
 
 
 BY HAND
@@ -90,6 +79,27 @@ an empty line, and an Ed25519 signature over the lines before that (C2SP signed-
 tlog-checkpoint).
 """
 
+STEP_3 = """\
+3. The notes are those of the machine that wrote the record. From somebody else than who gave you
+this pack, get one of these:
+
+    the log's public key, which the daemon has in its retained MQTT message on topic
+    bayesd/1/head; the one in key.txt is
+{keys}
+
+    any signed note (three lines, an empty one, a signature) that has left that machine: that
+    message, the file of its option --heads, or what a worker's ask carries as "seen"
+
+and give it to the verifier, as --key 'KEY' or --head NOTE-FILE. A record in which anything older than
+such a note was changed cannot pass, even if the whole of it, its key and this pack were made anew.
+{left_out}"""
+
+NO_STEP_3 = """\
+3. To compare with what somebody else has is impossible here: this log was written without a key, so no
+note of it ever left the machine, and nothing in this pack can be told from a forgery of all of it. You
+have the word of whoever gave it to you, and that it hangs together. For more than that, the daemon must
+sign: it does so when it has a key, and from then on."""
+
 
 def readme(record: "Record", signed: Sequence[str], keys: Sequence[str], *, sealed: bool, verifiers: bool) -> str:
     """`signed` are the notes, `keys` the public keys; `verifiers` says that copies of them are in the pack."""
@@ -104,17 +114,35 @@ def readme(record: "Record", signed: Sequence[str], keys: Sequence[str], *, seal
         "did": f"proposed trial {trial}" if made > 1 else "began the log",
         "manifest": "seal.txt signs the manifest, and the next step checks that." if sealed else
                     "There is no seal.txt here, so this shows accidents, not intent.",
+        "folder": "verify/" if verifiers else "",
         "verifiers": "Copies are in verify/; who trusts nothing in here takes them from a release of bayesd, where "
                      "they are in deploy/verify/." if verifiers else "They are in deploy/verify/ of a release.",
         "missing": "" if record.whole else
                    f"{count - len(record.bodies)} of the {count} events are about other studies, so the packer says, "
                    "and here by hash alone; to be sure that none is about this one, ask for a pack made with --whole.",
-        "texts": "\n    texts.jsonl      free text that events refer to by its hash, as far as it was not redacted"
-                 if record.texts else "",
-        "keys": "\n".join(f"        {key}" for key in keys) or "        (none: this log was written without a key)",
+        "texts": _texts(record),
+        "keys": "\n".join(f"        {key}" for key in keys) or "        (none)",
         "notes": _about(signed), "seal": "seal.txt is the word of the log's key for them." if sealed else
                                          "Nothing signs them."}
-    return "\n\n".join(_folded(part.format(**said)) for part in TEXT.split("\n\n"))
+    said["left_out"] = "" if record.whole else (
+        "That the events here by hash alone are of other studies is what seal.txt says, so give --key." if sealed else
+        "But with --key the verifier says FAILED here: without a seal, events of the study may have been left out.")
+    said["shown"] = ("Steps 1 and 2 alone show that the parts fit together; step 3 shows that the whole is not a "
+                     "forgery." if keys else "Steps 1 and 2 show that the parts fit together, and no more than that.")
+    text = TEXT.replace("{step_3}", STEP_3 if keys else NO_STEP_3)
+    return "\n\n".join(_folded(part.format(**said)) for part in text.split("\n\n"))
+
+
+def _texts(record: "Record") -> str:
+    """What is said of free text, which may hold what is not for everybody."""
+    row = "\n    {:16} {}\n                     {}".format
+    if record.texts:
+        return row("texts.jsonl", f"free texts: {len(record.texts)} errors of workers and reasons of people, which",
+                   "events refer to by hash; look what they say before you pass them on")
+    if many := record.texts_left_out:
+        return row("(no texts)", f"free texts: {many} errors of workers and reasons of people were not",
+                   'packed; in their place it says "(left out)"')
+    return ""
 
 
 def _about(signed: Sequence[str]) -> str:

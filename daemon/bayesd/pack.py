@@ -31,6 +31,7 @@ from bayesd.why.witness import Witness, moments_for
 MANIFEST, SEAL = "manifest.txt", "seal.txt"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)        # the earliest time that a zip can say
 PAGES_AT_ONCE = 100     # each holds what was known at its moment
+LEFT_OUT = "(left out)"
 VERIFIERS = ("bayesd-verify.py", "bayesd-verify.mjs")
 
 Event = dict[str, Any]
@@ -53,6 +54,8 @@ class Record:
     """The same for people: read, with free text in its place, each with its `hash`."""
     texts: tuple[dict[str, str], ...]
     """Free text that the events refer to: ref, salt and text."""
+    said: Mapping[str, str]
+    """Reference of a free text -> what people read in its place: itself, or that it was left out."""
     hashes: tuple[bytes, ...]
     """Of all events of the log."""
     notes: tuple[str, ...]
@@ -66,6 +69,10 @@ class Record:
     @property
     def whole(self) -> bool:
         return len(self.bodies) == len(self.hashes)
+
+    @property
+    def texts_left_out(self) -> int:
+        return len(self.said) - len(self.texts)
 
     def of_trial(self, number: int) -> list[Event]:
         return [event for event in self.events
@@ -81,9 +88,11 @@ class Record:
 # --- What goes in ------------------------------------------------------------------------------------
 
 
-def collect(path: AnyPath, name: str, *, whole: bool = False,
+def collect(path: AnyPath, name: str, *, whole: bool = False, with_texts: bool = True,
             on_progress: Callable[[int], None] | None = None) -> Record:
     """Read a log, checking each event, and keep what concerns a study; `whole` keeps everything.
+
+    Without texts, people read that there was one: its reference stays in the event, and proves nothing about it.
 
     Raises logfile.Damaged: a damaged log is no evidence, so there is no pack of it.
     """
@@ -99,13 +108,14 @@ def collect(path: AnyPath, name: str, *, whole: bool = False,
     study = state.studies[name]
     bodies, events = [], []
     wanted, texts = _lineage(state, name), _texts(path)
-    said = Words({ref: text["text"] for ref, text in texts.items()})
-    told: dict[str, dict[str, str]] = {}
+    said = Words({ref: text["text"] if with_texts else LEFT_OUT for ref, text in texts.items()})
+    told: dict[str, str] = {}
     for seq, body, hash in read_events(path, until=len(hashes)):
         event = orjson.loads(body)
         if whole or "study" not in event or seq <= wanted.get(event["study"], 0):
             bodies.append(body)
-            told |= {ref: texts[ref] for key, ref in event["data"].items() if key.endswith("_ref") and ref in texts}
+            refs = [ref for key, ref in event["data"].items() if key.endswith("_ref")]
+            told |= {ref: said.there[ref] for ref in refs if ref in texts}
             said.note(event["type"], event["data"])
             events.append({**event, "hash": hash.hex()})
     # Only now is it known which texts were redacted: that comes after what it redacts.
@@ -115,8 +125,9 @@ def collect(path: AnyPath, name: str, *, whole: bool = False,
     rules = {rule: winner.choose(complete, problem, rule) for rule in winner.RULES}
     keys = dict.fromkeys(event["data"]["key"] for event in events
                          if event["type"] == "daemon.started" and event["data"].get("key"))
-    return Record(study, state, tuple(bodies), tuple(events), tuple(told.values()), tuple(hashes),
-                  _notes(path, len(hashes)), tuple(keys), orjson.loads(last), rules[winner.DEFAULT], rules)
+    return Record(study, state, tuple(bodies), tuple(events), tuple(texts[ref] for ref in told) if with_texts else (),
+                  told, tuple(hashes), _notes(path, len(hashes)), tuple(keys), orjson.loads(last),
+                  rules[winner.DEFAULT], rules)
 
 
 def _texts(path: AnyPath) -> dict[str, dict[str, str]]:
@@ -211,7 +222,6 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
     """Trial -> why it was tried: as recorded, and with what the model says again."""
     made = {event["trial"]: event["data"] for event in record.events
             if event["type"] == "trial.proposed" and event["study"] == record.study.name}
-    there = {text["ref"]: text["text"] for text in record.texts}
     out: dict[int, str] = {}
     for some in _batches([trial.number for trial in record.study.trials], PAGES_AT_ONCE):
         suggested = [number for number in some if number in made]       # the others are a fork's: they need no moment
@@ -221,7 +231,7 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
         for said, body in zip(record.events, record.bodies, strict=True):
             seen.see(event_of(body, bytes.fromhex(said["hash"])), body)
         seen.end()
-        seen.words.there = there
+        seen.words.there = record.said
         for number in some:
             out[number] = words.of(of(seen, number))
             if on_progress is not None:

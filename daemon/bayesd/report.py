@@ -411,7 +411,10 @@ def _proof(record: "Record", signed: Sequence[str], keys: Sequence[str]) -> str:
     shown = rows if len(rows) <= 12 else [*rows[:3], ("…", f"{len(rows) - 9} more"), *rows[-6:]]
     table = _table((">Events", "Root of their Merkle tree"), iter(shown)) if rows else \
         "<p>There are none: hashes show that the parts fit, not that the whole was not made anew.</p>"
-    key = "".join(f"<p><code class=long>{escape(key)}</code></p>" for key in keys) or "<p>none</p>"
+    key = "<p>The key, to be compared with a copy from elsewhere:</p>" + "".join(
+        f"<p><code class=long>{escape(key)}</code></p>" for key in keys) if keys else (
+        "<p>The log was written without a key, so nothing here can be told from a forgery of all of it.</p>")
+    check = CHECK if keys else CHECK.replace(" --key 'KEY'", "")
     missing = "" if record.whole else (f" Of the {head:,} events of the log, {head - len(record.bodies):,} are of "
                                        "other studies and are in the pack by their hash alone.")
     engines = "".join(
@@ -421,14 +424,14 @@ def _proof(record: "Record", signed: Sequence[str], keys: Sequence[str]) -> str:
     fixed = f", and signed notes fix the whole at {_count(len(signed), 'moment')}" if signed else ""
     return _section("Did nobody change this?", (
         f"<p>The record ends with event {head:,}, hash <code class=long>{record.hashes[-1].hex()}</code>. Each event "
-        f"holds the hash of the one before it{fixed}.{missing}</p>{CHECK}"
-        f"<p>The key, to be compared with a copy from elsewhere:</p>{key}<h3>Signed notes</h3>{table}"
+        f"holds the hash of the one before it{fixed}.{missing}</p>{check}"
+        f"{key}<h3>Signed notes</h3>{table}"
         f"<h2>What computed</h2><p>Suggestions depend on versions and on the machine's arithmetic; the record names "
         f"both.</p>{engines or '<p>No fingerprint is on record.</p>'}"), "proof")
 
 
-CHECK = """<pre>python3 bayesd-verify.py PACK.zip --key 'KEY'
-node bayesd-verify.mjs PACK.zip --key 'KEY'</pre><p>Either checks it with none of bayesd's code;
+CHECK = """<pre>python3 verify/bayesd-verify.py ../PACK.zip --key 'KEY'
+node verify/bayesd-verify.mjs ../PACK.zip --key 'KEY'</pre><p>Either checks it with none of bayesd's code;
 <code>README.txt</code> in the pack says how, and what that shows.</p>"""
 
 

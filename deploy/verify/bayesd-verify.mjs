@@ -8,14 +8,17 @@ FILE is a log (SQLite; needs Node 22.5), an export of one (JSON lines) or an aud
     hash of the event before it: who changes one event must change all that follow.
  2. A signed note says how many events there were and the root of the Merkle tree over their hashes (RFC 9162,
     section 2.1): who changes any event, and all that follow, has another root than a note kept elsewhere.
- 3. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt.
+ 3. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt. A pack
+    may have events of other studies by hash alone: that they are of others is what the seal says, and nothing else.
 Events may refer to free text by ref = SHA-256(salt || text); a text may be redacted, but not be another one.
-A pack may have events of other studies by hash alone. Exit: 0 verified, 1 not verified, 2 could not be looked at. */
+Exit: 0 verified, 1 not verified, 2 could not be looked at. */
 import { createHash, createPublicKey, verify as ed25519 } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { crc32, inflateRawSync } from 'node:zlib'
+
+const NO_SEAL = 'no seal: events of the study may have been left out; ask for a sealed pack, or one made with --whole'
 
 class Failed extends Error {}
 const need = (holds, where, why) => { if (!holds) throw new Failed(`FAILED at ${where}: ${why}`) }
@@ -28,7 +31,7 @@ const lines = data => text(data).split('\n').filter(line => line)
 const rawLines = data => data.toString('latin1').split('\n').filter(line => line).map(line => Buffer.from(line, 'latin1'))
 
 /** Rule 1 for rows of seq, line, hash and copies of parts of the line, of which all but the line may be missing.
-    A pack gives the hashes of all events. Answers with the log's id, all hashes and the keys that it names. */
+    A pack gives the hashes of all events. Answers with the log's id, all hashes, its keys, and how many rows. */
 function checkEvents(rows, given) {
   let id, where, count = 0, seq = 0
   const hashes = given ?? [], named = []
@@ -59,7 +62,7 @@ function checkEvents(rows, given) {
   }
   need(count, 'seq 1', 'there is no event')
   say('events', count, count === hashes.length ? '' : `of ${hashes.length}, the others by hash alone`)
-  return { id, hashes, named }
+  return { id, hashes, named, count }
 }
 
 /** Size -> root of the Merkle tree over the first `size` hashes, in base64. */
@@ -102,9 +105,10 @@ function checkNotes(what, notes, id, hashes, keys) {
   const found = roots(hashes, new Set(all.map(([size]) => size)))
   let good = 0, signed = 0
   for (const [size, said, signatures] of all.sort(([a], [b]) => a.length - b.length || (a > b) - (a < b))) {
+    need(said.split('\n')[0] === `bayesd/${id}`, `seq ${size}`, 'a note of another log')
     signed += checkSignature(said, signatures, keys, `seq ${size}`)
     need(found.has(size), `seq ${hashes.length + 1}`, `it is missing: a note is about ${size} events`)
-    need(said.split('\n').slice(0, 3).join('\n') === `bayesd/${id}\n${size}\n${found.get(size)}`, `seq ${size}`,
+    need(said.split('\n').slice(1, 3).join('\n') === `${size}\n${found.get(size)}`, `seq ${size}`,
       `events ${good + 1} to ${size} are not all those that a note is about`)
     good = Number(size)
   }
@@ -118,7 +122,7 @@ function checkTexts(texts) {
   say('texts', texts.length)
 }
 
-/** Rule 3. */
+/** Rule 3. Is there a seal? */
 function checkFiles(files, id, keys) {
   const listed = new Map(lines(Buffer.from(files.get('manifest.txt'))).map(line => [line.slice(66), line.slice(0, 64)]))
   for (const name of [...new Set([...files.keys(), ...listed.keys()])].sort()) {
@@ -126,12 +130,13 @@ function checkFiles(files, id, keys) {
       need(sha(files.get(name) ?? '').toString('hex') === listed.get(name), name, 'it is not the file that was packed')
   }
   say('files', listed.size)
-  if (!files.has('seal.txt')) return
+  if (!files.has('seal.txt')) return 0
   const [said, signatures] = text(files.get('seal.txt')).split(/\n\n(.*)/s)
   const signed = checkSignature(said, signatures ?? '', keys, 'seal.txt')
   const digest = sha(files.get('manifest.txt')).toString('hex')
   need(said === `bayesd/${id}/pack\n${digest}`, 'seal.txt', 'it seals another pack')
   say('seal', 1, `${signed} signed`)
+  return signed
 }
 
 /** The files of a zip, by its directory at the end (APPNOTE 4.3.12, 4.3.16); not its 64 bit form. */
@@ -153,6 +158,8 @@ function unzip(path, zip) {
 }
 
 async function verify(path, keys, heads) {
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
+    throw Object.assign(new Error(`${path} is a folder: give the .zip itself`), { syscall: 'read' })
   const data = readFileSync(path), rows = data => rawLines(data).map(line => [null, line, null])
   let record, notes = '', files
   if (data.subarray(0, 16).equals(bytes('SQLite format 3\0'))) {
@@ -173,16 +180,22 @@ async function verify(path, keys, heads) {
     const texts = lines(files.get('texts.jsonl') ?? Buffer.alloc(0)).map(line => JSON.parse(line))
     checkTexts(texts.map(each => ({ ...each, salt: Buffer.from(each.salt, 'hex') })))
   } else record = checkEvents(rows(data))
-  const { id, hashes, named } = record, all = keys.length ? keys : named
+  const { id, hashes, named, count } = record, all = keys.length ? keys : named
   let signed = checkNotes('notes', notes, id, hashes, all)
   for (const head of heads) signed += checkNotes('outside notes', text(readFileSync(head)), id, hashes, all)
-  if (files) checkFiles(files, id, all)
+  const sealed = files ? checkFiles(files, id, all) : 1, whole = count === hashes.length
   need(signed || !keys.length, 'key', 'it signed nothing here')
   if (!signed && !heads.length) console.log('Nothing here is signed: the parts fit, but the whole could have been made anew')
   else if (!signed) console.log('No key for the outside notes is known: they are worth what their source is')
-  else if (!keys.length && !heads.length)
+  else if (!keys.length && (files || !heads.length))
     console.log("The key is the file's own word; compare it with a copy from elsewhere:", named.join(' '))
-  console.log(`VERIFIED: events 1 to ${hashes.length} of log ${id}`)
+  if (!whole && !sealed) {
+    need(!keys.length, 'seal.txt', NO_SEAL)
+    console.log(`WARNING: ${NO_SEAL}`)
+  }
+  console.log(`VERIFIED: ${whole ? `events 1 to ${count}` : `${count} of ${hashes.length} events`} of log ${id}` +
+    (whole ? '' : ' (the others by hash alone)') +
+    (sealed ? '' : '; no seal: NOBODY VOUCHES for report.html, study.json, texts and why/'))
 }
 
 const many = { type: 'string', multiple: true, default: [] }

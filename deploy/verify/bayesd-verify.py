@@ -8,15 +8,17 @@ FILE is a log (SQLite), an export of one (JSON lines) or an audit pack (zip); it
     hash of the event before it: who changes one event must change all that follow.
  2. A signed note says how many events there were and the root of the Merkle tree over their hashes (RFC 9162,
     section 2.1): who changes any event, and all that follow, has another root than a note kept elsewhere.
- 3. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt.
+ 3. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt. A pack
+    may have events of other studies by hash alone: that they are of others is what the seal says, and nothing else.
 Events may refer to free text by ref = SHA-256(salt || text); a text may be redacted, but not be another one.
-A pack may have events of other studies by hash alone. Exit: 0 verified, 1 not verified, 2 could not be looked at.
+Exit: 0 verified, 1 not verified, 2 could not be looked at.
 """
 import argparse, base64, hashlib, json, os, sqlite3, sys, urllib.parse, zipfile, zlib
 try:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 except ImportError:             # then everything but signatures is checked
     Ed25519PublicKey = None
+NO_SEAL = "no seal: events of the study may have been left out; ask for a sealed pack, or one made with --whole"
 
 class Failed(Exception):
     pass
@@ -33,7 +35,7 @@ def sha(*parts):
 
 def check_events(rows, given=None):
     """Rule 1 for rows of seq, line, hash and copies of parts of the line, of which all but the line may be missing.
-    A pack gives the hashes of all events. Answers with the log's id, all hashes and the keys that it names."""
+    A pack gives the hashes of all events. Answers with the log's id, all hashes, its keys, and how many rows."""
     id, hashes, keys, count, seq = None, given or [], [], 0, 0
     try:
         for told, line, leaf, *beside in rows:
@@ -58,7 +60,7 @@ def check_events(rows, given=None):
         need(False, where, "it is not an event in JSON")
     need(count, "seq 1", "there is no event")
     say("events", count, "" if count == len(hashes) else f"of {len(hashes)}, the others by hash alone")
-    return id, hashes, keys
+    return id, hashes, keys, count
 
 def roots(hashes, sizes):
     """Size -> root of the Merkle tree over the first `size` hashes, in base64."""
@@ -96,9 +98,10 @@ def check_notes(what, text, id, hashes, keys):
     notes = [(f"{text}\n".split("\n")[1], text, signatures) for text, signatures in zip(parts[::2], [*parts[1::2], ""])]
     found = roots(hashes, {size for size, _, _ in notes})
     for size, text, signatures in sorted(notes, key=lambda note: (len(note[0]), note[0])):
+        need(text.split("\n")[0] == f"bayesd/{id}", f"seq {size}", "a note of another log")
         signed += check_signature(text, signatures, keys, f"seq {size}")
         need(size in found, f"seq {len(hashes) + 1}", f"it is missing: a note is about {size} events")
-        need(text.split("\n")[:3] == [f"bayesd/{id}", size, found[size]], f"seq {size}",
+        need(text.split("\n")[1:3] == [size, found[size]], f"seq {size}",
              f"events {good + 1} to {size} are not all those that a note is about")
         good = int(size)
     say(what, len(notes), f"{signed} signed, the newest is about {good} of {len(hashes)} events" if notes else "")
@@ -110,18 +113,22 @@ def check_texts(rows):
     say("texts", len(rows))
 
 def check_files(files, id, keys):
-    """Rule 3."""
+    """Rule 3. Is there a seal?"""
     listed = {line[66:]: line[:64] for line in files["manifest.txt"].decode().split("\n") if line}
     for name in sorted({*files, *listed} - {"manifest.txt", "seal.txt"}):
         need(sha(files.get(name, b"")).hex() == listed.get(name), name, "it is not the file that was packed")
     say("files", len(listed))
-    if "seal.txt" in files:
-        text, _, signatures = files["seal.txt"].decode().partition("\n\n")
-        signed = check_signature(text, signatures, keys, "seal.txt")
-        need(text == f"bayesd/{id}/pack\n{sha(files['manifest.txt']).hex()}", "seal.txt", "it seals another pack")
-        say("seal", 1, f"{signed} signed")
+    if "seal.txt" not in files:
+        return False
+    text, _, signatures = files["seal.txt"].decode().partition("\n\n")
+    signed = check_signature(text, signatures, keys, "seal.txt")
+    need(text == f"bayesd/{id}/pack\n{sha(files['manifest.txt']).hex()}", "seal.txt", "it seals another pack")
+    say("seal", 1, f"{signed} signed")
+    return signed or not Ed25519PublicKey       # that none was checked is said
 
 def verify(path, keys, heads):
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} is a folder: give the .zip itself")
     with open(path, "rb") as file:
         start = file.read(16)
         data = start if start == b"SQLite format 3\0" else start + file.read()
@@ -130,8 +137,9 @@ def verify(path, keys, heads):
         wal = os.path.exists(path + "-wal") and os.path.getsize(path + "-wal")
         db = sqlite3.connect("file:" + urllib.parse.quote(os.path.abspath(path))
                              + ("?mode=ro" if wal else "?mode=ro&immutable=1"), uri=True)
-        id, hashes, named = check_events(db.execute("SELECT seq, CAST(body AS BLOB), CAST(hash AS BLOB), type, study, "
-                                                    "trial, actor, cmd FROM event ORDER BY seq"))
+        id, hashes, named, count = check_events(db.execute(
+            "SELECT seq, CAST(body AS BLOB), CAST(hash AS BLOB), type, study, trial, actor, cmd FROM event "
+            "ORDER BY seq"))
         notes = "\n".join(note.decode() for note, in db.execute("SELECT CAST(note AS BLOB) FROM checkpoint"))
         if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'text'").fetchone():
             check_texts(db.execute("SELECT ref, salt, text FROM text").fetchall())
@@ -140,19 +148,19 @@ def verify(path, keys, heads):
             need(len(pack.namelist()) == len(set(pack.namelist())), path, "two files have one name")
             files = {name: pack.read(name) for name in pack.namelist()}
         given, notes, named = (files[name].decode() for name in ("hashes.txt", "checkpoints.txt", "key.txt"))
-        id, hashes, _ = check_events([(None, line, None) for line in files["events.jsonl"].split(b"\n") if line],
-                                     [bytes.fromhex(line) for line in given.split()])
+        id, hashes, _, count = check_events(
+            [(None, line, None) for line in files["events.jsonl"].split(b"\n") if line],
+            [bytes.fromhex(line) for line in given.split()])
         named = named.split()
         texts = [json.loads(line) for line in files.get("texts.jsonl", b"").decode().split("\n") if line]
         check_texts([(each["ref"], bytes.fromhex(each["salt"]), each["text"]) for each in texts])
     else:
-        id, hashes, named = check_events([(None, line, None) for line in data.split(b"\n") if line])
+        id, hashes, named, count = check_events([(None, line, None) for line in data.split(b"\n") if line])
     signed = check_notes("notes", notes, id, hashes, keys or named)
     for head in heads:
         with open(head, encoding="utf-8") as file:
             signed += check_notes("outside notes", file.read(), id, hashes, keys or named)
-    if files:
-        check_files(files, id, keys or named)
+    sealed = check_files(files, id, keys or named) if files else True
     need(signed or not keys, "key", "it signed nothing here" if Ed25519PublicKey else "pip install cryptography")
     if not Ed25519PublicKey:
         print("Signatures were NOT checked: pip install cryptography")
@@ -160,9 +168,14 @@ def verify(path, keys, heads):
         print("Nothing here is signed: the parts fit, but the whole could have been made anew")
     elif not signed:
         print("No key for the outside notes is known: they are worth what their source is")
-    elif not keys and not heads:
+    elif not keys and (files or not heads):
         print("The key is the file's own word; compare it with a copy from elsewhere:", *named)
-    print(f"VERIFIED: events 1 to {len(hashes)} of log {id}")
+    if count < len(hashes) and not sealed:
+        need(not keys, "seal.txt", NO_SEAL)
+        print("WARNING:", NO_SEAL)
+    what = f"events 1 to {count}" if count == len(hashes) else f"{count} of {len(hashes)} events"
+    print(f"VERIFIED: {what} of log {id}", "" if count == len(hashes) else " (the others by hash alone)",
+          "" if sealed else "; no seal: NOBODY VOUCHES for report.html, study.json, texts and why/", sep="")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_it_holds_the_study_whole_and_sealed_and_verifies(kept: Path, unpacked: 
     assert code == 0
     assert f"{len(ours)}  OK, of {len(every)}, the others by hash alone" in said
     assert "seal                 1  OK, 1 signed" in said
+    assert f"VERIFIED: {len(ours)} of {len(every)} events" in said
 
 
 def test_the_same_log_and_key_make_the_same_pack(kept: Path, unpacked: Path, tmp_path: Path, sh: Shell) -> None:
@@ -113,6 +115,7 @@ def test_whole_recorded_and_unsealed(kept: Path, tmp_path: Path, sh: Shell) -> N
     assert (said.json["events"], said.json["sealed"], said.json["notes"]) == (said.json["of"], False, 0)
     assert "not sealed" in said.err
     assert "made anew" in python(tmp_path / "whole.zip")[1]
+    assert "no seal: NOBODY VOUCHES for report.html" in python(tmp_path / "whole.zip")[1]
     with zipfile.ZipFile(tmp_path / "whole.zip") as packed:
         assert "seal.txt" not in packed.namelist()
         assert "by hash alone" not in packed.read("README.txt").decode()
@@ -147,23 +150,71 @@ def test_the_log_of_this_machine_is_the_default(kept: Path, tmp_path: Path, sh: 
 # --- For a stranger -------------------------------------------------------------------------------------
 
 
-def test_what_the_guide_tells_to_type_works(unpacked: Path) -> None:
-    """Every indented line of README.txt that is a command, in a shell, beside the files."""
+def test_what_the_guide_tells_to_type_works(unpacked: Path, tmp_path: Path) -> None:
+    """Every indented line of README.txt that is a command, as it stands, in a folder made of the zip beside it."""
+    shutil.copy(unpacked / "pack.zip", tmp_path / "PACK.zip")
+    with zipfile.ZipFile(tmp_path / "PACK.zip") as packed:
+        packed.extractall(tmp_path / "PACK")
     guide = (unpacked / "README.txt").read_text()
     assert max(map(len, guide.splitlines())) < 110
     typed = [re.split(r"  +\(", line.strip())[0] for line in guide.splitlines() if line.startswith("    ")]
-    commands = [line for line in typed if line.startswith(("sha256sum", "(printf", "sed", "python3"))]
-    assert len(commands) == 4
+    commands = [line for line in typed if line.startswith(("sha256sum", "(printf", "sed", "python3", "node"))]
+    assert len(commands) == 5
+    if not shutil.which("node"):
+        commands = [line for line in commands if not line.startswith("node")]
 
     def shell(command: str) -> str:
-        command = command.replace("python3 bayesd-verify.py", f"{sys.executable} verify/bayesd-verify.py")
-        done = subprocess.run(["sh", "-c", command.replace("PACK.zip", "pack.zip")], cwd=unpacked, timeout=60,
+        command = command.replace("python3 ", f"{sys.executable} ")     # which has the library for signatures
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path / "PACK", timeout=60,
                               capture_output=True, text=True, check=True)
         return done.stdout
     said = {command.split()[0]: shell(command) for command in commands}
     assert said["sha256sum"] == ""
     assert said["(printf"].split()[0] == said["sed"].strip()
-    assert "VERIFIED" in next(text for command, text in said.items() if command.startswith("python3"))
+    for command in said.keys() & {"python3", "node"}:
+        assert "VERIFIED" in said[command]
+
+
+def test_the_guide_of_an_unsigned_log_does_not_promise_what_only_a_key_can_give(tmp_path: Path) -> None:
+    def guide(signer: notes.Signer | None) -> str:
+        files = pack_files(replace(golden(), notes=[]), tmp_path, signer)
+        assert ("--key 'KEY'" in files["report.html"].decode()) == (signer is not None)
+        return " ".join(files["README.txt"].decode().split())
+    bare, sealed = guide(None), guide(OWNER)
+    assert "impossible here: this log was written without a key" in bare
+    assert "fit together, and no more than that" in bare
+    for promise in ("--key", "step 3 shows", "cannot pass"):
+        assert (promise in bare, promise in sealed) == (False, True), promise
+    assert "impossible" not in sealed
+    assert "so give --key" in sealed
+
+
+def test_the_guide_of_an_unsealed_pack_says_that_a_key_will_not_be_satisfied(tmp_path: Path) -> None:
+    bodies = reseal(golden().bodies, 2, lambda event: event["data"].update(key=OWNER.vkey))
+    said = " ".join(pack_files(signed(bodies), tmp_path, None)["README.txt"].decode().split())
+    assert "with --key the verifier says FAILED here" in said
+
+
+def test_texts_are_counted_and_can_stay_at_home(kept: Path, unpacked: Path, tmp_path: Path, sh: Shell) -> None:
+    """What a worker's traceback says is not for everybody; that there was one, and its proof, stays."""
+    texts = len((unpacked / "texts.jsonl").read_text().splitlines())
+    assert texts == 2
+    assert "free texts: 2 errors" in (unpacked / "README.txt").read_text()
+    said = sh(f"study audit-pack tuned --log {kept} --no-texts -o {tmp_path / 'less.zip'} -f json")
+    assert (said.json["texts"], "--no-texts" in said.err) == (0, False)
+    with_them = sh(f"study audit-pack tuned --log {kept} --recorded -o {tmp_path / 'all.zip'} -f json")
+    assert (with_them.json["texts"], "free texts inside" in with_them.err) == (2, True)
+    with zipfile.ZipFile(tmp_path / "less.zip") as packed:
+        names = packed.namelist()
+        everything = {name: packed.read(name).decode() for name in names}
+    assert "texts.jsonl" not in names
+    assert not [name for name, text in everything.items() if "Traceback" in text or "onerror" in text]
+    assert "free texts: 2 errors of workers and reasons of people were not packed" in " ".join(
+        everything["README.txt"].split())
+    assert "(left out)" in everything["report.html"]
+    assert "(left out)" in everything["why/5.txt"]
+    assert everything["events.jsonl"] == (unpacked / "events.jsonl").read_text()
+    assert both(tmp_path / "less.zip") == 0
 
 
 def test_an_auditor_finds_why_trial_17_was_proposed(unpacked: Path) -> None:

@@ -25,9 +25,12 @@ def register(top: click.Group) -> None:
               help="The log's private key, to sign the pack; default: the one beside the log, if it can be read.")
 @click.option("--whole", is_flag=True, help="Other studies' events, too: then nobody has to believe that they are.")
 @click.option("--recorded", is_flag=True, help="Reasons as they were recorded, with nothing computed again: fast.")
+@click.option("--no-texts", is_flag=True,
+              help="Leave out free text: errors of workers, reasons of people. (Logs of early releases have it in "
+                   "their events, where it stays.)")
 @format_option
 def audit_pack(name: str, output: Path, log: Path | None, key_file: Path | None, whole: bool, recorded: bool,
-               format: str) -> None:
+               no_texts: bool, format: str) -> None:
     """Everything about a study in one file that proves itself.
 
     It has the events as they were hashed, the signed notes, a report for people, why each trial was tried, and how to
@@ -37,7 +40,7 @@ def audit_pack(name: str, output: Path, log: Path | None, key_file: Path | None,
     path = log or _default_log()
     with show.progress("reading", offline.count(path)) as advance:
         try:
-            record = pack.collect(path, name, whole=whole, on_progress=advance)
+            record = pack.collect(path, name, whole=whole, with_texts=not no_texts, on_progress=advance)
         except pack.NoStudy as error:
             raise Trouble(str(error)) from error
     signer = _signer(path, key_file, record)
@@ -48,7 +51,10 @@ def audit_pack(name: str, output: Path, log: Path | None, key_file: Path | None,
     answer = {"study": name, "file": str(output), "log": record.state.log, "events": len(record.bodies),
               "of": len(record.hashes), "trials": len(record.study.trials), "head": record.hashes[-1].hex(),
               "notes": len(need("bayesd.notes").split(content["checkpoints.txt"].decode())),
-              "sealed": signer is not None, "bytes": output.stat().st_size}
+              "texts": len(record.texts), "sealed": signer is not None, "bytes": output.stat().st_size}
+    if record.texts:
+        show.talk(f"free texts inside (errors of workers, reasons of people): {len(record.texts)}; "
+                  "--no-texts leaves them out")
     if signer is None:
         show.talk("the pack is not sealed: the log's key cannot be read here; name it with --key-file")
     show.record(format, answer, list(answer.items()), [answer["file"]])
