@@ -14,6 +14,15 @@ const CLASSES = ['crash', 'timeout', 'oom', 'nonfinite', 'other']
 const MESSAGE_BYTES_MAX = 60 * 1024
 const TIMES_MS = { tick: 500, ask: 30_000, tell: 2_000, tellMost: 60_000, report: 1_000, leave: 10_000 }
 
+/** Whether a signed head is newer than another one: of another log, of a later branch of it, or larger. */
+function isNewer(note, than) {
+  const read = (text) => /^(.+)\n(\d{1,16})\n.*\n(?:branch (\d{1,16})\n)?/.exec(text ?? '')
+  const [a, b] = [read(note), read(than)]
+  if (a === null || b === null || a[1] !== b[1]) return a !== null
+  const branches = Number(a[3] ?? 0) - Number(b[3] ?? 0)
+  return branches > 0 || (branches === 0 && Number(a[2]) > Number(b[2]))
+}
+
 export class NameInUse extends Error {}
 
 /**
@@ -195,7 +204,7 @@ class Worker {
     if (kind === 'grant') this.granted(message)
     if (kind === 'stop') this.stopped(keyOf(message), message.reason)
     if (kind === 'receipt') this.received(message)
-    if (kind === 'head') this.seen = message.note
+    if (kind === 'head' && isNewer(message.note, this.seen)) this.seen = message.note
     if (kind === 'daemon' && message.epoch !== this.epoch) {
       this.epoch = message.epoch
       this.sayAgain()

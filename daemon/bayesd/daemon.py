@@ -70,7 +70,7 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
     try:
         log_id = await _log_id(log)
         signer = await signer_of(log, log_id, path, config.key, systemd.credential("signing-key"))
-        outside = Outside(files.read(), accept_rollback, files.keep)
+        outside = Outside(files.read(), accept_rollback, files.keep, files.forget)
         async with contextlib.AsyncExitStack() as stack:
             broker, qos, settle_s = config.broker, 1, 0.5
             if broker is None:
@@ -90,7 +90,6 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
                               fingerprint=await asyncio.to_thread(fingerprint, __version__),
                               signer=signer, outside=outside)
             await service.open()
-            files.forget()
             if config.operators is None:
                 logger.warning("no list of operators is set: whoever may publish on %s may change studies", address.url)
             note = write_runtime(address.url, path, config.root)

@@ -8,14 +8,17 @@ Feed it the verified events in order, then ask for the verdict.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
 
 from bayesd import notes
+from bayesd.lineage import Lineage
 from bayesd.notes import BadKey, BadNote, Checkpoint, Verifier
 from bayesd.study.merkle import Tree
 from bayesd.study.row import Fields
+from bayesd.study.state import Repair
 
 _STARTED, _REPAIRED = "daemon.started", "log.repaired"
 
@@ -52,7 +55,7 @@ class Verdict:
     unsigned: int = 0
     """Notes in the log whose root is right, but nobody names a key to check who signed them."""
     given_up: int = 0
-    """Notes of a history that the operator gave up, as the log and a later note say."""
+    """Notes of a history that the operator gave up, as the log says under a signature."""
     keys: tuple[str, ...] = ()
     keys_given: bool = False
     """The keys came from outside. Else they are those that the log itself names: a forger names another."""
@@ -67,15 +70,6 @@ class _Claim:
     outside: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Repair:
-    """The operator let the daemon go on although a note of `size` events was around."""
-
-    begins: int
-    at: int
-    size: int
-
-
 class Evidence:
     """Notes, held against the events of a log while these are read."""
 
@@ -85,8 +79,7 @@ class Evidence:
         self.tree = Tree()
         self._given = {key: Verifier(key) for key in keys}
         self._named: dict[str, Verifier] = {}
-        self._repairs: list[_Repair] = []
-        self._life = 1
+        self._repairs: list[Repair] = []
         self._unreadable: list[tuple[int, str]] = []
         claims = [claim for seq, note in stored if (claim := self._stored(seq, note)) is not None]
         claims += [self._outside(head) for head in heads]
@@ -136,23 +129,20 @@ class Evidence:
 
     def _listen(self, row: Fields) -> None:
         """Keys that the log names, and what an operator gave up."""
-        data = orjson.loads(row[1]).get("data")
+        body = orjson.loads(row[1])
+        data = body.get("data")
         if not isinstance(data, dict):
             return
         if row[3] == _STARTED:
-            self._life = row[0]
             key = data.get("key")
             if isinstance(key, str) and key not in self._named:
-                try:
+                with suppress(BadKey):
                     self._named[key] = Verifier(key)
-                except BadKey:
-                    return
-        else:
-            try:
-                size = notes.read(str(data.get("accepted"))).size
-            except BadNote:
-                return
-            self._repairs.append(_Repair(self._life, row[0], size))
+        elif data.get("signature") is not None:
+            with suppress(TypeError, ValueError):
+                self._repairs.append(Repair(
+                    row[0], str(body.get("prev")), str(data.get("accepted")), int(data.get("fences_from", 0)),
+                    int(data.get("shared", 0)), str(data["signature"])))
 
     # ------------------------------------------------------------ the verdict
 
@@ -164,8 +154,10 @@ class Evidence:
         faults = {claim: self._fault(claim, log) for claim in (*self._right, *self._wrong, *beyond)}
         held = [claim for claim in self._right if faults[claim] is None]
         signed = max((claim.said.size for claim in held), default=0)
+        keys = self._given or self._named
+        lineage = Lineage(log or "", self._repairs, keys.values())
         given_up = {claim for claim in (*self._wrong, *beyond)
-                    if faults[claim] is None and self._gave_up(claim, signed)}
+                    if faults[claim] is None and lineage.excuses(claim.said)}
         found = [self._at(claim, held, f"{claim.source} {why}", is_ours=False)
                  for claim, why in faults.items() if why]
         found += [self._at(claim, held, f"{claim.source} was signed over other events: at least one of these was "
@@ -176,7 +168,11 @@ class Evidence:
                           f"over {claim.said.size}: the events behind are missing", ends + 1)
                   for claim in beyond if not faults[claim] and claim not in given_up]
         found += [Finding(place, place, why, place) for seq, why in self._unreadable for place in (min(seq, ends + 1),)]
-        keys = self._given or self._named
+        if not self._given:
+            found += [self._at(claim, held, f"{claim.source} is of a history that was given up, says the log under a "
+                                            "key that the log itself names: only the public key from elsewhere (--key) "
+                                            "can tell whether that is true", is_ours=False)
+                      for claim in given_up if claim.outside]
         unsigned = 0 if keys else sum(not claim.outside for claim in self._right)
         return Verdict(signed, sum(not claim.outside for claim in held), sum(claim.outside for claim in held), unsigned,
                        len(given_up), tuple(keys), bool(self._given),
@@ -194,10 +190,6 @@ class Evidence:
         except BadNote as error:
             return f"does not hold under the key that {'was given' if self._given else 'the log names'}: {error}"
         return None
-
-    def _gave_up(self, claim: _Claim, signed: int) -> bool:
-        """The log says that the operator went on without the events of this note, and a later note vouches for that."""
-        return any(repair.begins <= claim.said.size <= repair.size and signed >= repair.at for repair in self._repairs)
 
     @staticmethod
     def _at(claim: _Claim, held: Sequence[_Claim], why: str, is_ours: bool = True) -> Finding:

@@ -6,7 +6,7 @@ away: to the broker, to every worker, to a file on another disk. What comes back
 the log. A verified note that the log cannot have made means that trials and fences handed out
 before could be handed out again with other parameters, and then nothing more may be granted.
 
-A note counts when the daemon's key signed it, or the key that the log named last before. Any other
+A note counts when the daemon's key signed it, or one that the log has named. Any other
 is ignored and counted: a stranger must not be able to stop a daemon.
 """
 
@@ -16,10 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from bayesd import lineage
+from bayesd.lineage import Lineage
 from bayesd.log import Log, LogError
 from bayesd.notes import BadNote, Checkpoint, Signer, Verifier, read
 from bayesd.study.merkle import Tree
-from bayesd.study.state import State
+from bayesd.study.state import Repair, State
 
 KNOWN_MAX = 1000        # notes that are remembered to be this log's own
 LOOKED_AT_MAX = 50      # notes of a heads file that a start holds against the log: the last ones
@@ -54,6 +56,8 @@ class Conflict:
     note: str
     theirs: Checkpoint
     ours: Checkpoint
+    shared: int = 0
+    """The newest event that both are known to have."""
 
 
 class Heads:
@@ -74,17 +78,17 @@ class Heads:
         self._log = log
         self._signer = signer
         self._verifiers = [Verifier(signer.vkey)]
-        self._known: dict[str, None] = {}
+        self._known: dict[Checkpoint, None] = {}
 
-    async def open(self, key_before: str | None) -> None:
-        """Take up what an earlier life left."""
-        if key_before is not None and key_before != self.key:
-            with suppress(BadNote):     # an event is taken as it is; what is no key has signed nothing
-                self._verifiers.append(Verifier(key_before))
+    async def open(self, keys: Iterable[str]) -> None:
+        """Take up what earlier lives left: the keys that they named, and the last note."""
+        for key in keys:
+            if key != self.key:
+                with suppress(BadNote):     # an event is taken as it is; what is no key has signed nothing
+                    self._verifiers.append(Verifier(key))
         saved = await self._log.load_note()
         if saved is not None:
             self.latest, self.size = saved.note.decode(), saved.seq
-            self._remember(self.latest)
 
     # ------------------------------------------------------------ what goes out
 
@@ -93,25 +97,34 @@ class Heads:
         news = self._log.tree.size - self.size
         return news >= every_events or (news > 0 and now - self.signed_at >= every_s)
 
-    async def sign(self, now: float) -> str | None:
+    async def sign(self, now: float, repairs: Iterable[Repair] = ()) -> str | None:
         """Sign the head of what is committed and save the note; None when there is no news."""
         tree = self._log.tree
         size = tree.size
         if size == self.size:
             return None
-        note = self._signer.sign(size, tree.root())
+        head = Checkpoint(self._signer.log, size, tree.root(), lineage.branch_at(repairs, size))
+        note = self._signer.sign_text(head.text)
         self.signed_at = now
         await self._log.save_note(size, note.encode())
         self.latest, self.size = note, size
         self.signed += 1
-        self._remember(note)
+        self._remember(head)
         return note
+
+    def sign_repair(self, conflict: Conflict, prev: str, fences_from: int) -> str:
+        """What makes a repair behind the event with hash `prev` excuse the head that it gives up."""
+        return lineage.sign(self._signer, prev, conflict.theirs, conflict.shared, fences_from)
 
     # ------------------------------------------------------------ what comes back
 
     def knows(self, note: str) -> bool:
-        """Whether this note was found to be harmless before: nearly every note is, so this must be quick."""
-        return note in self._known
+        """Whether a note that says the same was found to be harmless before: nearly every note is, so this must be
+        quick. What it says counts, since strangers may add signatures to it without end."""
+        try:
+            return read(note) in self._known
+        except BadNote:
+            return False
 
     def read(self, note: str) -> Checkpoint | None:
         """What a note of this log says; None, and counted, when no key of this log signed it."""
@@ -129,39 +142,43 @@ class Heads:
 
     async def conflict(self, where: str, note: str, theirs: Checkpoint, state: State) -> Conflict | None:
         """Hold a verified note against the log: None when the log has made it, or an operator gave it up."""
-        if await self._is_ours(note, theirs):
-            self._remember(note)
+        if await self._is_ours(theirs):
+            self._remember(theirs)
             return None
-        if theirs.size <= state.given_up:
+        if self.excuses(theirs, state):
             self.given_up += 1
-            self._remember(note)
+            self._remember(theirs)
             return None
         # A writer that was overtaken is behind as well, but there is nothing wrong with the log.
         await self._log.must_be_newest()
         return Conflict(where, note, theirs, self._ours())
 
-    async def conflict_in(self, where: str, notes: Iterable[str], state: State) -> Conflict | None:
-        """The worst conflict with the notes of an append-only file. What stands before a head that was given
-        up is history; what follows it was signed by a log that went on from there, so that nothing is excused."""
-        listed, excused = list(notes), state.given_up
-        if state.accepted in listed:
-            listed, excused = listed[len(listed) - listed[::-1].index(state.accepted):], 0
-        worst: Conflict | None = None
-        for note in listed[-LOOKED_AT_MAX:]:
-            theirs = None if self.knows(note) else self.read(note)
-            if theirs is None or theirs.size <= max(excused, worst.theirs.size if worst is not None else 0):
+    async def conflicts_in(self, where: str, notes: Iterable[str], state: State) -> list[Conflict]:
+        """The worst conflict of each branch with the notes of an append-only file. What the log has of the notes
+        before them is what both histories have."""
+        worst: dict[int, Conflict] = {}
+        shared = 0
+        for note in list(notes)[-LOOKED_AT_MAX:]:
+            theirs = self.read(note)
+            if theirs is None or (theirs.branch in worst and theirs.size <= worst[theirs.branch].theirs.size):
                 continue
-            if not await self._is_ours(note, theirs):
-                worst = Conflict(where, note, theirs, self._ours())
-        return worst
+            if theirs in self._known or await self._is_ours(theirs):
+                shared = max(shared, theirs.size) if not worst else shared
+            elif not self.excuses(theirs, state):
+                before = worst.get(theirs.branch)
+                worst[theirs.branch] = Conflict(where, note, theirs, self._ours(), before.shared if before else shared)
+        return list(worst.values())
 
-    async def _is_ours(self, note: str, theirs: Checkpoint) -> bool:
+    def excuses(self, theirs: Checkpoint, state: State) -> bool:
+        """Whether an operator gave it up, by the signature of this daemon's own key: who has the file can have the
+        log name any other."""
+        return Lineage(self._signer.log, state.repairs, self._verifiers[:1]).excuses(theirs)
+
+    async def _is_ours(self, theirs: Checkpoint) -> bool:
         tree = self._log.tree
         if theirs.size > tree.size:
             return False
-        saved = await self._log.load_note(theirs.size)
-        if saved is not None and saved.note == note.encode():
-            return True
+        # Notes in the file are no short cut: who has the file can put the very note there.
         return await self._root_at(theirs.size) == theirs.root
 
     async def _root_at(self, size: int) -> bytes:
@@ -173,8 +190,8 @@ class Heads:
     def _ours(self) -> Checkpoint:
         return Checkpoint(self._signer.log, self._log.tree.size, self._log.tree.root())
 
-    def _remember(self, note: str) -> None:
-        self._known[note] = None
+    def _remember(self, head: Checkpoint) -> None:
+        self._known[head] = None
         if len(self._known) > KNOWN_MAX:
             del self._known[next(iter(self._known))]
 

@@ -1,11 +1,12 @@
 """Signed notes of a log's head: who has one can tell later whether the log is still the same.
 
-A note is three lines and an Ed25519 signature in the formats of C2SP, signed-note and
+A note is three or four lines and an Ed25519 signature in the formats of C2SP, signed-note and
 tlog-checkpoint, so that tools of others can read it, too:
 
     bayesd/<log id>
     <how many events>
     <root of their Merkle tree, base64>
+    branch <seq of the newest log.repaired among them>      (an extension line, once there was a repair)
 
     — bayesd/<log id> <signature, base64>
 
@@ -26,11 +27,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 PREFIX = "bayesd/"
-NOTE_MAX_BYTES = 16_384         # three lines and a few signatures; more is not a note
+NOTE_MAX_BYTES = 16_384         # four lines and a few signatures; more is not a note
 _ED25519 = b"\1"
 _SEED = "PRIVATE+KEY+"
 _SIGNED = re.compile("(?P<text>(?s:.*?)\n)\n(?P<signatures>(?:\u2014 [^\\s+]+ [A-Za-z0-9+/=]+\n)+)")
 _SIZE = re.compile("0|[1-9][0-9]{0,15}")
+_BRANCH = re.compile("branch (?P<seq>[1-9][0-9]{0,15})\n")
 
 
 class BadNote(Exception):
@@ -48,10 +50,17 @@ class Checkpoint:
     log: str
     size: int
     root: bytes
+    branch: int = 0
+    """The repair behind which the log goes on, see lineage.py; 0 before the first."""
 
     @property
     def text(self) -> str:
-        return f"{PREFIX}{self.log}\n{self.size}\n{_base64(self.root)}\n"
+        return f"{PREFIX}{self.log}\n{self.body}"
+
+    @property
+    def body(self) -> str:
+        """The text without its name."""
+        return f"{self.size}\n{_base64(self.root)}\n" + (f"branch {self.branch}\n" if self.branch else "")
 
 
 # --- Signing -------------------------------------------------------------------------------------
@@ -113,9 +122,9 @@ class Signer:
         finally:
             os.close(directory)
 
-    def sign(self, size: int, root: bytes) -> str:
+    def sign(self, size: int, root: bytes, branch: int = 0) -> str:
         """The note of a head."""
-        return self.sign_text(Checkpoint(self.log, size, root).text)
+        return self.sign_text(Checkpoint(self.log, size, root, branch).text)
 
     def sign_text(self, text: str) -> str:
         """A note with any text. It ends with a newline and has no empty line, which is where signatures begin."""
@@ -175,12 +184,15 @@ def read(note: str) -> Checkpoint:
     name, _, rest = note.partition("\n")
     size, _, rest = rest.partition("\n")
     encoded, newline, rest = rest.partition("\n")
+    branch = _BRANCH.match(rest)
+    if branch is not None:
+        rest = rest[branch.end():]
     root = _from_base64(encoded)
     log = name.removeprefix(PREFIX)
     if not name.startswith(PREFIX) or not log or not _SIZE.fullmatch(size) or root is None or len(root) != 32 \
             or not newline or (rest and not rest.startswith("\n")):
         raise BadNote(f"this is not a note of a head: {PREFIX}<log id>, a size and a root, each on a line")
-    return Checkpoint(log, int(size), root)
+    return Checkpoint(log, int(size), root, int(branch["seq"]) if branch is not None else 0)
 
 
 # --- Notes in files ------------------------------------------------------------------------------

@@ -105,8 +105,18 @@ class HeadFiles:
 
     def remember(self, note: str) -> None:
         """The head that ended the daemon: a restart must not forget it."""
+        new = self._refused.with_name(self._refused.name + ".new")
         try:
-            self._refused.write_text(note, encoding="utf-8")
+            with new.open("w", encoding="utf-8") as file:
+                file.write(note)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._refused)         # all of it or nothing
+            directory = os.open(new.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
         except OSError as error:
             logger.error("%s cannot be written: %s", self._refused, error)
 

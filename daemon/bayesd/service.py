@@ -36,7 +36,7 @@ from bayesd.bus import Ack, Bus
 from bayesd.heads import Conflict, Heads, RolledBack, fences_from
 from bayesd.log import Damaged, DiskFull, Log, LogError, Snapshot
 from bayesd.moments import NoMoment
-from bayesd.notes import Signer
+from bayesd.notes import Checkpoint, Signer
 from bayesd.optimize import suggest
 from bayesd.past import Moment, Past
 from bayesd.study import admin, rules, snapshot, texts, view
@@ -58,6 +58,8 @@ BUCKETS_MAX = 10_000       # senders whose rate is remembered
 JUMP_S = 5.0               # the wall clock moved by so much against the other one between two ticks
 RECORD_WITHIN = 1_000      # events behind a snapshot among which the one that vouches for it must be
 SLOW_MAX = 16              # reads under way that take time; more are refused
+LOOKS_MAX = 4              # heads of workers that are held against the log at the same time, and of the broker
+WAITING_MAX = 1000         # asks that wait for one such look
 SIGNATURE_COST = 10.0      # tokens of a sender for a signature that must be verified: as much work as ten messages
 
 
@@ -125,6 +127,19 @@ class Outside:
     """An operator's reason to go on behind a head that is found before the daemon announces itself."""
     keep: Callable[[str], None] | None = None
     """Takes each note that is signed, in a thread; it may raise OSError."""
+    forget: Callable[[], None] | None = None
+    """Called when the log is right, or what was given up is on record."""
+
+
+@dataclass(slots=True, eq=False)
+class _Look:
+    """A head that is being held against the log, and the asks that wait for it."""
+
+    where: str
+    note: str
+    theirs: Checkpoint
+    is_worker: bool
+    then: list[Callable[[], None]]
 
 
 @dataclass(slots=True)
@@ -189,9 +204,10 @@ class Service:
         self._past = Past(fold_aside)
         self._looks: set[asyncio.Task[None]] = set()
         """Heads that are being held against the log."""
+        self._looking: list[_Look] = []
         self._note = asyncio.Event()
         self._signing = asyncio.Lock()
-        self._given_up: Conflict | None = None
+        self._given_up: list[Conflict] = []
         """Accepted and not yet on record."""
         self._repaired: str | None = None
         """The head that this life gave up, until the heads file has it."""
@@ -204,14 +220,12 @@ class Service:
         await self._fold()
         if self.heads is not None:
             state = self.desk.state
-            await self.heads.open(state.key)
+            await self.heads.open(state.keys)
             for where, notes in self._outside.heads:
-                conflict = await self.heads.conflict_in(where, notes, state)
-                if conflict is not None and self._outside.accept is None:
-                    raise RolledBack(conflict)          # before a word is written
-                if conflict is not None and (
-                        self._given_up is None or conflict.theirs.size > self._given_up.theirs.size):
-                    self._given_up = conflict
+                conflicts = await self.heads.conflicts_in(where, notes, state)
+                if conflicts and self._outside.accept is None:
+                    raise RolledBack(max(conflicts, key=lambda each: each.theirs.size))    # before a word is written
+                self._given_up += conflicts
         await self._start_writing()
 
     async def _fold(self) -> None:
@@ -232,8 +246,8 @@ class Service:
             desk.record("log.opened", {"log": self._new_log(), "format": 1, "version": self.version})
         desk.record("daemon.started", {"epoch": self.log.epoch, "version": self.version,
                                        **({"key": self.heads.key} if self.heads is not None else {})})
-        if self._given_up is not None:
-            self._record_repair(self._given_up)
+        for conflict in self._given_up:
+            self._record_repair(conflict)
         if self._fingerprint is not None:
             note_engine(desk, self._fingerprint)
         rows = desk.take_rows()
@@ -245,7 +259,9 @@ class Service:
             self.desk.disk_full = True
             return
         self._committed = rows[-1].seq
-        self._given_up = None
+        self._given_up = []
+        if self._outside.forget is not None:
+            self._outside.forget()     # what was accepted is on record, and only now
 
     async def run(self) -> None:
         """Serve until `stop`. Raises what ended the service otherwise."""
@@ -288,12 +304,16 @@ class Service:
                 desk.record("daemon.stopped", {"reason": "stop"} if saved is None
                             else {"reason": "stop", "snapshot": _told(saved)})
         self._work.set()
-        while self._committed < self.desk.state.seq and not self.desk.disk_full:  # noqa: ASYNC110  # ends with the committer
+        # What is not committed when a conflict is known never is. What is being written is waited for.
+        while not self.desk.disk_full and (  # noqa: ASYNC110  # ends with the committer
+                self._committing is not None if self._conflict is not None
+                else self._committed < self.desk.state.seq):
             await asyncio.sleep(0.005)        # the committer may fail meanwhile; this ends with it
         self._deliver()
         await self._sign_head()
         if self._announced:
-            self._publish_states(all=True)
+            if self._conflict is None:        # else the state has what was not committed
+                self._publish_states(all=True)
             self.bus.publish(self.topics.daemon, self.presence("offline"), retain=True)
         await self.bus.close(timeout_s=2.0)
         if saved is not None and not self.desk.disk_full:
@@ -516,7 +536,7 @@ class Service:
         while True:
             await self._work.wait()
             self._work.clear()
-            if self.desk.disk_full:
+            if self.desk.disk_full or self._conflict is not None:
                 self._deliver()
                 continue
             rows = self.desk.take_rows()
@@ -563,9 +583,12 @@ class Service:
         """Send every letter whose facts are on disk, and acknowledge what caused them."""
         publish, to = self.bus.publish, self.topics.to
         for letter in self.desk.committed(self._committed):
+            if letter.kind == "grant" and self._conflict is not None:
+                continue               # its number and fence may be out with other parameters
             if not publish(to(letter.who, letter.kind), encode(letter)):
                 self.counters.undeliverable += 1        # the receipts make that safe: it is asked for again
-        self._show()
+        if self._conflict is None:
+            self._show()
         acks = self._acks
         while acks and acks[0][0] <= self._committed:
             acks.popleft()[1]()
@@ -691,7 +714,7 @@ class Service:
             return
         async with self._signing:
             try:
-                note = await heads.sign(self.clock.now())
+                note = await heads.sign(self.clock.now(), self.desk.state.repairs)
             except DiskFull as error:
                 logger.warning("the head is not signed: %s", error)     # the next commit fails as well
                 return
@@ -722,28 +745,47 @@ class Service:
         else:
             self._kept = True
 
-    def _look(self, where: str, note: str, then: Callable[[], None] = lambda: None) -> bool:
-        """Hold a head against the log, then do what waits for it. False when there is nothing to look at."""
+    def _look(self, where: str, note: str, then: Callable[[], None] | None = None) -> bool:
+        """Hold a head against the log, then do what waits for it. False when there is nothing to look at.
+
+        Each look reads all hashes, and one note has endless spellings: so looks at the same head are one, a worker has
+        one at a time, and all have a few. What is beyond is not looked at.
+        """
         assert self.heads is not None
         theirs = self.heads.read(note)
         if theirs is None:
             return False
-
-        async def look(heads: Heads) -> None:
-            conflict = await heads.conflict(where, note, theirs, self.desk.state)
-            if self._stopped:
-                return
-            if conflict is None:
-                then()
-            elif self._outside.accept is not None and not self._introduced:
-                self._accept(conflict)
-            else:
-                self._end(RolledBack(conflict))
-
-        task = asyncio.create_task(self._ending(look(self.heads)), name=f"head of {where}")
+        for look in self._looking:
+            if look.theirs == theirs:
+                if then is not None and len(look.then) < WAITING_MAX:
+                    look.then.append(then)
+                    return True
+                return then is None
+        is_worker = then is not None
+        alike = [look for look in self._looking if look.is_worker == is_worker]
+        if len(alike) >= LOOKS_MAX or (is_worker and any(look.where == where for look in alike)):
+            return False
+        look = _Look(where, note, theirs, is_worker, [] if then is None else [then])
+        self._looking.append(look)
+        task = asyncio.create_task(self._ending(self._look_at(self.heads, look)), name=f"head of {where}")
         self._looks.add(task)
         task.add_done_callback(self._looks.discard)
         return True
+
+    async def _look_at(self, heads: Heads, look: "_Look") -> None:
+        try:
+            conflict = await heads.conflict(look.where, look.note, look.theirs, self.desk.state)
+        finally:
+            self._looking.remove(look)
+        if self._stopped:
+            return
+        if conflict is None:
+            for then in look.then:
+                then()
+        elif self._outside.accept is not None and not self._introduced:
+            self._accept(conflict)
+        else:
+            self._end(RolledBack(conflict))
 
     async def _ending(self, look: Coroutine[Any, Any, None]) -> None:
         """Whatever the log says of a head that it cannot look at ends the service, as it would at a commit."""
@@ -759,16 +801,23 @@ class Service:
 
     def _accept(self, conflict: Conflict) -> None:
         if self.desk.disk_full:
-            self._given_up = conflict          # goes on record when there is space again
-        elif conflict.theirs.size > self.desk.state.given_up:
+            self._given_up.append(conflict)    # goes on record when there is space again
+        else:
             self._record_repair(conflict)
             self._work.set()
 
     def _record_repair(self, conflict: Conflict) -> None:
-        desk = self.desk
-        reason = self._outside.accept or "accepted"
-        desk.record("log.repaired", {"reason": reason, "accepted": conflict.note, "size": conflict.theirs.size,
-                                     "fences_from": fences_from(conflict, desk.state, desk.time)})
+        desk, heads, base = self.desk, self.heads, 0
+        assert heads is not None
+        reason, repairs = self._outside.accept or "accepted", desk.state.repairs
+        if heads.excuses(conflict.theirs, desk.state):
+            return                     # by what was accepted a moment ago
+        # Once more if the branch would have the name of the one that is given up, as when a copy is put back twice.
+        while not base or repairs[-1].seq == conflict.theirs.branch:
+            base = fences_from(conflict, desk.state, desk.time)
+            desk.record("log.repaired", {
+                "reason": reason, "accepted": conflict.note, "size": conflict.theirs.size, "fences_from": base,
+                "shared": conflict.shared, "signature": heads.sign_repair(conflict, desk.state.hash.hex(), base)})
         logger.warning("%s has a head of %d events, the log has %d: what is lost is given up, fences go on from %d",
                        conflict.where, conflict.theirs.size, conflict.ours.size, desk.state.fence_base)
         self._repaired = conflict.note

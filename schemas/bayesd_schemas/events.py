@@ -39,6 +39,9 @@ class LogRepaired(_Data):
     accepted: str = Field(description="The signed head, word for word, that the log is behind or apart from")
     size: Annotated[int, Field(ge=0)] = Field(description="How many events that head has")
     fences_from: Count = Field(description="New leases get fences above it")
+    shared: Annotated[int, Field(ge=0)] = Field(0, description="The newest event that both histories are known to have")
+    signature: str | None = Field(None, description="By the log's key, over what goes on and what is given up; without "
+                                                    "it nothing is excused")
 
 
 class DaemonStarted(_Data):

@@ -284,6 +284,18 @@ def test_the_head_outlives_the_process_and_gives_way_to_that_of_another_log() ->
     assert spool.head == SavedHead("m", head(3, log="m")["note"])
 
 
+def test_a_head_of_a_later_branch_takes_the_place_of_a_larger_one() -> None:
+    story = Story(prefetch=0, connect=False)
+    story.hear("head", head(300))
+    story.check(story.agent.connected(story.now))
+    story.answer("4f2a.1", "waiting", reason="paused")
+    later = {**head(210), "note": head(210)["note"] + "branch 202\n\n"}      # an operator accepted a rollback
+    story.hear("head", later)
+    assert story.spool.head == SavedHead("l", later["note"])
+    story.hear("head", head(400))                             # of the branch that was given up
+    assert seen(story.wait(31)) == ["210"]
+
+
 def test_a_waiting_ask_is_sent_again_every_30_s_with_the_same_id() -> None:
     story = Story(prefetch=0)
     story.answer("4f2a.1", "waiting", reason="paused")

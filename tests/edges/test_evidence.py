@@ -1,12 +1,14 @@
 """What notes say of a log: what they vouch for, where they place a change, and whose word that is."""
 
+import json
 from hashlib import sha256
 from typing import Any
 
 import pytest
 
+from bayesd import lineage
 from bayesd.evidence import Evidence, Head, Verdict
-from bayesd.notes import BadKey, BadNote, Signer
+from bayesd.notes import BadKey, BadNote, Signer, read
 from bayesd.study.merkle import root_of
 from bayesd.study.row import Row
 
@@ -15,7 +17,7 @@ SIGNER, OTHER = Signer(LOG, bytes(32)), Signer(LOG, bytes(range(32)))
 
 
 def rows(count: int, key: str | None = SIGNER.vkey, history: str = "", forks: int = 0,
-         repaired: tuple[int, str] | None = None) -> list[Row]:
+         repaired: tuple[int, str] | None = None, by: Signer | None = SIGNER) -> list[Row]:
     """Events of which the second names a key; behind `forks` they are of another history."""
     made: list[Row] = []
     for seq in range(1, count + 1):
@@ -25,7 +27,10 @@ def rows(count: int, key: str | None = SIGNER.vkey, history: str = "", forks: in
             data["key"] = key
         data["history"] = history if seq > forks else ""
         if repaired is not None and seq == repaired[0]:
-            type, data = "log.repaired", {"reason": "r", "accepted": repaired[1], "fences_from": 1}
+            prev, accepted = made[-1].hash.hex(), read(repaired[1])
+            type, data = "log.repaired", {"reason": "r", "accepted": repaired[1], "fences_from": 1, "shared": forks}
+            if by is not None:
+                data["signature"] = lineage.sign(by, prev, accepted, forks, 1)
         made.append(Row.of({"actor": "daemon", "crit": True, "data": data, "epoch": 1, "log": LOG,
                             "prev": made[-1].hash.hex() if made else "0" * 64, "seq": seq,
                             "time": "2026-01-01T00:00:00.000000Z", "tv": 1, "type": type, "v": 1}))
@@ -149,20 +154,51 @@ LOST = note(TRUE, 40)
 REPAIRED = rows(60, history="after", forks=24, repaired=(27, LOST))     # a life began at 25; what came to 40 is lost
 
 
-def test_notes_of_a_history_that_the_operator_gave_up_are_explained_once_that_is_signed() -> None:
-    after = stored(REPAIRED, 20, 50)
-    verdict = judged(REPAIRED, after, note(TRUE, 20), note(TRUE, 30), LOST)
+def test_notes_of_a_history_that_the_operator_gave_up_are_explained_by_the_key() -> None:
+    after, key = stored(REPAIRED, 20, 50), (SIGNER.vkey,)
+    verdict = judged(REPAIRED, after, note(TRUE, 20), note(TRUE, 30), LOST, keys=key)
     assert (verdict.finding, verdict.given_up, verdict.heads, verdict.signed) == (None, 2, 1, 50)
-    # Signed by nobody, it is the word of whoever wrote the file.
-    assert place(judged(REPAIRED, stored(REPAIRED, 20), LOST)) == (1, 21, 40)
-    # It explains no more than what was accepted.
-    later = note(TRUE, 45)
-    assert place(judged(REPAIRED, after, LOST, later)) == (1, 21, 45)
+    # It explains no more than what was accepted, and nothing of what both histories have.
+    assert place(judged(REPAIRED, after, LOST, note(TRUE, 45), keys=key)) == (1, 21, 45)
     earlier = rows(60, history="x", forks=9)
-    assert place(judged(REPAIRED, after, note(earlier, 22), LOST)) == (1, 21, 22)
+    assert place(judged(REPAIRED, after, note(earlier, 22), LOST, keys=key)) == (1, 21, 22)
+
+
+def test_a_history_that_was_given_up_is_nobodys_word_without_the_key() -> None:
+    verdict = judged(REPAIRED, stored(REPAIRED, 20, 50), LOST)
+    assert verdict.finding is not None
+    assert "only the public key from elsewhere" in verdict.finding.why
+    assert judged(REPAIRED, [*stored(REPAIRED, 20, 50), (40, LOST.encode())]).finding is None   # nothing from outside
+
+
+@pytest.mark.parametrize("by", [None, OTHER])
+def test_who_has_no_key_cannot_give_a_history_up(by: Signer | None) -> None:
+    forged = rows(60, history="after", forks=24, repaired=(27, LOST), by=by)
+    notes = stored(forged, 20, 50)
+    for keys in ((), (SIGNER.vkey,)):
+        verdict = judged(forged, notes, LOST, keys=keys)
+        assert (place(verdict), verdict.given_up) == ((1, 21, 40), 0)
+
+
+def test_a_repair_of_another_place_gives_nothing_up() -> None:
+    moved = rows(60, history="moved", forks=20, repaired=(27, LOST), by=None)
+    sign = json.loads(REPAIRED[26].body)["data"]["signature"]
+    body = json.loads(moved[26].body)
+    moved[26] = Row.of({**body, "data": {**body["data"], "signature": sign}})
+    assert judged(moved[:27], [], LOST, keys=(SIGNER.vkey,)).finding is not None
+
+
+def test_the_branch_that_goes_on_is_never_excused_whatever_its_size() -> None:
+    """A second rollback, to below the size that the first one accepted."""
+    late = SIGNER.sign(38, root_of([row.hash for row in REPAIRED[:38]]), branch=27)
+    back, before = REPAIRED[:30], REPAIRED[:26]
+    for log in (back, before):
+        verdict = judged(log, [], late, keys=(SIGNER.vkey,))
+        assert (verdict.given_up, verdict.finding is not None) == (0, True)
+    assert judged(REPAIRED, [], late, LOST, keys=(SIGNER.vkey,)).finding is None
 
 
 def test_a_log_that_is_still_shorter_than_what_was_given_up_is_explained_too() -> None:
     short = REPAIRED[:30]
-    verdict = judged(short, stored(short, 20, 28), LOST)
+    verdict = judged(short, stored(short, 20, 28), LOST, keys=(SIGNER.vkey,))
     assert (verdict.finding, verdict.given_up) == (None, 1)

@@ -1,16 +1,20 @@
 """Signed heads: when they are made, and what ends a daemon whose log went back or split in two."""
 
 import asyncio
+import base64
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from tests.edges.test_service import Worker, begin, events
 
+from bayesd import lineage
 from bayesd.heads import Heads, RolledBack
-from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Row
+from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Note, Row
 from bayesd.notes import Signer, open_note
+from bayesd.outside import HeadFiles
 from bayesd.service import Outside, Settings, fold
 from bayesd.study import snapshot
 from bayesd.study.merkle import root_of
@@ -56,6 +60,11 @@ class Watch:
 
 def head_of(broker: MemoryBroker) -> str:
     return str(json.loads(broker.retained[broker.topics.head])["note"])
+
+
+def more_spellings(note: str, count: int) -> list[str]:
+    """One note with signatures of strangers: each verifies, and no two are the same text."""
+    return [f"{note}\u2014 x {base64.b64encode(b'%08d' % n).decode()}\n" for n in range(count)]
 
 
 async def work(worker: Worker, trials: int, first: int = 1) -> None:
@@ -537,3 +546,193 @@ def test_a_heads_file_that_cannot_be_written_is_said_once_and_ends_nobody(caplog
 
     run(story())
     assert caplog.text.count("the heads file cannot be written") == 1
+
+
+# ---------------------------------------------------------------- once more
+
+
+def test_a_second_rollback_below_what_was_accepted_is_noticed() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker, trials=40)
+        old = copy_of(disk, len(disk.rows) - 100)
+        first = Daemon(broker, old, signer=SIGNER, settings=PATIENT, outside=Outside(accept="the disk died"))
+        await first.start()
+        await asyncio.sleep(3.0)
+        (repair,) = events(old, "log.repaired")
+        backup = len(old.rows)
+        worker = Worker(broker)
+        worker.say("beat", run="r")
+        await work(worker, 4, first=100)
+        await first.stop()
+        newest = head_of(broker)
+        told = open_note(newest, SIGNER.vkey)
+        assert told.branch == repair["seq"]
+        assert told.size < repair["data"]["size"]
+        for size in (backup, repair["seq"] - 2):            # behind the repair, and before it
+            again = Daemon(broker, copy_of(old, size), signer=SIGNER, settings=PATIENT)
+            await again.start()
+            await asyncio.sleep(3.0)
+            assert isinstance(again.ended, RolledBack)
+        # The same copy a second time: the branch that goes on has another name than the one that is given up.
+        twice = copy_of(old, repair["seq"] - 2)
+        last = Daemon(broker, twice, signer=SIGNER, settings=PATIENT, outside=Outside(accept="and again"))
+        await last.start()
+        await asyncio.sleep(3.0)
+        assert last.ended is None
+        seqs = [event["seq"] for event in events(twice, "log.repaired")]
+        assert seqs[-1] != told.branch
+        worker.say("ask", id="z", run="q", study="s", seen=newest)
+        grant = await worker.wait(lambda kind, body: kind == "grant" and body["ask"] == "z")
+        assert grant["fence"] > repair["data"]["fences_from"] + 4
+        await last.stop()
+
+    run(story())
+
+
+@pytest.mark.parametrize("by", [None, STRANGER])
+def test_a_forged_repair_excuses_nothing(by: Signer | None) -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        note, forged = head_of(broker), copy_of(disk, len(disk.rows) - 6)
+        theirs, prev = open_note(note, SIGNER.vkey), forged.rows[-1].hash.hex()
+        data = {"reason": "routine", "accepted": note, "size": theirs.size, "fences_from": 1}
+        if by is not None:
+            data["signature"] = lineage.sign(by, prev, theirs, 0, 1)
+        last = json.loads(forged.rows[-1].body)
+        forged.rows.append(Row.of({
+            **{key: last[key] for key in ("v", "log", "epoch", "time")}, "tv": 1, "seq": last["seq"] + 1,
+            "type": "log.repaired", "crit": True, "actor": "daemon", "data": data, "prev": prev}))
+        forged.notes.append(Note(theirs.size, note.encode()))       # nor does the note itself in the file
+        for outside in (Outside([("the file h", [note])]), Outside()):
+            daemon = Daemon(broker, copy_of(forged), signer=SIGNER, settings=PATIENT, outside=outside)
+            await daemon.start()
+            await asyncio.sleep(3.0)
+            assert isinstance(daemon.ended, RolledBack)
+
+    run(story())
+
+
+def test_every_key_that_the_log_named_counts() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        note, old = head_of(broker), copy_of(disk, len(disk.rows) - 6)
+        for _ in range(2):                                  # the key file was not restored; a life in between
+            daemon = Daemon(broker := MemoryBroker(), old, signer=STRANGER)
+            service = await daemon.start()
+            await asyncio.sleep(2.0)
+            if daemon.ended is None and len(events(old, "daemon.started")) < 3:
+                await daemon.stop()
+        loaded = snapshot.load(*snapshot.dump(service.desk.state))
+        assert loaded is not None
+        assert loaded.keys == [SIGNER.vkey, STRANGER.vkey]
+        Worker(broker).say("ask", id="a9", run="r2", study="s", seen=note)
+        await asyncio.sleep(2.0)
+        assert isinstance(daemon.ended, RolledBack)
+
+    run(story())
+
+
+def test_one_note_in_many_spellings_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, looks, at_once = Heads._root_at, 0, 0
+
+    async def slowly(heads: Heads, size: int) -> bytes:
+        nonlocal looks, at_once
+        looks, at_once = looks + 1, at_once + 1
+        assert at_once <= 5
+        await asyncio.sleep(1.0)
+        at_once -= 1
+        return await right(heads, size)
+
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        note = head_of(broker)
+        monkeypatch.setattr(Heads, "_root_at", slowly)
+        daemon = Daemon(broker, disk, signer=SIGNER, settings=PATIENT)
+        await daemon.start()
+        await asyncio.sleep(4.0)
+        before = looks
+        tree = [SIGNER.sign(size, root_of([row.hash for row in disk.rows[:size]])) for size in range(3, 15)]
+        evil, good = Worker(broker, "evil"), Worker(broker, "good")
+        for n, spelling in enumerate(more_spellings(tree[0], 50)):
+            evil.say("ask", id=f"e{n}", run="q", study="none", seen=spelling)
+        for n, other in enumerate(tree):                    # others than the one under way are not looked at
+            evil.say("ask", id=f"f{n}", run="q", study="none", seen=other)
+        await asyncio.sleep(3.0)
+        assert looks == before + 1
+        for n, other in enumerate(tree[1:]):
+            Worker(broker, f"m{n}").say("ask", id="m", run="q", study="none", seen=other)
+        good.say("ask", id="g", run="r", study="s", seen=note)
+        await good.wait(lambda kind, body: kind == "grant")
+        await asyncio.sleep(3.0)
+        assert looks == before + 5
+        await daemon.stop()
+
+    run(story())
+
+
+def test_the_witness_is_forgotten_once_the_repair_is_on_record() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        note, old, full = head_of(broker), copy_of(disk, len(disk.rows) - 6), True
+        forgotten: list[int] = []
+
+        async def space(rows: Sequence[Row]) -> None:
+            if full:
+                raise DiskFull("full")
+
+        daemon = Daemon(MemoryBroker(), old, signer=SIGNER, before_commit=space, outside=Outside(
+            [("LOG.refused", [note])], "why", forget=lambda: forgotten.append(len(events(old, "log.repaired")))))
+        await daemon.start()
+        await asyncio.sleep(2.0)
+        assert forgotten == []
+        full = False
+        await asyncio.sleep(20.0)
+        assert forgotten == [1]
+        await daemon.stop()
+
+    run(story())
+
+
+def test_the_head_that_ended_a_daemon_is_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = HeadFiles(tmp_path / "log.db", None)
+    files.remember("one\n")
+    monkeypatch.setattr("os.fsync", lambda file: (_ for _ in ()).throw(OSError(28, "full")))
+    files.remember("two\n")
+    assert [list(notes) for _, notes in files.read()] == [["one\n"]]
+    files.forget()
+    assert files.read() == []
+
+
+def test_no_grant_goes_out_once_the_conflict_is_known() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        disk = await grown(broker)
+        note, old = head_of(broker), copy_of(disk, len(disk.rows) - 6)
+        broker.restart()
+
+        async def slowly(rows: Sequence[Row]) -> None:
+            await asyncio.sleep(2.0)
+
+        daemon = Daemon(broker, old, signer=SIGNER, before_commit=slowly)
+        service = await daemon.start()
+        await asyncio.sleep(5.0)
+        other, worker, third = Worker(broker, "w2"), Worker(broker), Worker(broker, "w3")
+        other.say("ask", id="b1", run="q", study="s")
+        await asyncio.sleep(0.5)
+        third.say("ask", id="c1", run="q", study="s")           # waits for the commit after this one
+        worker.say("ask", id="a9", run="r2", study="s", seen=note)
+        await asyncio.sleep(0.2)
+        assert service._conflict is not None
+        size = len(service.desk._rows) + len(old.rows)
+        await asyncio.sleep(20.0)
+        assert isinstance(daemon.ended, RolledBack)
+        assert [body for each in (other, worker, third) for kind, body in each.heard if kind == "grant"] == []
+        assert len(old.rows) <= size
+        assert all(event["worker"] != "w3" for event in (each["data"] for each in events(old, "trial.leased")))
+
+    run(story())

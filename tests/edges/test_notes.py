@@ -166,3 +166,13 @@ def test_a_half_written_note_does_not_hide_the_ones_before() -> None:
         for rest in found[2:]:
             with pytest.raises(BadNote):
                 open_note(rest, SIGNER.vkey) if rest != many[2] else open_note("", SIGNER.vkey)
+
+
+def test_a_branch_is_a_fourth_line() -> None:
+    note = SIGNER.sign(1842, ROOT, branch=47)
+    assert note.split("\n")[3:5] == ["branch 47", ""]
+    assert note.split("\n")[:3] == NOTE.split("\n")[:3]
+    assert open_note(note, SIGNER.vkey) == Checkpoint(LOG, 1842, ROOT, 47) == notes.read(note)
+    for other in ("branch 0", "branch 07", "branch", "Branch 47", "branch 47 ", "branch 47\nbranch 47"):
+        with pytest.raises(BadNote):
+            open_note(SIGNER.sign_text(f"{Checkpoint(LOG, 1842, ROOT).text}{other}\n"), SIGNER.vkey)

@@ -1,6 +1,8 @@
 """Write the golden log of a rollback that was accepted: signed heads, and fences that go on far above.
 
-    python tests/golden/make_repaired.py tests/golden/log-repaired.jsonl
+    python tests/golden/make_repaired.py tests/golden/log-repaired-2.jsonl
+
+log-repaired.jsonl is of a time when repairs had no signature and a log had no branch
 """
 
 import json
@@ -9,8 +11,10 @@ from pathlib import Path
 
 from tests.golden.make import SPACE, Story
 
-from bayesd.notes import Signer
+from bayesd import lineage
+from bayesd.notes import Checkpoint, Signer
 from bayesd.study import snapshot
+from bayesd.study.knowledge import knowledge_digest
 
 
 def story() -> Story:
@@ -24,9 +28,14 @@ def story() -> Story:
     for ask in ("a1", "a2", "a3"):
         world.say("w1", "ask", id=ask, run="r1", study="s")
     world.say("w1", "tell", id="t1", study="s", trial=1, fence=1, value=0.5)
-    desk.record("daemon.started", {"epoch": 2, "version": "0.1.0", "key": signer.vkey})
-    desk.record("log.repaired", {"reason": "the disk died", "accepted": signer.sign(40, bytes(range(32))), "size": 40,
-                                 "fences_from": 1_767_225_600_000})
+    other = Signer("golden", bytes(32))
+    desk.record("daemon.started", {"epoch": 2, "version": "0.1.0", "key": other.vkey})
+    desk.record("daemon.started", {"epoch": 3, "version": "0.1.0", "key": signer.vkey})
+    accepted = Checkpoint("golden", 40, bytes(range(32)))
+    desk.record("log.repaired", {
+        "reason": "the disk died", "accepted": signer.sign_text(accepted.text), "size": 40, "shared": 5,
+        "fences_from": 1_767_225_600_000,
+        "signature": lineage.sign(signer, desk.state.hash.hex(), accepted, 5, 1_767_225_600_000)})
     world.say("w1", "tell", id="t2", study="s", trial=2, fence=1, value=0.4)     # handed out before: it counts
     world.tick(61)
     world.say("w2", "ask", id="b1", run="r2", study="s")                         # trial 3 again, with a high fence
@@ -44,8 +53,10 @@ def story() -> Story:
 def main() -> None:
     world = story()
     lines = [body.decode() for body in world.bodies]
-    Path(sys.argv[1]).write_text("\n".join([*lines, json.dumps({"digest": snapshot.digest(world.desk.state)})]) + "\n",
-                                 encoding="utf-8")
+    state = world.desk.state
+    last = {"digest": snapshot.digest(state),
+            "knowledge": {name: knowledge_digest(study) for name, study in state.studies.items()}}
+    Path(sys.argv[1]).write_text("\n".join([*lines, json.dumps(last)]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

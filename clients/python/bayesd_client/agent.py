@@ -167,6 +167,13 @@ class SavedHead:
         lines = self.note.split("\n", 2)
         return int(lines[1]) if len(lines) == 3 and re.fullmatch("[0-9]{1,16}", lines[1]) else -1
 
+    @property
+    def age(self) -> tuple[int, int]:
+        """A greater one is newer: the branch counts first, since a log that an operator let go on from an old copy
+        begins a new branch with fewer events."""
+        found = re.match("[^\n]*\n[^\n]*\n[^\n]*\nbranch ([0-9]{1,16})\n", self.note)
+        return int(found[1]) if found is not None else 0, self.size
+
 
 class Spool(Protocol):
     """What must outlive the process. Each call has reached the disk when it returns; it may raise OSError."""
@@ -744,7 +751,7 @@ class Agent:
         """Keep the newest head of the log. The one that we have is shown to the daemon before it gives way: were this
         a daemon on another copy of the log, the newer head would be its own, and the older one the proof."""
         known = self._newer_head or self._head
-        if head.size < 0 or (known is not None and known.log == head.log and known.size >= head.size):
+        if head.size < 0 or (known is not None and known.log == head.log and known.age >= head.age):
             return
         if self._head is None or self._head.log != head.log:
             self._keep_head(head)

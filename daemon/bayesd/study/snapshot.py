@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Lease, Origin, Outcome, State, Study, Trial, Worker, spec_data, spec_of
+from bayesd.study.state import Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
 
 CODEC = "bayesd-json-3"
 
@@ -53,8 +53,13 @@ def _said_if_any(state: State) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if state.key is not None:
         out["key"] = state.key
+    if len(state.keys) > 1:
+        out["keys"] = state.keys
     if state.accepted is not None:
         out["repaired"] = [state.fence_base, state.given_up, state.accepted]
+    if state.repairs:
+        out["repairs"] = [[each.seq, each.prev, each.accepted, each.fences_from, each.shared, each.signature]
+                          for each in state.repairs]
     return out
 
 
@@ -121,6 +126,8 @@ def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
 def _load_state(data: dict[str, Any]) -> State:
     state = State(data["seq"], bytes.fromhex(data["hash"]), data["log"], data["epoch"], data["fingerprint"])
     state.key = data.get("key")
+    state.keys = data.get("keys", [] if state.key is None else [state.key])
+    state.repairs = [Repair(*each) for each in data.get("repairs", ())]
     if "repaired" in data:
         state.fence_base, state.given_up, state.accepted = data["repaired"]
     state.commands = {key: (seq, type) for key, (seq, type) in data["commands"].items()}

@@ -314,6 +314,19 @@ class Worker:
         return (found,) if isinstance(found, Lease) else found
 
 
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """An accepted rollback, as it was signed. Whether that is to be believed is for who has a key."""
+
+    seq: int
+    prev: str
+    """The hash of the event before it."""
+    accepted: str
+    fences_from: int
+    shared: int
+    signature: str
+
+
 @dataclass(slots=True, eq=False)
 class State:
     """The whole log, folded."""
@@ -327,10 +340,14 @@ class State:
     """The public key of the daemon that started last: who holds a signed head finds here whose word it is."""
     fence_base: int = 0
     """Fences begin above it. After a rollback the log does not know which ones it has handed out before."""
+    keys: list[str] = field(default_factory=list)
+    """Every public key that the log named, the first one first: notes of each may still be around."""
     given_up: int = 0
-    """Signed heads up to this size may disagree with the log: an operator has accepted that."""
+    """The size of the largest head that was given up."""
     accepted: str | None = None
     """The head that was given up last, as it was signed."""
+    repairs: list[Repair] = field(default_factory=list)
+    """What was given up under a signature; lineage.py says what each excuses."""
     studies: dict[str, Study] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     commands: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -377,10 +394,10 @@ def refuse_newer(envelope: Mapping[str, Any]) -> bool:
 def apply(state: State, event: Event) -> None:
     """Move the state by one event. Total: never refuses an event of a known type."""
     state.seq = event.seq
-    state.hash = event.hash
     if event.cmd is not None and event.actor.startswith("operator/"):
         state.commands.setdefault(f"{event.actor[9:]} {event.cmd}", (event.seq, event.type))
     _APPLY[event.type](state, event)
+    state.hash = event.hash
 
 
 def replay(events: Iterable[Event], state: State | None = None) -> State:
@@ -401,6 +418,8 @@ def _log_opened(state: State, event: Event) -> None:
 def _daemon_started(state: State, event: Event) -> None:
     state.epoch = event.data["epoch"]
     state.key = event.data.get("key", state.key)
+    if state.key is not None and state.key not in state.keys:
+        state.keys.append(state.key)
 
 
 def _log_repaired(state: State, event: Event) -> None:
@@ -408,6 +427,9 @@ def _log_repaired(state: State, event: Event) -> None:
     state.fence_base = max(state.fence_base, data["fences_from"])
     state.given_up = max(state.given_up, data["size"])
     state.accepted = data["accepted"]
+    if data.get("signature") is not None:       # logs of before have none: they excuse nothing and begin no branch
+        state.repairs.append(Repair(event.seq, state.hash.hex(), data["accepted"], data["fences_from"],
+                                    data.get("shared", 0), data["signature"]))
 
 
 def _engine_fingerprint(state: State, event: Event) -> None:
