@@ -143,10 +143,14 @@ class Damaged(LogError):
     exit_code = 65
 
     def __init__(self, seq: int, why: str, first: int | None = None, last: int | None = None,
-                 narrowed: int | None = None) -> None:
-        self.seq, self.why = seq, why
+                 narrowed: int | None = None, remedy: str | None = None) -> None:
+        """`remedy` says what to do where a backup is not the first thing to think of."""
+        self.seq, self.why, self.remedy = seq, why, remedy
         self.first, self.last = seq if first is None else first, seq if last is None else last
         self.narrowed = self.first if narrowed is None else narrowed
+        if remedy is not None:
+            super().__init__(f"the log is damaged at event {seq}: {why}. Nothing was changed. {remedy}")
+            return
         if self.last == seq:
             super().__init__(
                 f"the log is damaged at event {seq}: {why}. Events before it verify, nothing was changed. "
@@ -158,8 +162,8 @@ class Damaged(LogError):
             f"the log is damaged between events {self.first} and {self.last}: {why}{hint}. Nothing was changed. Keep a "
             "copy of the file, then restore a backup: bayesd log verify BACKUP --head NOTE says whether it has them.")
 
-    def __reduce__(self) -> tuple[type["Damaged"], tuple[int, str, int, int, int]]:
-        return Damaged, (self.seq, self.why, self.first, self.last, self.narrowed)
+    def __reduce__(self) -> tuple[type["Damaged"], tuple[int, str, int, int, int, str | None]]:
+        return Damaged, (self.seq, self.why, self.first, self.last, self.narrowed, self.remedy)
 
 
 class NoLog(Damaged):
@@ -318,8 +322,8 @@ def _chained(rows: list[Fields], after: int, prev: str, look: Look | None,
     event begins with actor and cmd and ends with what is flat, from "prev" to "v". Those bytes are put together from
     the row and compared. Nothing nested can stand in for them, since the last bracket is that of the object itself.
     What does not look so is left to `fault`, which parses. One thing is not seen here: whether the middle is JSON at
-    all; whoever folds the events sees it. `look` sees the first event of each type, and all of those that it does not
-    know: the types in `known` it knew.
+    all; whoever folds the events sees it. Parsed are only the first event of each type, and all of those that `look`
+    does not know or that are about the notes: the types in `known` are done.
     """
     begins: dict[str, bytes] = {}
     versions = VERSIONS.get     # events in an older shape are parsed
@@ -346,15 +350,20 @@ def _chained(rows: list[Fields], after: int, prev: str, look: Look | None,
                     and body.startswith(begin)
                     # A copy must not reach over the end of its string, and what is escaped has two spellings.
                     and b"\\" not in body and '"' not in time and '"' not in type_ and '"' not in actor
-                    and (study is None or '"' not in study) and (cmd is None or '"' not in cmd))
+                    and (trial is None if study is None else '"' not in study) and (cmd is None or '"' not in cmd))
         except (TypeError, AttributeError, ValueError):     # bytes for text, text that is none: the table was made anew
             fits = False
         if not fits:
             why = fault(row, after + good + 1, prev)
             if why is not None:
                 return good, why
-        if look is not None and (not fits or type_ not in known) and not look(orjson.loads(body)):
-            known.add(type_)
+        if not fits or type_ not in known:
+            try:
+                envelope = orjson.loads(body)
+                if (look is None or not look(envelope)) and type_ not in _HEARD:
+                    known.add(type_)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                return good, f"its body is not the JSON of an event ({type(error).__name__}: {error})"
         prev = hash_.hex()
     return len(rows), None
 
@@ -364,6 +373,7 @@ _TIME_BYTES = len("2026-01-01T00:00:00.000000Z")
 _UNCHAINED = "its prev is not the hash of the event before it, so one of the two was changed"
 _TWICE = "its body says that it is the event before it, which is there, too: one of the two was put in"
 _EITHER = (_UNCHAINED, _TWICE)
+_HEARD = frozenset(("daemon.started", "log.repaired"))      # what `Evidence` parses: few, so each is parsed here first
 
 
 def fault(fields: Fields, expected: int, prev: str) -> str | None:
@@ -380,12 +390,13 @@ def fault(fields: Fields, expected: int, prev: str) -> str | None:
         told = event.get
     except (orjson.JSONDecodeError, AttributeError):
         return "its body is not a JSON object"
-    if told("seq") != seq:
+    if told("seq") != seq or type(told("seq")) is not int:
         return _TWICE if told("seq") == seq - 1 > 0 else f"its body says that it is event {told('seq')!r}"
     if told("prev") != prev:
         return _UNCHAINED
     if told("type") != type_ or told("study") != study or told("trial") != trial \
-            or told("actor") != actor or told("cmd") != cmd or type_ is None or actor is None:
+            or type(told("trial")) is not type(trial) or told("actor") != actor or told("cmd") != cmd \
+            or type_ is None or actor is None:
         return "type, study, trial, actor or cmd beside its body are not those in its body"
     return None
 
@@ -410,20 +421,45 @@ def _look_round(db: sqlite3.Connection, seq: int, last_body: bytes) -> int:
     problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
         raise Damaged(seq + 1, f"all events verify but the file around them does not ({problem})")
-    with closing(sqlite3.connect(":memory:")) as fresh:
-        fresh.executescript(SCHEMA)
-        wanted = _schema(fresh)
-    if not wanted <= _schema(db):
-        raise Damaged(seq + 1, "all events verify but tables or triggers around them were changed")
+    _refuse_other_schema(db, seq)
     for ref, salt, text in db.execute("SELECT ref, salt, text FROM text") if has_texts(db) else ():
         if reference(salt, text) != ref:
             raise Damaged(seq + 1, f"all events verify but text {ref} is not the one that was told")
     row = db.execute("SELECT epoch FROM writer WHERE one = 1").fetchone()
     epoch = row[0] if row is not None else None
-    written_in = orjson.loads(last_body).get("epoch") if last_body else None
+    try:
+        written_in = orjson.loads(last_body).get("epoch") if last_body else None
+    except (ValueError, AttributeError) as error:
+        raise Damaged(seq, "its body is not a JSON object") from error
     if type(epoch) is not int or (type(written_in) is int and epoch < written_in):
         raise Damaged(seq + 1, f"all events verify but the writer epoch ({epoch}) is older than the last of them")
     return epoch
+
+
+def _refuse_other_schema(db: sqlite3.Connection, seq: int) -> None:
+    """The tables and triggers are ours and there are no others: a trigger more could change what is written, and a
+    view in the place of a table what is read. What SQLite makes for itself (statistics) is none of our business."""
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(SCHEMA)
+        must = _schema(fresh)
+        fresh.executescript(TEXTS)
+        may = _schema(fresh)
+    found = _schema(db)
+    for kind, name, _ in sorted(found - may):
+        if kind in ("table", "index") and name.startswith("sqlite_"):
+            continue
+        if (kind, name) in {(each[0], each[1]) for each in may}:
+            break       # ours, but changed: no DROP mends that
+        quoted = '"' + name.replace('"', '""') + '"'
+        where = name.replace("'", "''")
+        raise Damaged(seq + 1, f"all events verify but there is a {kind} {name!r} beside them that bayesd did not make",
+                      remedy="Look at it: sqlite3 FILE \"SELECT sql FROM sqlite_schema WHERE name = "   # noqa: S608
+                             f"'{where}'\". If "
+                             "it is yours, stop the daemon and keep a copy of the file, then drop it: sqlite3 FILE "
+                             f"'DROP {kind.upper()} {quoted}'. If it is not, somebody else writes to this file: "
+                             "compare it with a backup first")
+    if not must <= found or not found <= may | {each for each in found if each[1].startswith("sqlite_")}:
+        raise Damaged(seq + 1, "all events verify but tables or triggers around them were changed")
 
 
 def has_texts(db: sqlite3.Connection) -> bool:

@@ -318,8 +318,16 @@ def join(paths: Sequence[Path], joined: Joined, look: Look | None = None) -> Ite
                 joined.seq, joined.hash, lines.hexdigest()):
             raise Damaged(min(joined.seq, header.last) + 1, f"{path} ends at event {joined.seq} and not as "
                                                             f"{_beside(path).name} says")
-        joined.notes += notes_of(path) if is_log(path) else [
-            (_size_of(note), note) for note in (header.notes if header is not None else [])]
+        joined.notes += notes_of(path) if is_log(path) else _noted(path, header)
+
+
+def _noted(path: Path, header: Header | None) -> list[tuple[int, str]]:
+    """The notes beside a segment, by the number of events of which they speak."""
+    try:
+        return [(_size_of(note), note) for note in (header.notes if header is not None else [])]
+    except (ValueError, IndexError, AttributeError, TypeError) as error:
+        raise CannotOpen(f"{_beside(path)} has a note that is none ({error}); move it away, the segment can be checked "
+                         "without it") from error
 
 
 def _must_be_files(paths: Iterable[Path]) -> None:

@@ -721,12 +721,45 @@ def test_a_missing_trigger_is_noticed(tmp_path: Path) -> None:
     assert caught.value.seq == 4        # all three events are as they were
 
 
-def test_an_index_that_somebody_added_is_no_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sql", "kind", "name"), [
+    ("CREATE INDEX by_study ON event (study, trial)", "INDEX", "by_study"),
+    ("CREATE TRIGGER a BEFORE INSERT ON text BEGIN SELECT RAISE(IGNORE); END", "TRIGGER", "a"),
+    ("CREATE TRIGGER a AFTER INSERT ON checkpoint BEGIN DELETE FROM checkpoint; END", "TRIGGER", "a"),
+    ("CREATE TABLE \"o'neil\" (x)", "TABLE", "o'neil"),
+    ("DROP TABLE text; CREATE VIEW text AS SELECT '' AS ref, x'' AS salt, '' AS text", "VIEW", "text")])
+def test_what_somebody_added_to_the_tables_is_named_and_can_be_dropped(
+        tmp_path: Path, sql: str, kind: str, name: str) -> None:
+    """A trigger more could change what a daemon writes, a view what it reads."""
     path = tmp_path / "log.db"
     written(path, 3)
     with closing(sqlite3.connect(path)) as db:
-        db.execute("CREATE INDEX by_study ON event (study, trial)")
+        db.executescript(sql)
+    found = verify(path).damage
+    assert found is not None
+    assert (found.seq, name in found.why, f'DROP {kind} "{name}"' in str(found)) == (4, True, True)
+    with pytest.raises(Damaged, match="did not make"):
+        reopen(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f'DROP {kind} "{name}"')
     assert reopen(path) == 3
+
+
+def test_statistics_of_sqlite_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    written(path, 3)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ANALYZE")
+    assert reopen(path) == 3
+
+
+def test_a_changed_table_is_not_said_to_be_one_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    written(path, 3)
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE text; CREATE TABLE text (ref, salt, text)")
+    found = verify(path).damage
+    assert found is not None
+    assert "were changed" in found.why
 
 
 def test_what_is_before_the_damage_can_still_be_read(tmp_path: Path) -> None:

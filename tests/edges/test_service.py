@@ -2,20 +2,26 @@
 
 import asyncio
 import json
+import re
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bayesd import service
-from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Row
+from bayesd import logfile, service
+from bayesd.cli import offline
+from bayesd.log import Damaged, DiskFull, MemoryDisk, MemoryLog, Row, SqliteLog
 from bayesd.optimize import suggest
 from bayesd.service import Settings, fold
 from bayesd.study import snapshot
 from bayesd.study.problem import Problem, Suggestion
+from bayesd.study.state import refuse_newer
 from bayesd.testing import Daemon, MemoryBroker, MemoryClient, run
 from bayesd_schemas.constraints import parse
 from bayesd_schemas.space import Space
@@ -300,3 +306,95 @@ def test_points_under_constraints_are_not_drawn_between_two_messages() -> None:
     here = threading.current_thread().name
     assert asyncio.run(threads(plain)) == [here]
     assert asyncio.run(threads(replace(plain, constraints=parse(["x < 1e-6"], space)))) != [here]
+
+
+def test_a_snapshot_of_nonsense_leads_to_a_fold_of_all_events(caplog: pytest.LogCaptureFixture) -> None:
+    """Even one that the log vouches for: it is a cache, and a cache ends no start."""
+    async def story(blob: bytes) -> tuple[int, int]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, settings=Settings(snapshot_events=1, settle_s=0.0))
+        await daemon.start()
+        await begin(broker)
+        await daemon.stop()
+        saved = disk.snapshots[-1]
+        disk.snapshots[-1] = replace(saved, blob=blob, digest=sha256(blob).digest())
+        last = json.loads(disk.rows[-1].body)
+        last["data"]["snapshot"]["digest"] = sha256(blob).hexdigest()
+        disk.rows[-1] = Row.of(last)
+        log = await MemoryLog.open(disk)
+        state, folded = await fold(log)
+        await log.close()
+        return state.seq, folded
+
+    for blob in (b"[]", b'{"seq":1,"hash":"","log":"x","epoch":1,"fingerprint":null,"commands":[]}', b"\xff", b"7"):
+        caplog.clear()
+        seq, folded = run(story(blob))
+        assert seq == folded > 1
+        assert "makes no sense" in caplog.text
+
+
+ODD: dict[str, Callable[[bytes], bytes]] = {
+    "of another log": lambda body: body.replace(b'"log":"memory"', b'"log":"other"'),
+    "of an older writer": lambda body: body.replace(b'"epoch":1', b'"epoch":0'),
+    "version 2": lambda body: body.replace(b'"v":1}', b'"v":2}'),
+    "version true": lambda body: body.replace(b'"v":1}', b'"v":true}'),
+    "may be passed over": lambda body: re.sub(rb'"crit":true(.*)"tv":1', rb'"crit":false\1"tv":2', body),
+    "must be known": lambda body: body.replace(b'"crit":false', b'"crit":true'),
+    "a key twice": lambda body: body.replace(b'"data":{', b'"data":{"x":1,"x":2,'),
+    "a new line": lambda body: body.replace(b'"data":{', b'"data":\n{'),
+    "30 digits": lambda body: body.replace(b'"data":{', b'"data":{"a":' + b"1" * 30 + b","),
+    "half a surrogate": lambda body: body.replace(b'"data":{', b'"data":{"a":"\\ud800",'),
+    "a double for an integer": lambda body: re.sub(rb'"seq":(\d+)', rb'"seq":\1.0', body),
+    "deep": lambda body: body.replace(b'"data":{', b'"data":{"a":' + b"[" * 900 + b"]" * 900 + b","),
+    "no JSON": lambda body: body.replace(b'"data":{', b'"data":{#'),
+    "data is a list": lambda body: re.sub(rb'"data":\{[^}]*\}', b'"data":[]', body)}
+
+
+@pytest.fixture(scope="module")
+def honest() -> list[Row]:
+    async def story() -> list[Row]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk, settings=Settings(settle_s=0.0))
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        await daemon.stop()
+        return disk.rows
+    return run(story())
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("type", ["log.opened", "daemon.started", "trial.leased", "daemon.stopped"])
+def test_who_writes_the_chain_anew_deceives_neither_the_daemon_nor_verify(
+        tmp_path: Path, honest: list[Row], what: str, type: str) -> None:
+    """Each hash is right and so is each prev, but one event is none that a daemon writes."""
+    seq = found_at = [row.type for row in honest].index(type) + 1
+    if (type, what) == ("log.opened", "of another log"):
+        found_at += 1       # what the first says of itself, all others must say
+    prev, rows = "0" * 64, []
+    for row in honest:
+        body = re.sub(rb'"prev":"[0-9a-f]{64}"', b'"prev":"%s"' % prev.encode(), row.body)
+        if row.seq == seq:
+            spoilt = ODD[what](body)
+            if spoilt == body:
+                pytest.skip("an event of this type has no such thing")
+            body = spoilt
+        rows.append((row.seq, body, sha256(b"\0" + body).digest(), *row.fields[3:]))
+        prev = rows[-1][2].hex()
+    logfile.create(path := tmp_path / "log.db")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE writer SET epoch = 1")
+        db.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        db.commit()
+    async def start() -> None:
+        log = await SqliteLog.open(path, look=refuse_newer)
+        try:
+            await fold(log)
+        finally:
+            await log.close()
+    found = offline.examine(path).damage
+    assert found is not None
+    assert found.seq == found_at
+    with pytest.raises(Damaged) as refused:
+        asyncio.run(start())
+    assert refused.value.seq == found_at

@@ -120,7 +120,7 @@ def _must_be_signed(file: Path, report: Any, keys: Sequence[str]) -> None:
 def _verify_row(files: tuple[Path, ...], format: str) -> None:
     """The same of segments: one chain through all of them; the state, if they begin at event 1."""
     segments, logs, digest = need("bayesd.segments"), need("bayesd.log"), need("bayesd.study.snapshot").digest
-    joined, folding, damage = segments.Joined(), offline.Folding(is_strict=True), None
+    joined, folding, damage = segments.Joined(), offline.Folding(), None
     with show.progress("verifying", None) as advance:
         try:
             for seq, body, hash in segments.join(files, joined):

@@ -45,11 +45,11 @@ class Folded:
 class Folding:
     """Folds events as they come, up to the first that makes no sense; that is then the damage."""
 
-    def __init__(self, on_event: "Callable[[State, Event], None] | None" = None, is_strict: bool = False,
+    def __init__(self, on_event: "Callable[[State, Event], None] | None" = None,
                  on_row: "Callable[[Event, bytes], None] | None" = None) -> None:
-        """Strict: the bytes must also be the canonical ones, so that every reader in every language reads the same."""
         self._states, self._service, self._log = need("bayesd.study.state"), need("bayesd.service"), need("bayesd.log")
-        self._is_canonical = need("bayesd.study.canonical").is_canonical if is_strict else None
+        envelope = need("bayesd.study.envelope")
+        self._fault, self._nonsense = envelope.Envelopes().fault, envelope.NONSENSE
         self._loads = need("orjson").loads
         self._on_event, self._on_row = on_event, on_row
         self._first = self._last = b""
@@ -58,21 +58,22 @@ class Folding:
     def take(self, events: Iterable[Sequence[Any]]) -> None:
         """Fold (seq, body, hash, ...) until the first damage."""
         folded, apply, event_in, loads = self.folded, self._states.apply, self._service.event_in, self._loads
-        is_canonical, on_event = self._is_canonical, self._on_event
+        fault, on_event = self._fault, self._on_event
         if folded.damage is not None or folded.newer is not None:
             return
         for seq, body, hash, *_ in events:
             try:
                 envelope = loads(body)
-                if is_canonical is not None and not is_canonical(body, envelope):
-                    folded.damage = self._log.Damaged(seq, "its bytes are not the canonical form of what they say")
+                why = fault(body, envelope)
+                if why is not None:
+                    folded.damage = self._log.Damaged(seq, why)
                     return
                 event = event_in(envelope, hash)
                 apply(folded.state, event)
             except self._states.UnknownEvent as error:
                 folded.newer = error
                 return
-            except (KeyError, TypeError, ValueError, AssertionError, IndexError, AttributeError) as error:
+            except self._nonsense as error:
                 folded.damage = self._log.Damaged(
                     seq, f"its content makes no sense here ({type(error).__name__}: {error})")
                 return
@@ -183,7 +184,7 @@ def examine(file: Path, on_progress: Callable[[int], None] | None = None, keys: 
         texts.look(event)
         recorded.look(state, event)
 
-    folding = Folding(look, is_strict=True)
+    folding = Folding(look)
     with no_collecting():
         report = need("bayesd.log").verify(file, on_progress, keys=keys, heads=heads, on_events=folding.take)
     folded = folding.done()

@@ -59,7 +59,7 @@ def is_canonical(body: bytes, value: object) -> bool:
             return True
     try:
         return canonical(_doubles(value)) == body
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return False
 
 
