@@ -34,7 +34,8 @@ def life(seed: int) -> Story:
         elif kind == "void":
             for again in range(rng.randint(1, 3)):
                 if trials:
-                    story.request("op", "trial.void", id=f"v{step}.{again}", trial=rng.choice(trials).number, reason="so")
+                    number = rng.choice(trials).number
+                    story.request("op", "trial.void", id=f"v{step}.{again}", trial=number, reason="so")
         elif kind == "amend":
             story.request("op", "study.amend", id=f"m{step}", changes={"budget": {"trials": 1000 + step}})
     return story
