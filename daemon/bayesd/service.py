@@ -43,6 +43,7 @@ from bayesd.past import Moment, Past
 from bayesd.study import admin, rules, snapshot, texts, view
 from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
 from bayesd.study.envelope import NONSENSE, Envelopes
+from bayesd.study.fork import Prefix
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.row import Row
 from bayesd.study.state import Event, State, apply, refuse_newer
@@ -847,7 +848,9 @@ class Service:
                 return
             moment = await self._moment(request)
             if request.verb in admin.WRITES:
-                self._write_of_past(client, request, moment)
+                assert moment is not None
+                taken = await asyncio.to_thread(admin.fork_prefix, desk, request, moment.state)
+                self._write_of_past(client, request, moment, taken)
                 return
             if request.verb in _SLOW:
                 result = await _SLOW[request.verb](self, request, moment)
@@ -876,13 +879,12 @@ class Service:
             return None
         return await self._past.at(self.log, at, self._committed, self.clock.now(), self.clock.time())
 
-    def _write_of_past(self, client: str, request: Request, moment: Moment | None) -> None:
+    def _write_of_past(self, client: str, request: Request, moment: Moment, taken: Prefix) -> None:
         """Do a write that begins at a moment of the past, on the newest state."""
         if self._stopped:
             return                     # no answer: it is asked again in the next life
-        assert moment is not None
         self._touch_clock()
-        admin.on_request(self.desk, client, request, partial(admin.study_fork, past=moment.state))
+        admin.on_request(self.desk, client, request, partial(admin.study_fork, past=moment.state, taken=taken))
         self._work.set()
         self._think.set()
 

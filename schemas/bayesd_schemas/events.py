@@ -231,6 +231,8 @@ class TrialImported(_Data):
     se: Number | None = None
     seconds: Number | None = None
     failure: Annotated[str | None, Field(alias="class")] = None
+    result: bool = Field(False, description="Of a point that was imported before: this is the trial's outcome, and "
+                                            "what came before it was a late one")
     origin: TrialOrigin
 
 

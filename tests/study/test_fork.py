@@ -174,7 +174,7 @@ def test_a_late_outcome_stays_an_observation_and_is_not_taken_for_the_result() -
     fork(story)
     made = story.desk.state.studies["t"]
     assert [trial.values for trial in made.trials] == [(5.0,)]
-    assert [seen.values for seen in made.history] == [(5.0,), (0.1,)]
+    assert [seen.values for seen in made.history] == [(0.1,), (5.0,)]      # in the order in which it was learned
     assert made.best is made.trials[0]
     # While the result was still to come, the late outcome was all that was known.
     fork(story, at=at, id="f2", new="u")

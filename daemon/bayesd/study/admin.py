@@ -259,13 +259,38 @@ def _changed(spec: StudySpec, changes: Mapping[str, Any]) -> dict[str, Any]:
     return after
 
 
-def study_fork(desk: Desk, client: str, request: Request, past: State | None = None) -> Result:
-    """Begin another study with what this one knew at a moment: `past`, or now.
+def study_fork(desk: Desk, client: str, request: Request, past: State | None = None,
+               taken: fork.Prefix | None = None) -> Result:
+    """Begin another study with what this one knew at a moment: `past`, or now. `taken`: what `fork_prefix` found
+    before, of that very moment.
 
     Its declaration is that of the moment, with `changes` as in an amend, or `spec` as a whole. The study and all
     that it takes over are recorded in one go, so they are committed as one.
     """
-    past = past or desk.state
+    study, spec, keep_queue = _fork_of(desk, request, past or desk.state)
+    taken = taken or fork.prefix(past or desk.state, study, spec, keep_queue=keep_queue)
+    if taken.left_out and not taken.imported:
+        raise Refused("bad-field", f"the new space has no place for any trial of {study.name} ({taken.why})", "space")
+    event = desk.record("study.forked", taken.forked, study=spec.name, **_actor(client, request))
+    desk.since[spec.name] = desk.now
+    made = desk.state.studies[spec.name]
+    for number, data in taken.imported:
+        desk.record("trial.imported", data, actor=f"operator/{client}", study=made, trial=number)
+    serve(desk, made)
+    result = {**view.study_row(made), "seq": event.seq, "origin": taken.forked["origin"], "imported": made.imported,
+              "left_out": taken.left_out, "not_carried": taken.pending}
+    return "ok", {**result, "why_left_out": taken.why} if taken.why else result
+
+
+def fork_prefix(desk: Desk, request: Request, past: State) -> fork.Prefix:
+    """What a fork at a moment of the past begins with: it takes long for many trials, and nothing moves there, so
+    it may be found in a thread. Raises Refused."""
+    study, spec, keep_queue = _fork_of(desk, request, past)
+    return fork.prefix(past, study, spec, keep_queue=keep_queue)
+
+
+def _fork_of(desk: Desk, request: Request, past: State) -> tuple[Study, StudySpec, bool]:
+    """The study that is forked, the declaration of the fork, and whether it keeps the points enqueued by hand."""
     study = _study_of(Desk(past), request)
     name = _need(request, "as", str, '{"as": "digits-svm-2"}')
     changes, whole = request.args.get("changes") or {}, request.args.get("spec")
@@ -279,18 +304,7 @@ def study_fork(desk: Desk, client: str, request: Request, past: State | None = N
     if missing:
         raise Refused("bad-field", f"{study.name} measured no {missing[0]}, so its results mean nothing to a fork that "
                                    f"looks at it; it measured {', '.join(goal.name for goal in study.goals)}", "metric")
-    taken = fork.prefix(past, study, spec, keep_queue=whole is None and "enqueue" not in changes)
-    if taken.left_out and not taken.imported:
-        raise Refused("bad-field", f"the new space has no place for any trial of {study.name} ({taken.why})", "space")
-    event = desk.record("study.forked", taken.forked, study=spec.name, **_actor(client, request))
-    desk.since[spec.name] = desk.now
-    made = desk.state.studies[spec.name]
-    for number, data in taken.imported:
-        desk.record("trial.imported", data, actor=f"operator/{client}", study=made, trial=number)
-    serve(desk, made)
-    result = {**view.study_row(made), "seq": event.seq, "origin": taken.forked["origin"], "imported": made.imported,
-              "left_out": taken.left_out, "not_carried": taken.pending}
-    return "ok", {**result, "why_left_out": taken.why} if taken.why else result
+    return study, spec, whole is None and "enqueue" not in changes
 
 
 def study_enqueue(desk: Desk, client: str, request: Request) -> Result:

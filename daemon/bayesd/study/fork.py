@@ -1,8 +1,10 @@
 """What a fork takes over: another study that begins with what was known at a moment of this one.
 
 Every observation of the prefix becomes a `trial.imported`, in the order in which it was learned, so
-that a model of the fork knows what the model of the study knew then. Trials that were pending are
-not carried: nobody holds a lease on them in the new study. An observation that the new space has no
+that a model of the fork knows what the model of the study knew then, to the last bit. A late outcome
+may have been learned before the trial's result: the event of the result says so. Trials that were
+pending are not carried: nobody holds a lease on them in the new study; of one that a late outcome is
+known of, that is taken over as its result. An observation that the new space has no
 place for is left out and counted, since a point that is bent to fit was never measured.
 """
 
@@ -10,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bayesd.study.problem import Observation
-from bayesd.study.state import Data, State, Study, Trial, spec_data
+from bayesd.study.state import Data, Outcome, State, Study, Trial, spec_data
 from bayesd_schemas.study import StudySpec
 
 
@@ -25,7 +27,7 @@ class Prefix:
     why: str | None
     """What is wrong with the first of them."""
     pending: int
-    """Trials without an outcome at that moment."""
+    """Trials of which nothing was known at that moment."""
 
 
 def prefix(past: State, study: Study, spec: StudySpec, *, keep_queue: bool) -> Prefix:
@@ -34,16 +36,21 @@ def prefix(past: State, study: Study, spec: StudySpec, *, keep_queue: bool) -> P
     imported: list[tuple[int, Data]] = []
     numbers: dict[int, int] = {}
     refused: dict[int, str] = {}
-    for trial, seen in _observations(study):
+    for trial, seen, is_result in _observations(study):
         if trial.number in refused:
             continue
         try:
-            params = spec.space.check(trial.params)
+            unchanged = same_space and trial.space_rev == study.space_rev
+            params = trial.params if unchanged else spec.space.check(trial.params)
         except ValueError as error:
             refused[trial.number] = f"trial {trial.number}: {error}"
             continue
-        number = numbers.setdefault(trial.number, len(numbers) + 1)
-        imported.append((number, _imported(study, trial, seen, params)))
+        data = _imported(study, trial, seen, dict(params), is_result)
+        if spec.goals[0].name != study.goals[0].name:      # it is of another objective
+            data.pop("se", None)
+        if is_result and trial.number in numbers:
+            data["result"] = True
+        imported.append((numbers.setdefault(trial.number, len(numbers) + 1), data))
     forked: Data = {
         **spec_data(spec), "origin": {"study": study.name, "at": past.seq, "hash": past.hash.hex()},
         "drawn": study.drawn if same_space else 0,
@@ -51,52 +58,78 @@ def prefix(past: State, study: Study, spec: StudySpec, *, keep_queue: bool) -> P
     if keep_queue and same_space and study.queue:
         forked["queue"] = [dict(params) for params in study.queue]
     return Prefix(forked, tuple(imported), len(refused), next(iter(refused.values()), None),
-                  len(study.running) + len(study.waiting))
+                  sum(number not in numbers and number not in refused
+                      for number in (*study.running, *study.waiting)))
 
 
-def _observations(study: Study) -> Iterator[tuple[Trial, Observation]]:
-    """The history, but a trial's result before what is known of its point besides: a late outcome may have come
-    first and must not become the result of the imported trial."""
+def _observations(study: Study) -> Iterator[tuple[Trial, Observation, bool]]:
+    """The history, each with whether it is its trial's result or what is known of the point besides."""
     seen_of: dict[int, list[Observation]] = {}
     for seen in study.history:
         seen_of.setdefault(seen.trial, []).append(seen)
-    result_of = {number: _result(study.trials[number - 1], seen) for number, seen in seen_of.items()}
-    begun: set[int] = set()
     for seen in study.history:
-        trial = study.trials[seen.trial - 1]
-        result = result_of[seen.trial]
-        if seen is result:
-            yield trial, seen
-            begun.add(seen.trial)
-            for other in seen_of[seen.trial]:
-                if other is result:
-                    break
-                yield trial, other
-        elif seen.trial in begun:
-            yield trial, seen
+        trial, all_seen = study.trials[seen.trial - 1], seen_of[seen.trial]
+        yield trial, seen, len(all_seen) == 1 or seen is all_seen[_place(trial, all_seen)]
 
 
-def _result(trial: Trial, seen: list[Observation]) -> Observation:
-    """The observation that is the trial's outcome. Of a trial that is still pending, the first late one: in its
-    study that would have become the result, had nobody told another."""
-    if trial.status in ("complete", "fail"):
-        for each in seen:
-            if each.values == trial.values or (trial.status == "fail" and each.values is None):
-                return each
-    return seen[-1] if trial.status == "pruned" else seen[0]
+Said = tuple[tuple[float, ...] | None, float | None]
 
 
-def _imported(study: Study, trial: Trial, seen: Observation, params: Data) -> Data:
+def _place(trial: Trial, seen: list[Observation]) -> int:
+    """Which of a trial's observations is its outcome. It has its place in the log between late outcomes, some of
+    which may not have been used. Of a trial that is still pending, the first: in its study that would have become
+    the result, had nobody told another."""
+    if trial.is_pending:
+        return 0
+    result, said = _result(trial), [(each.values, each.se) for each in seen]
+    if trial.status == "complete" and trial.promoted:      # known since it came
+        return said.index(result) if result in said else 0
+    early = [_late(trial, late) for late in trial.late or () if late.seq < trial.outcome_seq]
+    after = [_late(trial, late) for late in trial.late or () if late.seq > trial.outcome_seq]
+    for place in reversed(range(len(said))):
+        if said[place] == result and _within(said[:place], early) and _within(said[place + 1:], after):
+            return place
+    return 0
+
+
+def _result(trial: Trial) -> Said:
+    """What the optimiser learned from a trial's outcome."""
+    if trial.status != "pruned":
+        return (trial.values, trial.se) if trial.status == "complete" else (None, None)
+    if trial.values is None and trial.reports:      # the last report is what is known of the point
+        return _values(trial.study, trial.reports[max(trial.reports)]), None
+    return trial.values, trial.se if trial.origin is not None else None
+
+
+def _late(trial: Trial, late: Outcome) -> Said:
+    return _values(trial.study, late.values or {}), late.se
+
+
+def _values(study: Study, said: Mapping[str, float | None]) -> tuple[float, ...] | None:
+    """The objectives' values, or None when one of them is missing."""
+    found = tuple(value for goal in study.goals if (value := said.get(goal.name)) is not None)
+    return found if len(found) == len(study.goals) else None
+
+
+def _within(some: list[Said], all_: list[Said]) -> bool:
+    """These are among those, in this order."""
+    rest = iter(all_)
+    return all(each in rest for each in some)
+
+
+def _imported(study: Study, trial: Trial, seen: Observation, params: Data, is_result: bool) -> Data:
     data: Data = {"params": params, "values": None, "origin": {"study": study.name, "trial": trial.number}}
     if seen.values is not None:
         data["values"] = {goal.name: value for goal, value in zip(study.goals, seen.values, strict=True)}
-        if trial.status == "pruned":
-            data["state"] = "pruned"
-    elif trial.status == "pruned":
+    if is_result and trial.status == "pruned":
         data["state"] = "pruned"
-    else:
+    elif seen.values is None:
         data["class"] = trial.failure or "other"
-    for name, value in (("se", seen.se), ("seconds", trial.seconds)):
+    seconds = trial.seconds if is_result else None
+    if trial.is_pending:
+        said = seen.values, seen.se
+        seconds = next((late.seconds for late in trial.late or () if _late(trial, late) == said), None)
+    for name, value in (("se", seen.se), ("seconds", seconds)):
         if value is not None:
             data[name] = value
     return data

@@ -853,6 +853,9 @@ def _trial_imported(state: State, event: Event) -> None:
     values, se = _values(study, data), _float(data.get("se"))
     if event.trial <= len(study.trials):
         trial = study.trials[event.trial - 1]
+        if data.get("result"):
+            _replace_imported(trial, event)
+            return
         told = _floats(data["values"]) if data.get("values") is not None else None
         trial.late = [*(trial.late or ()), Outcome(
             "fail" if values is None else "complete", 0, told, se, None, data.get("class"), event.seq)]
@@ -870,6 +873,24 @@ def _trial_imported(state: State, event: Event) -> None:
     study.imported += 1
     _observe(trial, values, se)
     if status == "complete" and _better(study, trial, best):
+        study.best = trial
+
+
+def _replace_imported(trial: Trial, event: Event) -> None:
+    """The outcome of an imported trial of which a late one was learned before: that becomes the late one it was."""
+    study, data = trial.study, event.data
+    best = study.best
+    said: dict[str, float | None] | None = None if trial.values is None else {
+        goal.name: value for goal, value in zip(study.goals, trial.values, strict=True)}
+    trial.late = [Outcome("fail" if said is None else "complete", 0, said, trial.se, trial.seconds, trial.failure,
+                          trial.outcome_seq), *(trial.late or ())]
+    trial.values, trial.se, trial.seconds = _values(study, data), _float(data.get("se")), _float(data.get("seconds"))
+    trial.failure, trial.outcome_seq = data.get("class"), event.seq
+    _move(trial, data.get("state") or ("fail" if trial.values is None else "complete"))
+    _observe(trial, trial.values, trial.se)
+    if best is trial:
+        study.leader_left = True
+    elif trial.status == "complete" and _better(study, trial, best):
         study.best = trial
 
 
