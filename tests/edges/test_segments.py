@@ -166,3 +166,10 @@ def test_a_log_and_its_older_segments_make_the_whole(log: Path, pieces: list[Pat
     head = sh(f"log verify {log} -f json").json["head"]
     back = sh(f"log import {' '.join(map(str, pieces))} {log} -o {log.parent}/whole.db -f json").json
     assert back["head"] == head
+
+
+@pytest.mark.parametrize("note", ["", "one line", "a\nb\nc"])
+def test_a_note_beside_a_segment_that_is_none_is_a_clean_error(tmp_path: Path, note: str) -> None:
+    header = segments.Header("l", 1, 1, "0" * 64, "0" * 64, "0" * 64, 1, [note])
+    with pytest.raises(CannotOpen, match="move it away"):
+        segments._noted(tmp_path / "l-1-1.jsonl.gz", header)
