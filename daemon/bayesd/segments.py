@@ -43,6 +43,7 @@ from bayesd.logfile import (
 )
 from bayesd.study.canonical import ZERO, leaf_hash
 from bayesd.study.row import Row
+from bayesd.study.texts import reference
 
 EVENTS = 1_000_000              # of a segment
 CHUNK = 1000
@@ -207,6 +208,8 @@ def is_log(path: Path) -> bool:
 
 
 _GZIP = b"\x1f\x8b"
+LEFT_OUT = b"left out by bayesd log import, up to event"
+"""The salt of a text that no event refers to: up to the event that it names there never were texts in this file."""
 
 
 def header_of(path: Path) -> Header | None:
@@ -412,6 +415,10 @@ def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
                 with reading(true_name(path)) as live:
                     db.executemany("INSERT OR IGNORE INTO text (ref, salt, text) VALUES (?, ?, ?)", live.execute(
                         "SELECT ref, salt, text FROM text").fetchall() if has_texts(live) else ())
+            if not any(map(is_log, paths)):
+                said = str(joined.seq)
+                db.execute("INSERT INTO text (ref, salt, text) VALUES (?, ?, ?)",
+                           (reference(LEFT_OUT, said), LEFT_OUT, said))
             db.commit()
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

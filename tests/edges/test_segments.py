@@ -200,3 +200,10 @@ def test_what_a_user_gets_wrong_is_no_bug(log: Path, pieces: list[Path], line: s
     assert (said.returncode, words in said.stderr, "bug" in said.stderr) == (code, True, False), said.stderr
     assert said.stderr.startswith("error: ") or "\nerror: " in said.stderr
     assert not list(folder.glob("new.db*"))
+
+
+@pytest.mark.parametrize("note", ["", "one line", "a\nb\nc"])
+def test_a_note_beside_a_segment_that_is_none_is_a_clean_error(tmp_path: Path, note: str) -> None:
+    header = segments.Header("l", 1, 1, "0" * 64, "0" * 64, "0" * 64, 1, [note])
+    with pytest.raises(CannotOpen, match="move it away"):
+        segments._noted(tmp_path / "l-1-1.jsonl.gz", header)

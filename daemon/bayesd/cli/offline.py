@@ -5,7 +5,7 @@ What verifies is always shown; damage is then told, with its seq, and the verb e
 
 import gc
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -161,18 +161,52 @@ class Texts:
 
     def __init__(self) -> None:
         self._of = need("bayesd.study.texts").ref_of
-        self._referred, self._redacted = set[str](), set[str]()
+        self._referred, self._redacted = dict[str, int](), set[str]()
 
     def look(self, event: Any) -> None:
         ref = self._of(event.type, event.data)
         if ref is not None:
-            self._referred.add(ref)
+            self._referred.setdefault(ref, event.seq)
         elif event.type == "text.redacted":
             self._redacted.update(event.data["refs"])
 
-    def among(self, there: Any) -> dict[str, int]:
-        return {"kept": len(self._referred & there), "redacted": len((self._referred & self._redacted) - there),
-                "missing": len(self._referred - self._redacted - there)}
+    def among(self, there: Set[str]) -> dict[str, int]:
+        referred = self._referred.keys()
+        return {"kept": len(referred & there), "redacted": len((referred & self._redacted) - there),
+                "missing": len(referred - self._redacted - there)}
+
+    def damage(self, was: dict[str, str], now: dict[str, str], last: int) -> "Damaged | None":
+        """Texts that came or went without an event. A daemon may be at work: what was there before the events were
+        read must be in one of them, and what they refer to must have been there before or be there after them."""
+        from bayesd.logfile import Damaged
+        from bayesd.segments import LEFT_OUT
+        from bayesd.study.texts import reference
+        marks = {ref: int(text) for ref, text in was.items()
+                 if len(text) < 20 and text.isdecimal() and reference(LEFT_OUT, text) == ref}
+        left_out = max(marks.values(), default=0)       # put together from segments: `missing` says how many
+        before, after = was.keys() - marks, now.keys()
+        missing = {ref for ref in self._referred.keys() - self._redacted - before - after
+                   if self._referred[ref] > left_out}
+        if missing:
+            first = min(missing, key=self._referred.__getitem__)
+            return Damaged(
+                self._referred[first], f"{len(missing)} of its texts are not there and no event says that they were "
+                f"redacted; the first is {first}", remedy=
+                "The events verify all the same. If this file was put together from segments, which hold no text, do "
+                "it again with the log or a backup that has them: bayesd log import SEGMENT... LOG -o NEW. If texts "
+                "were deleted from a copy by hand, take a new copy of the log after bayesd log redact, which puts "
+                "on record what it deletes. Otherwise restore a backup")
+        again = (before & after) & self._redacted
+        strange = before - self._referred.keys()
+        if strange or again:
+            which = sorted(strange or again)[0]
+            return Damaged(
+                last + 1, f"{len(strange or again)} of its texts "
+                f"{'belong to no event' if strange else 'were redacted and are there again'}; the first is {which}",
+                remedy="The events verify all the same. If a table was copied into this file, or a copy was cut short, "
+                "restore a backup or copy the whole file again with the daemon stopped; else keep a copy and delete "
+                "what nobody said (it is in the table text)")
+        return None
 
 
 def examine(file: Path, on_progress: Callable[[int], None] | None = None, keys: Sequence[str] = (),
@@ -184,6 +218,10 @@ def examine(file: Path, on_progress: Callable[[int], None] | None = None, keys: 
         texts.look(event)
         recorded.look(state, event)
 
+    read_texts, logs = need("bayesd.logfile").read_texts, need("bayesd.log")
+    before: dict[str, str] = {}
+    with suppress(sqlite3.Error, UnicodeDecodeError, logs.LogError):        # what is wrong with the file, `verify` says
+        before = read_texts(file)
     folding = Folding(look)
     with no_collecting():
         report = need("bayesd.log").verify(file, on_progress, keys=keys, heads=heads, on_events=folding.take)
@@ -196,8 +234,10 @@ def examine(file: Path, on_progress: Callable[[int], None] | None = None, keys: 
             damage = other          # what comes first in the log is what to look at
     if damage is None and folded.newer is not None:
         raise folded.newer
-    there = need("bayesd.logfile").read_texts(file).keys() if report.is_whole else set()
-    return Examined(report, folded, recorded, texts.among(there), damage)
+    there = read_texts(file) if report.is_whole else {}
+    if report.is_whole and damage is None:
+        damage = texts.damage(before, there, report.seq)
+    return Examined(report, folded, recorded, texts.among(there.keys()), damage)
 
 
 @contextmanager
