@@ -363,8 +363,15 @@ def honest() -> list[Row]:
     return run(story())
 
 
-@pytest.mark.parametrize("what", ODD)
-@pytest.mark.parametrize("type", ["log.opened", "daemon.started", "trial.leased", "daemon.stopped"])
+def has_it(type: str, what: str) -> bool:
+    """Only what may not be passed over can be made so that it may, and the other way round."""
+    one_of = {"must be known": type == "daemon.stopped", "may be passed over": type != "daemon.stopped"}
+    return one_of.get(what, True)
+
+
+@pytest.mark.parametrize(("type", "what"), [
+    (type, what) for type in ("log.opened", "daemon.started", "trial.leased", "daemon.stopped") for what in ODD
+    if has_it(type, what)])
 def test_who_writes_the_chain_anew_deceives_neither_the_daemon_nor_verify(
         tmp_path: Path, honest: list[Row], what: str, type: str) -> None:
     """Each hash is right and so is each prev, but one event is none that a daemon writes."""
@@ -376,8 +383,7 @@ def test_who_writes_the_chain_anew_deceives_neither_the_daemon_nor_verify(
         body = re.sub(rb'"prev":"[0-9a-f]{64}"', b'"prev":"%s"' % prev.encode(), row.body)
         if row.seq == seq:
             spoilt = ODD[what](body)
-            if spoilt == body:
-                pytest.skip("an event of this type has no such thing")
+            assert spoilt != body
             body = spoilt
         rows.append((row.seq, body, sha256(b"\0" + body).digest(), *row.fields[3:]))
         prev = rows[-1][2].hex()

@@ -61,8 +61,7 @@ MUTANTS = [
     # Heads.
     Mutant("a head is said and not saved", HEADS, "        await self._log.save_note(size, note.encode())\n", ""),
     Mutant("a head of our own looks like another future", HEADS,
-           "            return True\n        return await self._root",
-           "            return False\n        return await self._root"),
+           "return await self._root_at(theirs.size) == theirs.root", "return False"),
     # Tells and fences.
     Mutant("an older fence counts", RULES, "newest = lease.fence == trial.fence", "newest = True"),
     Mutant("an expired lease does not count", RULES,
