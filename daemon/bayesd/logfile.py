@@ -21,8 +21,9 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from bayesd.durable import put_in_place
 from bayesd.evidence import Evidence, Head, Verdict
-from bayesd.study.canonical import ZERO
+from bayesd.study.canonical import ZERO, leaf_hash
 from bayesd.study.merkle import Tree
 from bayesd.study.row import Fields
 from bayesd.study.texts import reference
@@ -383,7 +384,7 @@ def fault(fields: Fields, expected: int, prev: str) -> str | None:
         return "it is missing" if seq > expected else f"event {seq} stands in its place"
     if type(body) is not bytes:
         return "its body is not bytes"
-    if sha256(b"\0" + body).digest() != hash_:
+    if leaf_hash(body) != hash_:
         return "its hash is not that of its body"
     try:
         event = orjson.loads(body)
@@ -510,12 +511,7 @@ def create(path: Path) -> None:
         db.execute("PRAGMA fullfsync = ON")
         db.executescript("BEGIN;" + SCHEMA + TEXTS + "COMMIT;")
         db.execute("PRAGMA journal_mode = WAL")
-    os.rename(new, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    put_in_place(new, path)
 
 
 def _look_at_header(path: Path) -> None:

@@ -26,6 +26,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from bayesd.durable import put_in_place
+
 PREFIX = "bayesd/"
 NOTE_MAX_BYTES = 16_384         # four lines and a few signatures; more is not a note
 _ED25519 = b"\1"
@@ -115,12 +117,7 @@ class Signer:
             os.fsync(file)
         finally:
             os.close(file)
-        os.rename(new, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        put_in_place(new, path)
 
     def sign(self, size: int, root: bytes, branch: int = 0) -> str:
         """The note of a head."""

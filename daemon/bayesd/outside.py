@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bayesd.config import ConfigError
+from bayesd.durable import put_in_place
 from bayesd.log import Log
 from bayesd.notes import NOTE_MAX_BYTES, PREFIX, BadKey, BadNote, Signer, is_cut, read, split
 
@@ -111,12 +112,7 @@ class HeadFiles:
                 file.write(note)
                 file.flush()
                 os.fsync(file.fileno())
-            new.replace(self._refused)         # all of it or nothing
-            directory = os.open(new.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            put_in_place(new, self._refused)
         except OSError as error:
             logger.error("%s cannot be written: %s", self._refused, error)
 

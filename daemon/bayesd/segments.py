@@ -24,6 +24,7 @@ from typing import BinaryIO, TypeAlias
 
 import orjson
 
+from bayesd.durable import flush_folder
 from bayesd.logfile import (
     AnyPath,
     CannotOpen,
@@ -169,21 +170,13 @@ def _write(log: AnyPath, folder: Path, id: str, after: int, last: int, prev: str
             file.write(json.dumps(asdict(header), indent=1).encode() + b"\n")
             _settle(file)
         beside.with_name(beside.name + ".part").rename(beside)
-        _settle_folder(folder)
+        flush_folder(folder)
     return Written(path, header, path.stat().st_size)
 
 
 def _settle(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _settle_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def notes_of(log: AnyPath) -> list[tuple[int, str]]:
@@ -426,7 +419,7 @@ def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             os.rename(part, out)
-            _settle_folder(out.parent)
+            flush_folder(out.parent)
     finally:
         for end in ("", "-wal", "-shm"):
             with suppress(OSError):
