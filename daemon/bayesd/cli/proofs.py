@@ -6,7 +6,6 @@ for word, is in the log that the key signed, or that a newer head goes on from a
 
 import json
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -213,7 +212,7 @@ class _Check:
         body, leaf, root = proof["event"].encode(), bytes.fromhex(proof["leaf"]), bytes.fromhex(proof["root"])
         event = json.loads(body)
         why = None
-        if sha256(b"\0" + body).digest() != leaf:
+        if need("bayesd.study.canonical").leaf_hash(body) != leaf:
             why = "the event is not the one of the leaf: it was changed"
         elif event["seq"] != proof["seq"]:
             why = f"the event says that it is event {event['seq']}, not {proof['seq']}"

@@ -16,14 +16,12 @@ import numpy as np
 from bayesd.optimize import samplers, search, streams
 from bayesd.optimize.acquisition import Improvement, Model, Together
 from bayesd.optimize.allowed import allowed
-from bayesd.optimize.encode import PINNED, Cube, cube
+from bayesd.optimize.encode import ABSENT, PINNED, Cube, cube
 from bayesd.optimize.streams import Floats
 from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, doubt, surrogate
 from bayesd.study.problem import NONE_NEW, Fit, Problem, Proposal, Suggestion
 from bayesd_schemas.constraints import broken
 from bayesd_schemas.space import Params
-
-_ABSENT: Any = object()
 
 
 def design_size(p: int) -> int:
@@ -160,7 +158,7 @@ def _first_new(problem: Problem, of: Cube, U: Floats) -> tuple[int, dict[str, An
     for i in range(len(U)):
         params = of.decode(U[i:i + 1])[0]
         # Parameters that an earlier space had besides do not make a point another one.
-        if not any(all(old.get(name, _ABSENT) == params.get(name, _ABSENT) for name in of.names) for old in tried):
+        if not any(all(old.get(name, ABSENT) == params.get(name, ABSENT) for name in of.names) for old in tried):
             return i, params
     return 0, None
 

@@ -31,7 +31,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 PINNED = 0.5        # where an inactive or unknown coordinate stands
-_ABSENT = object()  # a parameter that a point does not have; None may be a choice
+ABSENT: Any = object()  # a parameter that a point does not have; None may be a choice
 ONE_HOT = math.sqrt(0.5)    # two different categories are then at distance 1, as in Hamming's metric
 
 
@@ -199,7 +199,7 @@ class Cube:
         """(n, p). Points of an earlier space are clipped into this one; gaps stand in the middle."""
         out = np.empty((len(params), self.p))
         for j, axis in enumerate(self.axes):
-            out[:, j] = axis.units([row.get(axis.name, _ABSENT) for row in params])
+            out[:, j] = axis.units([row.get(axis.name, ABSENT) for row in params])
         return out
 
     def pin(self, U: Floats) -> Floats:

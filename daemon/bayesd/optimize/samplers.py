@@ -18,7 +18,7 @@ import numpy as np
 
 from bayesd.optimize import cells, sobol, streams
 from bayesd.optimize.allowed import Judge, allowed
-from bayesd.optimize.encode import Cube, cube
+from bayesd.optimize.encode import ABSENT, Cube, cube
 from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Problem, Proposal, Suggestion
 from bayesd_schemas.constraints import Constraint, broken
@@ -40,7 +40,7 @@ class Seen:
 
     def _key(self, params: Params) -> tuple[Value, ...]:
         # A missing parameter and one whose value is None must differ.
-        return tuple(params.get(name, _ABSENT) for name in self._names)
+        return tuple(params.get(name, ABSENT) for name in self._names)
 
     def __contains__(self, params: Params) -> bool:
         return self._key(params) in self._keys
@@ -52,7 +52,6 @@ class Seen:
         self._keys.add(self._key(params))
 
 
-_ABSENT: Any = object()
 
 
 def seen(problem: Problem) -> Seen:
