@@ -7,23 +7,8 @@ from typing import Any
 
 import pytest
 
-from bayesd_client.agent import (
-    SEND_MAX,
-    Agent,
-    Answered,
-    Effect,
-    Halt,
-    MemorySpool,
-    Note,
-    SavedGrant,
-    SavedHead,
-    SavedTell,
-    Send,
-    Settings,
-    Start,
-    tail,
-    tell_message,
-)
+from bayesd_client.agent import SEND_MAX, Agent, Answered, Effect, Halt, Note, Send, Settings, Start, tail, tell_message
+from bayesd_client.kept import MemorySpool, SavedGrant, SavedHead, SavedTell
 from bayesd_schemas.messages import ERROR_MAX, decode
 
 RUN = "4f2a"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bayesd_client.agent import SavedGrant, SavedHead, SavedTell
 from bayesd_client.errors import BadAddress, BadOptions, NameInUse
+from bayesd_client.kept import SavedGrant, SavedHead, SavedTell
 from bayesd_client.spool import FileSpool, claim, clean, state_folder, write_safely
 
 KEY = ("s", 7, 1)
@@ -139,7 +139,7 @@ def test_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 CRASH = """
 import os, signal, sys, pathlib
 from bayesd_client import spool as spool_module
-from bayesd_client.agent import SavedGrant, SavedTell
+from bayesd_client.kept import SavedGrant, SavedTell
 point, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 count = 0
 def dies(name, real):

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from bayesd.testing import MemoryBroker, MemoryClient
 from bayesd_client import agent as client
+from bayesd_client import kept
 
 Key = tuple[str, int, int]
 Message = dict[str, Any]
@@ -65,12 +66,12 @@ class Truth(Protocol):
     def fault(self, text: str) -> None: ...
 
 
-class _AgentSpool(client.MemorySpool):
+class _AgentSpool(kept.MemorySpool):
     def __init__(self, machine: "Machine") -> None:
         super().__init__()
         self._machine = machine
 
-    def save_tell(self, key: Key, saved: client.SavedTell) -> None:
+    def save_tell(self, key: Key, saved: kept.SavedTell) -> None:
         super().save_tell(key, saved)
         self._machine.world.saved(self._machine, key, saved.tell)
 

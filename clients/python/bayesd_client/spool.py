@@ -25,8 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bayesd_client.agent import Key, SavedGrant, SavedHead, SavedTell
 from bayesd_client.errors import BadAddress, BadOptions, NameInUse
+from bayesd_client.kept import Key, SavedGrant, SavedHead, SavedTell
 from bayesd_schemas.names import is_name
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,9 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from bayesd_client.agent import Agent, Answered, Effect, End, Halt, Key, Lease, Send, Settings, Start
+from bayesd_client.agent import Agent, Answered, Effect, End, Halt, Lease, Send, Settings, Start
 from bayesd_client.errors import BadOptions, CannotTrain, NameInUse, Refused, Undelivered, WorkerError
+from bayesd_client.kept import Key
 from bayesd_client.link import Address, Link, Presence
 from bayesd_client.spool import claim
 from bayesd_client.trial import Trial
