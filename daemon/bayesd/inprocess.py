@@ -27,11 +27,11 @@ from bayesd.files import BadFile, read_study
 from bayesd.fingerprint import fingerprint
 from bayesd.log import DiskFull, SqliteLog, read_events
 from bayesd.optimize import suggest
-from bayesd.service import event_of, fold
+from bayesd.replay import Replay, fold
 from bayesd.study import admin, rules, view
 from bayesd.study.desk import Desk, Letter, note_engine, restart
 from bayesd.study.problem import Problem
-from bayesd.study.state import State, apply, refuse_newer
+from bayesd.study.state import State, refuse_newer
 from bayesd.study.state import Study as Folded
 from bayesd.study.state import Trial as FoldedTrial
 from bayesd_schemas.messages import Ask, BadMessage, Beat, Request, validate
@@ -121,9 +121,10 @@ class Study(AbstractContextManager["Study"]):
     def replay(cls, path: str | Path, study: str | None = None, *, at: int | None = None) -> Self:
         """A study out of a log, at its end or at event `at`, to look at and to go on from in memory.
         The file is only read."""
-        state = State()
-        for _, body, hash in read_events(path, until=at):
-            apply(state, event_of(body, hash))
+        replay = Replay()
+        for seq, body, hash in read_events(path, until=at):
+            replay.take(seq, body, hash)
+        state = replay.state
         if study is None:
             if len(state.studies) != 1:
                 raise StudyError(f"{path} has {len(state.studies)} studies ({', '.join(state.studies) or 'none'}); "

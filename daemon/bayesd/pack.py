@@ -19,10 +19,10 @@ import orjson
 
 from bayesd import guide, notes, report, winner
 from bayesd.logfile import AnyPath, read_events, reading, true_name
-from bayesd.service import event_of
+from bayesd.replay import Replay, event_of
 from bayesd.study.desk import Desk
 from bayesd.study.merkle import root_of
-from bayesd.study.state import State, Study, apply
+from bayesd.study.state import State, Study
 from bayesd.study.texts import Words
 from bayesd.why import words
 from bayesd.why.pages import of
@@ -96,13 +96,14 @@ def collect(path: AnyPath, name: str, *, whole: bool = False, with_texts: bool =
 
     Raises logfile.Damaged: a damaged log is no evidence, so there is no pack of it.
     """
-    state, hashes, last = State(), [], b""
+    replay, hashes, last = Replay(), [], b""
     for seq, body, hash in read_events(path):
-        apply(state, event_of(body, hash))
+        replay.take(seq, body, hash)
         hashes.append(hash)
         last = body
         if on_progress is not None and seq % 1000 == 0:
             on_progress(seq)
+    state = replay.state
     if name not in state.studies:
         raise NoStudy(f"this log has no study {name!r}; it has {', '.join(state.studies) or 'none'}")
     study = state.studies[name]

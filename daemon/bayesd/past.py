@@ -6,7 +6,6 @@ pages, and each page is a request of its own.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,13 +14,11 @@ import orjson
 
 from bayesd import moments
 from bayesd.log import Log
+from bayesd.replay import fold
 from bayesd.study.row import Row
 from bayesd.study.state import State
 
 KEPT_S = 30.0
-
-Fold = Callable[[Log, int], Awaitable[State]]
-
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -40,8 +37,7 @@ class Moment:
 class Past:
     """Finds moments. One is folded at a time, so that no crowd of questions fills the memory."""
 
-    def __init__(self, fold: Fold) -> None:
-        self._fold = fold
+    def __init__(self) -> None:
         self._kept: Moment | None = None
         self._used = 0.0
         self._turn = asyncio.Lock()
@@ -62,7 +58,7 @@ class Past:
             kept = self._kept
             if kept is None or kept.seq != seq:
                 self._kept = None      # never two of them
-                kept = self._kept = Moment(seq, await _time_of(log, seq), await self._fold(log, seq))
+                kept = self._kept = Moment(seq, await _time_of(log, seq), (await fold(log, seq, aside=True))[0])
             self._used = now
             return kept
 

@@ -24,7 +24,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -32,26 +31,21 @@ from typing import Any, Protocol
 
 import orjson
 
-from bayesd import whatif, winner
+from bayesd import reads, replay
 from bayesd.bus import Ack, Bus
 from bayesd.heads import Conflict, Heads, RolledBack, fences_from
-from bayesd.log import Damaged, DiskFull, Log, LogError, Snapshot
+from bayesd.log import DiskFull, Log, LogError, Snapshot
 from bayesd.moments import NoMoment
 from bayesd.notes import Checkpoint, Signer
 from bayesd.optimize import suggest
 from bayesd.past import Moment, Past
-from bayesd.study import admin, rules, snapshot, texts, view
+from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
-from bayesd.study.envelope import NONSENSE, Envelopes
 from bayesd.study.fork import Prefix
 from bayesd.study.problem import Problem, Suggestion
-from bayesd.study.row import Row
-from bayesd.study.state import Event, State, apply, refuse_newer
-from bayesd.why import online
 from bayesd_schemas.messages import Ask, BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
-from bayesd_schemas.upcast import VERSIONS, upcast
 
 logger = logging.getLogger("bayesd")
 
@@ -59,7 +53,6 @@ Suggest = Callable[[Problem, int], Awaitable[Suggestion]]
 
 BUCKETS_MAX = 10_000       # senders whose rate is remembered
 JUMP_S = 5.0               # the wall clock moved by so much against the other one between two ticks
-RECORD_WITHIN = 1_000      # events behind a snapshot among which the one that vouches for it must be
 SLOW_MAX = 16              # reads under way that take time; more are refused
 LOOKS_MAX = 4              # heads of workers that are held against the log at the same time, and of the broker
 WAITING_MAX = 1000         # asks that wait for one such look
@@ -204,7 +197,7 @@ class Service:
         self._drift: float | None = None
         self._conflict: LogError | None = None
         self._slow: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._past = Past(fold_aside)
+        self._past = Past()
         self._looks: set[asyncio.Task[None]] = set()
         """Heads that are being held against the log."""
         self._looking: list[_Look] = []
@@ -233,7 +226,7 @@ class Service:
 
     async def _fold(self) -> None:
         """Every restart is a replay: the only way to a state."""
-        state, self.replayed = await fold(self.log)
+        state, self.replayed = await replay.fold(self.log)
         self.desk = Desk(state, operators=self.settings.operators, new_salt=self._new_salt)
         self._committed = state.seq
         self._past.drop()
@@ -305,7 +298,7 @@ class Service:
             saved = await self._snapshot()
             if desk is self.desk and self._conflict is None:    # else what was decided here never was
                 desk.record("daemon.stopped", {"reason": "stop"} if saved is None
-                            else {"reason": "stop", "snapshot": _told(saved)})
+                            else {"reason": "stop", "snapshot": replay.told(saved)})
         self._work.set()
         # What is not committed when a conflict is known never is. What is being written is waited for.
         while not self.desk.disk_full and (  # noqa: ASYNC110  # ends with the committer
@@ -404,7 +397,7 @@ class Service:
             if who in desk.state.workers:
                 admin.fail(desk, who, message.id, admin.Refused(
                     "name-in-use", f"{who} is a worker; an operator needs a name of its own", "client"))
-            elif message.verb in _SLOW or (message.args.get("at") is not None and message.verb in _AT):
+            elif message.verb in reads.SLOW or (message.args.get("at") is not None and message.verb in _AT):
                 self._later(who, message)
             else:
                 admin.on_request(desk, who, message)
@@ -852,8 +845,9 @@ class Service:
                 taken = await asyncio.to_thread(admin.fork_prefix, desk, request, moment.state)
                 self._write_of_past(client, request, moment, taken)
                 return
-            if request.verb in _SLOW:
-                result = await _SLOW[request.verb](self, request, moment)
+            if request.verb in reads.SLOW:
+                result = await reads.SLOW[request.verb](
+                    reads.Reading(self.log, self.desk, self._committed, moment), request)
             else:
                 assert moment is not None
                 result = admin.READS[request.verb](Desk(moment.state), client, request)[1]
@@ -888,141 +882,11 @@ class Service:
         self._work.set()
         self._think.set()
 
-    async def _best(self, request: Request, moment: Moment | None) -> Any:
-        desk = self.desk if moment is None else Desk(moment.state)
-        study = admin._study_of(desk, request)
-        rule = request.args.get("rule", winner.DEFAULT)
-        if rule not in winner.RULES:
-            raise admin.Refused("bad-field", f"rule is one of {', '.join(winner.RULES)}", "rule", '{"rule": "one-se"}')
-        problem, _ = desk.problem(study)
-        entries = winner.entries(study)
-        chosen = await asyncio.to_thread(winner.choose, entries, problem, rule)
-        return {"study": study.name, **chosen}
 
-    async def _what_if(self, request: Request, moment: Moment | None) -> Any:
-        """A recorded study under other rules; read from the log, and thought about in a thread."""
-        now = admin._study_of(self.desk, request)
-        desk = Desk(self.desk.state if moment is None else moment.state)       # what lies ready is no record
-        study = admin._study_of(desk, request)
-        known = whatif.known(study, desk.problem(study)[0])
-        try:
-            question = whatif.Question.read(request.args)
-        except ValueError as error:
-            raise admin.Refused("bad-field", str(error), "args", '{"trials": 20, "rule": "one-se"}') from error
-        measured, until = winner.entries(now), self._committed if moment is None else moment.seq
-        bodies: list[dict[str, Any]] = []
-        if question.needs_events:
-            async for rows in self.log.read(study.created_seq - 1, until):
-                bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
-        return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
-
-    async def _why(self, request: Request, moment: Moment | None) -> Any:
-        return await online.page(self.log, self.desk, self._committed, request, event_of)
-
-    async def _events(self, request: Request, moment: Moment | None) -> Any:
-        """Committed events after a seq, of one study or of all; each as its envelope."""
-        after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
-        study = request.args.get("study")
-        if not isinstance(after, int) or not isinstance(limit, int) or limit < 1 or after < 0:
-            raise admin.Refused("bad-field", "after and limit are numbers", "after", '{"after": 100, "limit": 50}')
-        out: list[Any] = []
-        size, last = 0, after
-        async for rows in self.log.read(after, self._committed):
-            found = [(row.seq, len(row.body), orjson.loads(row.body)) for row in rows
-                     if study is None or row.study == study]
-            refs = [ref for _, _, body in found if (ref := texts.ref_of(body["type"], body["data"])) is not None]
-            said = await self.log.texts(refs) if refs else {}
-            for seq, length, body in found:
-                body = texts.resolved(body, said)
-                size += length + 1
-                size += len(said.get(texts.ref_of(body["type"], body["data"]) or "", "")) * 2
-                if out and (len(out) >= limit or size > admin.PAGE_BYTES):
-                    return {"events": out, "next": last}
-                out.append(body)
-                last = seq
-            last = rows[-1].seq
-        return {"events": out}
-
-
-_SLOW: dict[str, Callable[[Service, Request, Moment | None], Awaitable[Any]]] = {
-    "study.best": Service._best, "study.whatif": Service._what_if, "events": Service._events, "why": Service._why}
 _AT = frozenset((*admin.READS, "study.fork"))      # verbs that may also ask about an earlier moment
 
 
-# ---------------------------------------------------------------- events out of bytes
-
-
-def event_of(body: bytes, hash: bytes) -> Event:
-    """A stored body as the event that it is, in today's shape. Unknown events that are not critical become nothing."""
-    return event_in(orjson.loads(body), hash)
-
-
-def event_in(envelope: dict[str, Any], hash: bytes) -> Event:
-    """The same for a body that is parsed already."""
-    type = "clock.jumped" if refuse_newer(envelope) else envelope["type"]
-    data = upcast(type, envelope.get("tv", 1), envelope["data"]) if type in VERSIONS else envelope["data"]
-    return Event(envelope["seq"], hash, type, envelope.get("study"), envelope.get("trial"), envelope["actor"],
-                 envelope.get("cmd"), data)
-
-
-async def fold(log: Log, until: int | None = None, *, aside: bool = False) -> tuple[State, int]:
-    """The state of a log, from the newest snapshot that can be believed, and how many events were folded.
-
-    `aside` folds in a thread, for a daemon that has other things to do.
-    """
-    state = State()
-    saved = await log.load_snapshot(until)
-    if saved is not None and saved.codec == snapshot.CODEC and await _is_on_record(log, saved):
-        loaded = (await asyncio.to_thread(snapshot.load, saved.digest, saved.blob) if aside
-                  else snapshot.load(saved.digest, saved.blob))
-        if loaded is not None and loaded.seq == saved.seq:
-            async for rows in log.read(saved.seq - 1, saved.seq):
-                if rows[0].hash == loaded.hash:
-                    state = loaded
-        if state is not loaded:
-            logger.warning("the snapshot of event %d makes no sense; all events are folded instead", saved.seq)
-    folded, envelopes = 0, Envelopes(state.log, state.epoch)
-    async for rows in log.read(state.seq, until):
-        if aside:
-            await asyncio.to_thread(_apply_all, state, rows, envelopes)
-        else:
-            _apply_all(state, rows, envelopes)
-            await asyncio.sleep(0)
-        folded += len(rows)
-    return state, folded
-
-
-def _apply_all(state: State, rows: list[Row], envelopes: Envelopes) -> None:
-    for row in rows:
-        try:
-            envelope = orjson.loads(row.body)
-            why = envelopes.fault(row.body, envelope)
-            if why is None:
-                apply(state, event_in(envelope, row.hash))
-        except NONSENSE as error:
-            raise Damaged(row.seq, f"its content makes no sense here ({type(error).__name__}: {error})") from error
-        if why is not None:
-            raise Damaged(row.seq, why)
-
-
-async def fold_aside(log: Log, until: int) -> State:
-    """The state at an earlier event, made while the newest one goes on."""
-    return (await fold(log, until, aside=True))[0]
-
-
-async def _is_on_record(log: Log, saved: Snapshot) -> bool:
-    """Whether the daemon that stopped wrote into the log that this was its state: the cache itself has no chain."""
-    async for rows in log.read(saved.seq, saved.seq + RECORD_WITHIN):
-        for row in rows:
-            if row.type == "daemon.stopped":
-                with suppress(*NONSENSE):       # what makes no sense vouches for nothing; the fold names it
-                    if orjson.loads(row.body)["data"].get("snapshot") == _told(saved):
-                        return True
-    return False
-
-
-def _told(saved: Snapshot) -> dict[str, Any]:
-    return {"seq": saved.seq, "codec": saved.codec, "digest": saved.digest.hex()}
+# ---------------------------------------------------------------- what goes out, as bytes
 
 
 def encode(letter: Letter) -> bytes:

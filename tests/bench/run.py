@@ -205,7 +205,7 @@ def make_log(path: Path, trials: int) -> int:
 OPEN = """
 import asyncio, sys, time
 from bayesd.log import SqliteLog
-from bayesd.service import fold
+from bayesd.replay import fold
 async def main():
     log = await SqliteLog.open(sys.argv[1])
     try:
@@ -279,7 +279,7 @@ def sign(path: Path) -> int:
 
 def memory(args: argparse.Namespace, folder: Path) -> None:
     from bayesd.log import read_events
-    from bayesd.service import event_of
+    from bayesd.replay import event_of
     from bayesd.study.state import State, apply
 
     path = folder / f"open-{args.trials[0]}.db"

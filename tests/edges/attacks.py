@@ -25,7 +25,7 @@ from bayesd.cli import offline
 from bayesd.evidence import Head
 from bayesd.log import SqliteLog, read_events
 from bayesd.notes import Signer
-from bayesd.service import event_of, fold
+from bayesd.replay import event_of, fold
 from bayesd.study import snapshot
 from bayesd.study.merkle import Tree
 from bayesd.study.row import Row

@@ -23,7 +23,7 @@ from bayesd.fingerprint import engine_settings, fingerprint
 from bayesd.inprocess import Exhausted, StudyError
 from bayesd.log import MemoryDisk, SqliteLog, read_events
 from bayesd.optimize import bayes, search, suggest, value_of
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import snapshot
 from bayesd.study.canonical import ZERO
 from bayesd.study.desk import engine_id

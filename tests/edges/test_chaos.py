@@ -21,7 +21,7 @@ from tests.edges.mosquitto import Mosquitto
 
 from bayesd.bus import Ack, BrokerAddress, Caller, MqttBus
 from bayesd.log import read_events, verify
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study.state import replay
 
 HERE = Path(__file__).parent

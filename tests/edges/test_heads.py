@@ -15,7 +15,8 @@ from bayesd.heads import Heads, RolledBack
 from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Note, Row
 from bayesd.notes import Signer, open_note
 from bayesd.outside import HeadFiles
-from bayesd.service import Outside, Settings, fold
+from bayesd.replay import fold
+from bayesd.service import Outside, Settings
 from bayesd.study import snapshot
 from bayesd.study.merkle import root_of
 from bayesd.testing import Daemon, MemoryBroker, Weather, run

@@ -15,7 +15,7 @@ from tests.study.story import Story, receipt
 from bayesd import Study
 from bayesd.log import MemoryDisk, MemoryLog, SqliteLog, verify
 from bayesd.logfile import read_texts
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import rules, texts
 from bayesd.study.desk import Desk
 from bayesd.study.row import Row

@@ -18,7 +18,8 @@ from bayesd import logfile, service
 from bayesd.cli import offline
 from bayesd.log import Damaged, DiskFull, MemoryDisk, MemoryLog, Row, SqliteLog
 from bayesd.optimize import suggest
-from bayesd.service import Settings, fold
+from bayesd.replay import fold
+from bayesd.service import Settings
 from bayesd.study import snapshot
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.state import refuse_newer

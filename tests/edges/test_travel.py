@@ -12,6 +12,7 @@ import pytest
 from tests.edges.test_cli import Home, Shell, ask_and_tell, create, daemon
 from tests.edges.test_service import Worker, begin
 
+from bayesd import past, replay
 from bayesd.log import MemoryDisk
 from bayesd.testing import Daemon, MemoryBroker, run
 
@@ -136,7 +137,8 @@ def test_a_fork_by_a_file(home: Home, sh: Shell, tmp_path: Path) -> None:
     assert sh(f"study fork wide {parts} --as longer -f json").json["budget"] == 77
 
 
-def test_results_are_taken_while_the_daemon_is_in_the_past_and_a_fork_is_made_once() -> None:
+def test_results_are_taken_while_the_daemon_is_in_the_past_and_a_fork_is_made_once(
+        monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> MemoryDisk:
         broker, disk = MemoryBroker(), MemoryDisk()
         daemon = Daemon(broker, disk)
@@ -149,12 +151,11 @@ def test_results_are_taken_while_the_daemon_is_in_the_past_and_a_fork_is_made_on
             await worker.wait(lambda kind, body, trial=trial: body.get("id") == f"t{trial}")  # type: ignore[misc]
         assert daemon.service is not None
         before = daemon.service.desk.state.seq
-        fold = daemon.service._past._fold
 
-        async def slow(log: Any, until: int) -> Any:
+        async def slow(log: Any, until: int, *, aside: bool) -> Any:
             await asyncio.sleep(30.0)
-            return await fold(log, until)
-        daemon.service._past._fold = slow
+            return await replay.fold(log, until, aside=aside)
+        monkeypatch.setattr(past, "fold", slow)
         operator.say("request", id="f", verb="study.fork", args={"study": "s", "as": "t", "at": before - 20})
         for _ in range(40):                      # as a client does that has no answer yet
             operator.say("request", id="f", verb="study.fork", args={"study": "s", "as": "t", "at": before - 20})

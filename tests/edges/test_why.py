@@ -22,7 +22,7 @@ from bayesd.inprocess import Exhausted
 from bayesd.log import MemoryDisk, Row
 from bayesd.optimize import samplers, suggest
 from bayesd.optimize.explain import share_of_mean
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import rules
 from bayesd.study.problem import NONE_NEW, Problem
 from bayesd.study.state import Event

@@ -12,7 +12,7 @@ from tests.edges.test_why import FLOAT, Engine, answers, asked, flat, page_of, r
 from tests.study.story import Story
 
 from bayesd import Study
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import view
 from bayesd.study.diff import Diff
 from bayesd.study.state import apply, replay

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import snapshot
 from bayesd.study.canonical import ZERO, canonical, leaf_hash
 from bayesd.study.knowledge import knowledge_digest

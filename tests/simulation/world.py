@@ -26,7 +26,8 @@ from tests.simulation.workers import Habits, Key, Machine, tell_id
 
 from bayesd.log import CommitFailed, DiskFull, MemoryDisk, Row
 from bayesd.notes import Signer, open_note
-from bayesd.service import Settings, event_of, fold
+from bayesd.replay import event_of, fold
+from bayesd.service import Settings
 from bayesd.study import snapshot
 from bayesd.study.merkle import root_of
 from bayesd.study.state import State, replay

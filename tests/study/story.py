@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from bayesd.log import Row
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import admin, rules, snapshot
 from bayesd.study.desk import Desk, restart
 from bayesd.study.problem import Proposal, Suggestion

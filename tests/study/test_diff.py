@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.study.story import Story
 
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study.diff import Diff
 from bayesd.study.state import apply, replay
 

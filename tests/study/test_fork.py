@@ -7,7 +7,7 @@ import pytest
 from tests.study.story import BASE, Fact, Said, Story
 
 from bayesd.optimize import suggest
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.desk import Desk
 from bayesd.study.state import State, Study, replay

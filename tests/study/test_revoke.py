@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.study.story import Said, Story
 
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import snapshot
 from bayesd.study.state import State, apply
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.study.story import Story
 
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import snapshot
 from bayesd.study.state import State, UnknownEvent, replay
 

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from tests.study.story import Story
 
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import snapshot
 from bayesd.study.row import Row
 from bayesd.study.state import State, UnknownEvent, apply, refuse_newer

@@ -16,7 +16,7 @@ from tests.study.story import Story
 
 from bayesd.optimize import posterior_at_data
 from bayesd.optimize.surrogate import surrogate
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study import rules
 from bayesd.study.desk import Desk
 from bayesd.study.knowledge import knowledge, knowledge_digest

@@ -8,7 +8,7 @@ import pytest
 from tests.study.story import Story
 
 from bayesd import whatif, winner
-from bayesd.service import event_of
+from bayesd.replay import event_of
 from bayesd.study.desk import Desk
 from bayesd.study.state import State, replay
 from bayesd.whatif import Limits, Question

@@ -147,7 +147,7 @@ class _Walk:
 
 
 def _events(file: Path, until: int) -> "Iterator[Event]":
-    event_of = need("bayesd.service").event_of
+    event_of = need("bayesd.replay").event_of
     return (event_of(body, hash) for _, body, hash in need("bayesd.log").read_events(file, 0, until))
 
 

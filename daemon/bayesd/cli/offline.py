@@ -47,35 +47,25 @@ class Folding:
 
     def __init__(self, on_event: "Callable[[State, Event], None] | None" = None,
                  on_row: "Callable[[Event, bytes], None] | None" = None) -> None:
-        self._states, self._service, self._log = need("bayesd.study.state"), need("bayesd.service"), need("bayesd.log")
-        envelope = need("bayesd.study.envelope")
-        self._fault, self._nonsense = envelope.Envelopes().fault, envelope.NONSENSE
-        self._loads = need("orjson").loads
+        self._log, self._unknown = need("bayesd.log"), need("bayesd.study.state").UnknownEvent
+        self._replay = need("bayesd.replay").Replay()
         self._on_event, self._on_row = on_event, on_row
         self._first = self._last = b""
-        self.folded = Folded(self._states.State())
+        self.folded = Folded(self._replay.state)
 
     def take(self, events: Iterable[Sequence[Any]]) -> None:
         """Fold (seq, body, hash, ...) until the first damage."""
-        folded, apply, event_in, loads = self.folded, self._states.apply, self._service.event_in, self._loads
-        fault, on_event = self._fault, self._on_event
+        folded, take, on_event = self.folded, self._replay.take, self._on_event
         if folded.damage is not None or folded.newer is not None:
             return
         for seq, body, hash, *_ in events:
             try:
-                envelope = loads(body)
-                why = fault(body, envelope)
-                if why is not None:
-                    folded.damage = self._log.Damaged(seq, why)
-                    return
-                event = event_in(envelope, hash)
-                apply(folded.state, event)
-            except self._states.UnknownEvent as error:
+                event = take(seq, body, hash)
+            except self._unknown as error:
                 folded.newer = error
                 return
-            except self._nonsense as error:
-                folded.damage = self._log.Damaged(
-                    seq, f"its content makes no sense here ({type(error).__name__}: {error})")
+            except self._log.Damaged as error:
+                folded.damage = error
                 return
             folded.events += 1
             if on_event is not None:
@@ -88,8 +78,8 @@ class Folding:
 
     def done(self) -> "Folded":
         if self.folded.events:
-            self.folded.first_time = self._loads(self._first).get("time")
-            self.folded.time = self._loads(self._last).get("time")
+            loads = need("orjson").loads
+            self.folded.first_time, self.folded.time = loads(self._first).get("time"), loads(self._last).get("time")
         return self.folded
 
 

@@ -109,10 +109,10 @@ class _OfWorker:
 
 async def _here(file: Path, refs: list[str], reason: str) -> None:
     """No daemon has the log: be its writer for a moment."""
-    logs, service, states = need("bayesd.log"), need("bayesd.service"), need("bayesd.study.state")
+    logs, replay, states = need("bayesd.log"), need("bayesd.replay"), need("bayesd.study.state")
     opened = await logs.SqliteLog.open(file, look=states.refuse_newer)
     try:
-        state, _ = await service.fold(opened)
+        state, _ = await replay.fold(opened)
         desk, clock = need("bayesd.study.desk").Desk(state), need("bayesd.daemon").SystemClock()
         desk.at(clock.now(), clock.time())
         for some in _batches(refs):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bayesd import log as logs
-from bayesd.service import event_of
+from bayesd.replay import Replay
 from bayesd.study import snapshot, view
-from bayesd.study.state import State, apply
+from bayesd.study.state import State
 
 OUTCOMES = ("trial.completed", "trial.failed", "trial.pruned", "outcome.late")
 RESTING = ("used_wall",)        # goes on with the clock, so it is not compared
@@ -153,10 +153,10 @@ def _check_state(proof: Proof, log: Path, study: str, seen: Witnesses) -> None:
 
 
 def _fold(log: Path) -> State:
-    state = State()
-    for _, body, hash in logs.read_events(log):
-        apply(state, event_of(body, hash))
-    return state
+    replay = Replay()
+    for seq, body, hash in logs.read_events(log):
+        replay.take(seq, body, hash)
+    return replay.state
 
 
 def _resting(value: Any) -> Any:

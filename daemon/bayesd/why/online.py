@@ -5,30 +5,29 @@ again for this one study, so that a page never waits for the daemon, nor the dae
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from bayesd.log import Log
+from bayesd.replay import event_of
 from bayesd.study import admin
 from bayesd.study.desk import Desk
 from bayesd.study.row import Row
-from bayesd.study.state import Event
 from bayesd.why import live, pages
 from bayesd.why.witness import Witness, moments_for
 from bayesd.why.worker import Diary, is_known, unknown, worker_page
 from bayesd_schemas.messages import Request
 from bayesd_schemas.names import is_name
 
-EventOf = Callable[[bytes, bytes], Event]
 Page = dict[str, Any]
 
 
-async def page(log: Log, desk: Desk, committed: int, request: Request, event_of: EventOf) -> Page:
+async def page(log: Log, desk: Desk, committed: int, request: Request) -> Page:
     """Answer `why`: of a study, of one of its trials, or of a worker. Raises admin.Refused."""
     if "worker" in request.args:
-        return await _worker(log, desk, committed, request.args, event_of)
+        return await _worker(log, desk, committed, request.args)
     study = admin._study_of(desk, request)
     number = None
     if request.args.get("trial") is not None:
@@ -44,12 +43,12 @@ async def page(log: Log, desk: Desk, committed: int, request: Request, event_of:
             proposed = event_of(rows[0].body, rows[0].hash)
         moments = moments_for([proposed.data], [trial.outcome_seq]) if trial.origin is None else ()
         witness = Witness(study.name, moments, {number})
-    await _read(log, committed, witness, event_of)
+    await _read(log, committed, witness)
     witness.words.there = await log.texts(witness.refs())
     return fitting(await asyncio.to_thread(pages.of, witness, number, seen_live))
 
 
-async def _worker(log: Log, desk: Desk, committed: int, args: Mapping[str, Any], event_of: EventOf) -> Page:
+async def _worker(log: Log, desk: Desk, committed: int, args: Mapping[str, Any]) -> Page:
     name = args["worker"]
     if not isinstance(name, str) or not is_name(name):
         raise admin.Refused("bad-field", "that is not a worker's name", "worker", '{"worker": "gpu-7"}')
@@ -68,7 +67,7 @@ async def _worker(log: Log, desk: Desk, committed: int, args: Mapping[str, Any],
     return worker_page(desk.state, diary, live.of_worker(desk, name))
 
 
-async def _read(log: Log, until: int, witness: Witness, event_of: EventOf) -> None:
+async def _read(log: Log, until: int, witness: Witness) -> None:
     def see(rows: list[Row]) -> None:
         for row in rows:
             if row.study is None or row.study == witness.name:

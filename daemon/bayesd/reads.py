@@ -1,0 +1,101 @@
+"""Reads that take time: they go through the log, or think, beside a daemon that goes on.
+
+Each is a function of what is committed and of a request; it raises `admin.Refused`. What needs no time is a rule of
+`study/admin.py` and answered at once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from bayesd import whatif, winner
+from bayesd.log import Log
+from bayesd.past import Moment
+from bayesd.study import admin, texts
+from bayesd.study.desk import Desk
+from bayesd.why import online
+from bayesd_schemas.messages import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a read may look at."""
+
+    log: Log
+    desk: Desk
+    committed: int
+    """The seq up to which the log is on disk."""
+    moment: Moment | None
+    """The moment that was asked about; None: now."""
+
+    @property
+    def until(self) -> int:
+        return self.committed if self.moment is None else self.moment.seq
+
+
+async def best(reading: Reading, request: Request) -> Any:
+    """The winner of a study under a rule."""
+    desk = reading.desk if reading.moment is None else Desk(reading.moment.state)
+    study = admin._study_of(desk, request)
+    rule = request.args.get("rule", winner.DEFAULT)
+    if rule not in winner.RULES:
+        raise admin.Refused("bad-field", f"rule is one of {', '.join(winner.RULES)}", "rule", '{"rule": "one-se"}')
+    problem, _ = desk.problem(study)
+    entries = winner.entries(study)
+    chosen = await asyncio.to_thread(winner.choose, entries, problem, rule)
+    return {"study": study.name, **chosen}
+
+
+async def what_if(reading: Reading, request: Request) -> Any:
+    """A recorded study under other rules; read from the log, and thought about in a thread."""
+    now = admin._study_of(reading.desk, request)
+    desk = Desk((reading.desk if reading.moment is None else reading.moment).state)      # what lies ready is no record
+    study = admin._study_of(desk, request)
+    known = whatif.known(study, desk.problem(study)[0])
+    try:
+        question = whatif.Question.read(request.args)
+    except ValueError as error:
+        raise admin.Refused("bad-field", str(error), "args", '{"trials": 20, "rule": "one-se"}') from error
+    measured = winner.entries(now)
+    bodies: list[dict[str, Any]] = []
+    if question.needs_events:
+        async for rows in reading.log.read(study.created_seq - 1, reading.until):
+            bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
+    return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
+
+
+async def why(reading: Reading, request: Request) -> Any:
+    """A page about a trial, a study or a worker."""
+    return await online.page(reading.log, reading.desk, reading.committed, request)
+
+
+async def events(reading: Reading, request: Request) -> Any:
+    """Committed events after a seq, of one study or of all; each as its envelope."""
+    after, limit = request.args.get("after", 0), request.args.get("limit", 1000)
+    study = request.args.get("study")
+    if not isinstance(after, int) or not isinstance(limit, int) or limit < 1 or after < 0:
+        raise admin.Refused("bad-field", "after and limit are numbers", "after", '{"after": 100, "limit": 50}')
+    out: list[Any] = []
+    size, last = 0, after
+    async for rows in reading.log.read(after, reading.committed):
+        found = [(row.seq, len(row.body), orjson.loads(row.body)) for row in rows
+                 if study is None or row.study == study]
+        refs = [ref for _, _, body in found if (ref := texts.ref_of(body["type"], body["data"])) is not None]
+        said = await reading.log.texts(refs) if refs else {}
+        for seq, length, body in found:
+            body = texts.resolved(body, said)
+            size += length + 1
+            size += len(said.get(texts.ref_of(body["type"], body["data"]) or "", "")) * 2
+            if out and (len(out) >= limit or size > admin.PAGE_BYTES):
+                return {"events": out, "next": last}
+            out.append(body)
+            last = seq
+        last = rows[-1].seq
+    return {"events": out}
+
+
+SLOW: dict[str, Callable[[Reading, Request], Awaitable[Any]]] = {
+    "study.best": best, "study.whatif": what_if, "events": events, "why": why}
