@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("daemon", "clients/python", "schemas"))]
@@ -24,6 +24,19 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("daemon", "clients/py
 from tests.simulation.world import simulate  # noqa: E402  # the path comes first
 
 WORLDS_MAX = 2000
+
+
+class Planted(Protocol):
+    """A fault that can be planted: in `module`, `old` becomes `new`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def module(self) -> str: ...
+    @property
+    def old(self) -> str: ...
+    @property
+    def new(self) -> str: ...
 
 
 class Mutant(NamedTuple):
@@ -178,7 +191,7 @@ SEEDS = {
 
 
 @contextmanager
-def planted(mutant: Mutant) -> Iterator[None]:
+def planted(mutant: Planted) -> Iterator[None]:
     """The fault, for as long as the block lasts."""
     module = importlib.import_module(mutant.module)
     source = inspect.getsource(module)
