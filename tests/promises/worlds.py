@@ -18,4 +18,4 @@ def _lab(folder: Path) -> Iterator[Callable[[int], Round]]:
 
 
 PROOFS = [Proof("simulated worlds", ("P3", "P4", "P5", "P6", "P11", "P12", "P15", "P16", "P17", "P19", "P32"), "worlds",
-                _lab, quick=50, release=10_000)]
+                _lab, quick=20, release=10_000)]
