@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -37,9 +36,9 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture
-def worlds() -> Iterator[tuple[int, str]]:
+def worlds() -> tuple[int, str]:
     """The exit status of the worlds, and what they said."""
     process, said = _beside[0]
     status = process.wait()
     said.seek(0)
-    yield status, said.read().decode()
+    return status, said.read().decode()
