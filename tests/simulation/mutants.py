@@ -55,7 +55,7 @@ class Mutant(NamedTuple):
 
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
-HEADS = "bayesd.heads"
+HEADS, CONFIRM = "bayesd.heads", "bayesd.study.confirm"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -98,6 +98,14 @@ MUTANTS = [
     Mutant("a trial given back after the close waits for ever", RULES,
            '    if study.status == "closed":\n        _lost(desk, trial)',
            '    if study.status == "never":\n        _lost(desk, trial)'),
+    # Confirmation.
+    Mutant("a repeat counts for the budget", STATE, " - self.imported - self.again", " - self.imported"),
+    Mutant("a winner is announced while a leader is being measured", CONFIRM,
+           "return bool(study.confirm) or any(", "return bool(study.confirm) and any("),
+    Mutant("a study that is open for its confirmation goes on", RULES,
+           "return study.reopened is None and (", "return (study.reopened or True) and ("),
+    Mutant("a leader that was voided is measured again", STATE,
+           "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
     # Retries.
     Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
     Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),

@@ -330,7 +330,7 @@ def study_page(folded: Folded, name: str) -> dict[str, Any]:
     study = study_of(folded, name)
     return {**view.study_state(folded.state, study, study.elapsed_s),
             "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue),
-            **view.origin(study), **moment_of(folded)}
+            **view.origin(study), **view.confirmation(study), **moment_of(folded)}
 
 
 def trial_rows(folded: Folded, name: str) -> list[dict[str, Any]]:
@@ -346,10 +346,10 @@ def trial_page(folded: Folded, name: str, number: int) -> dict[str, Any]:
     return {**need("bayesd.study.view").trial_page(trials[number - 1]), **moment_of(folded)}
 
 
-def winner(folded: Folded, name: str, rule: str) -> dict[str, Any]:
+def winner(folded: Folded, name: str, rule: str | None) -> dict[str, Any]:
     choose = need("bayesd.winner")
     study = study_of(folded, name)
-    return {"study": name, **choose.choose(choose.entries(study), problem(folded, study), rule), **moment_of(folded)}
+    return {"study": name, **choose.of(study, problem(folded, study), rule), **moment_of(folded)}
 
 
 def moment_of(folded: Folded) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def _in_short(page: Page) -> Iterable[str]:
              "sobol": "Method sobol spreads its points evenly; no result had a say in it.",
              "random": "It was drawn at random; no result had a say in it.",
              "grid": "It was the next cell of the grid; no result had a say in it.",
+             "confirm": f"It measures trial {choice['of']} again; no sampler had a say in it.",
              "enqueued": f"{_who(choice)} asked for it; no sampler had a say in it."}.get(how)
     if choice["fallback"]:
         short = f"A plainer sampler than the model answered, because {_fallback(choice['fallback'])}."
@@ -293,6 +294,9 @@ def _reason(page: Page) -> Iterable[Block]:
         yield f"The grid is walked cell by cell; this is cell {choice['drawn']}."
     elif how == "random" and not choice["fallback"]:
         yield "A draw that is even over every range, on its scale."
+    elif how == "confirm":
+        yield (f"Trial {choice['of']} was among the leaders, and leaders are measured again before a winner is "
+               "announced: what made them leaders may have been luck.")
     elif how == "enqueued":
         if by is not None and by["with"] == "study file":
             yield f"The study file lists it under enqueue (event {by['seq']}, {when(by['time'])})."
