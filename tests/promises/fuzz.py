@@ -39,6 +39,7 @@ KINDS = ("ask", "beat", "report", "tell", "request")
 SPACE = {"x": {"type": "float", "low": 0.0, "high": 1.0}, "k": {"type": "categorical", "choices": ["a", "b"]}}
 SEEDS: dict[str, list[dict[str, Any]]] = {
     "ask": [{"id": "a1", "run": "r1", "study": "s"}, {"id": "a2", "run": "r1", "n": 3, "lease_s": 60, "tags": ["gpu"]},
+            {"id": "a9", "run": "r1", "study": "nowhere"},
             {"id": "a3", "run": "r1", "study": "s", "seen": "bayesd.log/x\n1\nAAAA\n\n— x AAAA\n"}],
     "beat": [{"run": "r1", "leases": [["s", 1, 1]], "asks": ["a1"]}],
     "report": [{"id": "r.s.1.1.0", "study": "s", "trial": 1, "fence": 1, "step": 0, "value": 0.5},
