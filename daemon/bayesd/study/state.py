@@ -31,7 +31,7 @@ accepted they go on far above any that was ever handed out.)
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
@@ -43,9 +43,8 @@ TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voide
 FINAL = frozenset(("complete", "fail", "pruned", "voided"))
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of the log, read from its envelope."""
+class Event(NamedTuple):
+    """One event of the log, read from its envelope. A tuple: one is made for every event of every fold."""
 
     seq: int
     hash: bytes
@@ -106,8 +105,7 @@ class Lease:
                 and (self.trial.status == "waiting" or self.trial.is_provisional))
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """The first tell of a (trial, fence): what answers its copies."""
 
     message: bytes
@@ -769,8 +767,8 @@ def _values(study: Study, data: Data) -> tuple[float, ...] | None:
     values = data.get("values")
     if values is None:
         return None
-    found = tuple(values.get(goal.name) for goal in study.goals)
-    return None if None in found else tuple(float(value) + 0.0 for value in found)
+    found = [values.get(goal.name) for goal in study.goals]
+    return None if None in found else tuple([float(value) + 0.0 for value in found])
 
 
 def _finish(state: State, event: Event, status: Literal["complete", "fail", "pruned"]) -> Trial:

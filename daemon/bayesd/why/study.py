@@ -328,11 +328,14 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
     else:
         yield "The rules mean and one-se take the same trial."
     if won["chances"]:
-        others = [f"trial {each['trial']} {percent(each['probability'])}" for each in won["chances"]
+        others = [f"{percent(each['probability'])} for trial {each['trial']}" for each in won["chances"]
                   if each["trial"] != won["trial"]]
-        yield (f"By the model's own account it is truly the best of the points tried with a chance of "
-               f"{percent(won['chance'])}" + (f"; then come {listed(others)}" if others else "") + ". That weighs its "
-               "neighbours, too, and is worth as much as the model is; of points that were not tried it says nothing.")
+        likelier = any(each["probability"] > won["chance"] for each in won["chances"])
+        yield (f"By the model's own account the chance that it is truly the best of the points tried is "
+               f"{percent(won['chance'])}" + (f"; it is {listed(others)}" if others else "") + ". That weighs "
+               "the neighbours of a point, too, and is worth as much as the model is; of points that were not tried it "
+               "says nothing." + (" So the best value and the point that is likeliest to be the best are not the same "
+                                  "here: a single value may be luck." if likelier else ""))
 
 
 def _apart(study: Study, won: Page) -> str:

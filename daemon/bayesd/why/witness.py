@@ -9,7 +9,7 @@ of the trials that are asked about. Pure: the events are handed in, from a file 
 import json
 from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from bayesd.study.asked import Frozen, Known, asked, freeze
@@ -243,7 +243,7 @@ def narrowed(event: Event, study: str) -> Event:
     """An event about a worker, without what it says of other studies."""
     if event.type != "run.began":
         return event
-    return replace(event, data={**event.data, **{key: [each for each in event.data[key] if each[0] == study]
+    return event._replace(data={**event.data, **{key: [each for each in event.data[key] if each[0] == study]
                                                  for key in ("took", "ended")}})
 
 

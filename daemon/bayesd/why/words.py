@@ -589,7 +589,8 @@ def _curve(page: Page, width: int) -> list[Block]:
                   "line: best so far · dots: results · × this trial, which has no result")
     if curve["step"] > 1:
         legend += f" · the best of each {curve['step']} trials"
-    return [[*lines, legend]]
+    beyond = chart.beyond(curve["values"], _minimize(page))
+    return [[*lines, legend, *([f"{count(beyond, 'result')} beyond the edge, drawn at it"] if beyond else [])]]
 
 
 def _room(width: int) -> int:
@@ -605,8 +606,10 @@ def _slice(page: Page, each: Page, width: int) -> list[Block]:
     lines = chart.band(each["values"], each["mean"], each["low"], each["high"], each["at"], here,
                        logarithmic=each["scale"] == "log", width=_room(width),
                        label=f"{each['parameter']} = {number(each['at'])}")
+    cut = ["the band is wider than the chart and cut off at its edge"] \
+        if chart.is_cut(each["mean"], each["low"], each["high"], here) else []
     scale = {"log": ", logarithmic scale", "power": ", power scale"}.get(each["scale"], "")
-    return [[*lines, f"line: expected · {chart.BAND} two chances in three · {chart.MARK} this trial{scale}"]]
+    return [[*lines, f"line: expected · {chart.BAND} two chances in three · {chart.MARK} this trial{scale}", *cut]]
 
 
 def _record(page: Page) -> list[Block]:
