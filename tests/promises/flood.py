@@ -1,6 +1,6 @@
 """One worker sends ten times what the daemon can take; three honest ones go on and must hardly notice.
 
-A real mosquitto and a real daemon. The flooder is a process that writes MQTT packets as fast as it is told to; what they
+A real mosquitto and a real daemon. The flooder is a process that writes MQTT packets as fast as it is told; what they
 say depends on the seed: garbage, asks of studies that are not there, tells of trials that are not its own, new runs
 without end, messages nearly as large as the daemon reads. One round is a few seconds of it.
 
