@@ -173,7 +173,7 @@ class _Careless(mqtt.Client):
 class Actor:
     """One connection of a client that keeps nothing but what it heard."""
 
-    def __init__(self, port: int, name: str, *, will: tuple[str, bytes] | None = None, client_id: str = "") -> None:
+    def __init__(self, port: int, name: str, *, will: tuple[str, bytes] | None = None) -> None:
         self.name = name
         self._port = port
         self.came: list[tuple[str, bytes]] = []
@@ -182,7 +182,7 @@ class Actor:
         self._connected = self._gone = False
         self._subscribed: set[int | None] = set()
         self.client = _Careless(
-            CallbackAPIVersion.VERSION2, client_id=client_id or f"actor-{os.getpid()}-{secrets.token_hex(6)}",
+            CallbackAPIVersion.VERSION2, client_id=f"actor-{os.getpid()}-{secrets.token_hex(6)}",
             reconnect_on_failure=False)     # who is thrown out stays out
         self.client.on_connect = self._on_connect
         self.client.on_disconnect = self._on_disconnect
