@@ -41,9 +41,9 @@ _WITNESS = "\nuser witness\ntopic read #\ntopic read $SYS/#\ntopic read $CONTROL
 def access_list(text: str) -> str:
     """The installed list with a second worker, a second operator, and a witness."""
     blocks = re.split(r"\n(?=user )", text)
-    twins = [re.sub(r"#.*", "", block).replace(one, other) for block in blocks
-             for one, other in (("w1", "w2"), ("alice", "bob")) if block.startswith(f"user {one}\n")]
-    assert len(twins) == 2, "the access list names no worker w1 or no operator alice: who are its examples?"
+    known = {block.split()[1]: re.sub(r"(?m)^#.*\n?", "", block) for block in blocks if block.startswith("user ")}
+    assert {"w1", "alice", "bayesd"} <= known.keys(), "the access list has other examples than w1, alice and bayesd"
+    twins = [known[one].replace(one, other) for one, other in (("w1", "w2"), ("alice", "bob")) if other not in known]
     return text + "\n" + "\n".join(twins) + _WITNESS
 
 

@@ -45,7 +45,8 @@ def test_who_is_on_the_list_does(both: tuple[Daemon, Wire]) -> None:
 
 
 FIELDS = {"worker": "w2", "client": "alice", "from": "w2", "actor": "operator/alice", "user": "alice",
-          "username": "alice", "operator": True, "reply_to": "bayesd/1/to/w2/receipt", "response_topic": "bayesd/1/to/w2/receipt",
+          "username": "alice", "operator": True,
+          "reply_to": "bayesd/1/to/w2/receipt", "response_topic": "bayesd/1/to/w2/receipt",
           "replyTo": "bayesd/1/to/w2/receipt", "topic": "bayesd/1/to/w2/receipt", "to": "w2", "inbox": "w2"}
 """Identities and addresses inside a message, as other protocols have them."""
 
