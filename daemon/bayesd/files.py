@@ -43,7 +43,7 @@ class StudyFile:
 def read_study(path: str) -> StudyFile:
     """Read and check a study file; "-" is TOML on stdin. Raises BadFile."""
     where, text, kind = _text(path)
-    data, line_of = _PARSERS[kind](where, text)
+    data, line_of = _parse(where, text, kind)
     try:
         spec = StudySpec.model_validate(data)
     except ValidationError as error:
@@ -57,7 +57,7 @@ def read_study(path: str) -> StudyFile:
 def read_changes(path: str) -> dict[str, Any]:
     """Read a part of a study file, as `study amend` takes it; the daemon checks what it means."""
     where, text, kind = _text(path)
-    return _PARSERS[kind](where, text)[0]
+    return _parse(where, text, kind)[0]
 
 
 def _text(path: str) -> tuple[str, str, str]:
@@ -80,6 +80,13 @@ def _text(path: str) -> tuple[str, str, str]:
 # --- The three notations ------------------------------------------------------------------------
 
 LineOf = Callable[[Way], int | None]
+
+
+def _parse(where: str, text: str, kind: str) -> tuple[dict[str, Any], LineOf]:
+    try:
+        return _PARSERS[kind](where, text)
+    except RecursionError as error:
+        raise BadFile(f"{where}: lists or tables are nested too deep: a study file needs four levels") from error
 
 
 def _parse_toml(where: str, text: str) -> tuple[dict[str, Any], LineOf]:
@@ -294,7 +301,7 @@ def _sharpen(path: Way, words: str, data: Mapping[str, Any]) -> tuple[Way, str]:
         word = {"choice": "choices"}.get(found[1], found[1])
         if isinstance(here, Mapping) and word in here:
             return (*path, word), words
-    if path and (found := re.match(rf"{path[0]}\.(\w+) ", words)):
+    if path and (found := re.match(rf"{re.escape(str(path[0]))}\.(\w+) ", words)):
         return (path[0], found[1]), words
     return path, words
 

@@ -26,6 +26,8 @@ from urllib.parse import unquote, urlsplit
 
 import aiomqtt
 
+from bayesd_schemas.address import shown
+
 if TYPE_CHECKING:
     from paho.mqtt.client import Client as PahoClient
 
@@ -85,20 +87,23 @@ class BrokerAddress:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise BusError(f"The broker address is not a URL ({error}): {example}.") from error
+        except ValueError:
+            # What urllib says quotes the part that it does not understand, and that may be a password with a slash.
+            raise BusError(f"The broker address {shown(url)!r} is not a URL, or its port no number up to 65535:"
+                           f" {example}.") from None
         if parts.password is not None:
             # The URL is not repeated here: the sentence would carry the password into a log.
             raise BusError(
                 "The broker address holds a password, which everyone on this machine can read in the list of"
                 " processes: put it into a file that only you can read, and name that file as the password file.")
         if parts.scheme not in ("mqtt", "mqtts"):
-            raise BusError(f"The broker address {url!r} does not begin with mqtt:// or mqtts://: {example}.")
+            raise BusError(f"The broker address {shown(url)!r} does not begin with mqtt:// or mqtts://: {example}.")
         if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise BusError(f"The broker address {url!r} has something after the port: {example}.")
+            raise BusError(f"The broker address {shown(url)!r} has something after the port: {example}.")
         tls = parts.scheme == "mqtts"
         if not tls and (ca_file or cert_file or key_file):
-            raise BusError(f"Certificates are given, but {url!r} is not encrypted: write mqtts:// instead of mqtt://.")
+            raise BusError(f"Certificates are given, but {shown(url)!r} is not encrypted: write mqtts:// instead of"
+                           " mqtt://.")
         if key_file and not cert_file:
             raise BusError("A key file is given without its certificate: name the certificate file as well.")
         name = username if username is not None else unquote(parts.username) if parts.username else None

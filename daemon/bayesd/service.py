@@ -190,6 +190,9 @@ class Service:
         self._introduced = False
         self._announce_at: float | None = None
         self._published: dict[str, float] = {}
+        self._cleared: set[str] = set()
+        """Retained topics of ours that were emptied, by us or by somebody who may: said again at the next tick, so
+        that two daemons on one root do not answer each other at the speed of the broker."""
         self._shown: deque[tuple[int, str, bytes]] = deque()
         self._buckets: dict[str, _Bucket] = {}
         self._checkpointed = 0.0
@@ -497,7 +500,12 @@ class Service:
 
     def _on_retained(self, topic: str, payload: bytes) -> None:
         """Our own retained topics come back to us; those of another log are cleared or refused."""
-        if not payload or not self.desk.state.log:
+        if not self.desk.state.log:
+            return
+        study = self.topics.study_of(topic)
+        if not payload:
+            if study is None or study in self.desk.state.studies:     # so there are never more than studies
+                self._cleared.add(topic)
             return
         try:
             said = orjson.loads(payload)
@@ -516,7 +524,6 @@ class Service:
                 self._stopped = True       # at once: what follows is meant for the other
                 self.stop()
             return
-        study = self.topics.study_of(topic)
         if log == self.desk.state.log:
             note = said.get("note") if isinstance(said, dict) and topic == self.topics.head else None
             if self.heads is not None and isinstance(note, str) and not self.heads.knows(note):
@@ -528,6 +535,16 @@ class Service:
             self.bus.publish(topic, b"", retain=True)
         if study is not None and study in self.desk.state.studies:
             self.desk.touched[study] = None
+
+    def _say_cleared_again(self) -> None:
+        for topic in self._cleared:
+            if topic == self.topics.daemon:
+                self.bus.publish(topic, self.presence("online"), retain=True)
+            elif topic == self.topics.head:
+                self._publish_head()
+            elif (study := self.topics.study_of(topic)) is not None and study in self.desk.state.studies:
+                self.desk.touched[study] = None
+        self._cleared.clear()
 
     # ------------------------------------------------------------ commit, then out
 
@@ -661,6 +678,7 @@ class Service:
             if self._announce_at is not None and now >= self._announce_at and self.bus.connected and not self._looks:
                 self._announce()
             if self._announced:
+                self._say_cleared_again()
                 self._publish_states()
             if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:
                 self._checkpointed = now

@@ -22,9 +22,20 @@ FORMATS = ("table", "json", "yaml", "value")
 PATIENCE_S = 1.0      # a bar that would be gone before anybody reads it is not shown
 
 
+# What a terminal obeys, and what turns the order of letters round; a new line and a tab are left alone.
+_ORDERS = {code: f"\\u{code:04x}" for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F),
+                                               *range(0x2066, 0x206A))}
+
+
+def harmless(text: str) -> str:
+    """Text of others, such as a worker's error, so that no terminal takes it for orders: escape sequences can write
+    into a title or a clipboard, and cover what was said before. The form is that of JSON."""
+    return text if text.isprintable() else text.translate(_ORDERS)
+
+
 def talk(text: str = "") -> None:
     """Words for the person at the terminal; never mixed with the answer."""
-    click.echo(text, err=True)
+    click.echo(harmless(text), err=True)
 
 
 def console(stream: IO[str]) -> Console:
@@ -59,7 +70,7 @@ def cell(value: Any) -> str:
         return params(value)
     if isinstance(value, (list, tuple)):
         return ", ".join(cell(each) for each in value)
-    return str(value)
+    return harmless(str(value))
 
 
 def params(values: Mapping[str, Any]) -> str:
@@ -91,7 +102,7 @@ def rows(format: str, items: Sequence[Mapping[str, Any]], columns: Sequence[Colu
         _dump(format, list(items))
     elif format == "value":
         for item in items:
-            click.echo("\t".join(column.of(item) for column in columns))
+            click.echo(harmless("\t".join(column.of(item) for column in columns)))
     elif not items and empty:
         talk(empty)
     else:
@@ -119,7 +130,7 @@ def table(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> str:
         grid.add_column(column.title, justify="right" if column.right else "left", no_wrap=True,
                         overflow="ellipsis")      # "ignore" would ignore the justification, too
     for row in cells:
-        grid.add_row(*row)
+        grid.add_row(*map(harmless, row))
     out = console(sys.stdout)
     with out.capture() as capture:
         out.print(grid, markup=False)
@@ -128,9 +139,12 @@ def table(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> str:
 
 def _dump(format: str, value: Any) -> None:
     if format == "json":
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(harmless(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)))
     else:
-        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+        if harmless(text) != text:
+            text = yaml.safe_dump(value, sort_keys=False, allow_unicode=False)      # which has escapes of its own
+        click.echo(text.rstrip())
 
 
 @contextmanager

@@ -186,8 +186,9 @@ def test_retained_junk_on_our_topics_is_cleared(wire: Wire, daemon: Daemon) -> N
     for topic in ("study/ghost", "study/mine", "head"):
         wire.say(topic, b"junk", retain=True)
     wire.say("study/other", {"log": "another", "epoch": 1}, retain=True)
-    cleared = ("study/ghost", "study/other", "head")
+    cleared = ("study/ghost", "study/other")
     wire.until(lambda: all(wire.retained.get(topic) == b"" for topic in cleared), "what is not ours is cleared")
+    wire.until(lambda: wire.retained["head"].startswith(b"{"), "our own head is said again")
     wire.until(lambda: wire.retained["study/mine"].startswith(b"{"), "our own is said again")
 
 
@@ -199,6 +200,16 @@ def test_a_last_will_that_comes_late_is_put_right(wire: Wire, daemon: Daemon) ->
         wire.say("daemon", {**ours, "state": "offline", "log": log}, retain=True)
         wire.until(lambda: len(wire.flags["daemon"]) >= 2, "the daemon answers")
         assert wire.daemon == ours
+
+
+@pytest.mark.parametrize("topic", ["daemon", "head", "study/mine"])
+def test_what_somebody_cleared_is_said_again(wire: Wire, daemon: Daemon, topic: str) -> None:
+    if wire.study("mine") is None:
+        wire.create("mine")
+    wire.until(lambda: bool(wire.retained.get(topic)), "it is there")
+    wire.flags[topic].clear()
+    wire.say(topic, b"", retain=True)
+    wire.until(lambda: len(wire.flags[topic]) >= 2 and wire.retained[topic].startswith(b"{"), "it is said again")
 
 
 def test_bad_messages_leave_nothing_behind(wire: Wire, daemon: Daemon) -> None:

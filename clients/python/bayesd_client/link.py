@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import aiomqtt
 
 from bayesd_client.errors import BadAddress
+from bayesd_schemas.address import shown
 
 PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 60.0
@@ -51,14 +52,18 @@ def address(url: str, password_file: str | os.PathLike[str] | None = None, ca_fi
     try:
         parts = urlsplit(url if "://" in url else f"mqtt://{url}")
         port = parts.port
-    except ValueError as error:
-        raise BadAddress(f"{url!r} is not a broker's address ({error}), for example mqtt://localhost:1883") from error
+    except ValueError:
+        # What urllib says quotes the part that it does not understand, and that may be a password with a slash.
+        raise BadAddress(f"{shown(url)!r} is not a broker's address, or its port no number up to 65535, for example "
+                         "mqtt://localhost:1883") from None
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-        raise BadAddress(f"{url!r} is not a broker's address, for example mqtt://localhost or "
+        raise BadAddress(f"{shown(url)!r} is not a broker's address, for example mqtt://localhost or "
                          "mqtts://gpu-07@broker.example:8883")
     if parts.password is not None:
         raise BadAddress("a password in an address can be read in the list of processes; put it into a file and "
                          "name it with --password-file or BAYESD_PASSWORD_FILE")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise BadAddress(f"{shown(url)!r} has something after the port, for example mqtt://localhost:1883 has not")
     secure = parts.scheme == "mqtts"
     return Address(parts.hostname, port or (8883 if secure else 1883),
                    unquote(parts.username) if parts.username else None, _password(password_file),

@@ -5,6 +5,7 @@ one hold a noun each and import the daemon's parts only when a verb needs them, 
 work on a light install.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from bayesd import __version__
+from bayesd import __version__, show
 from bayesd.bus import BusError
 from bayesd.call import Refusal
 from bayesd.cli import (
@@ -96,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         code, text = explain(error)
-        click.echo(f"error: {text}", err=True)
+        show.talk(f"error: {text}")
         return code
 
 
@@ -106,7 +107,7 @@ def _usage(error: click.ClickException) -> int:
     if context is None or type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
-        click.echo(f"error: {error.format_message()}\ntry: {context.command_path} --help", err=True)
+        show.talk(f"error: {error.format_message()}\ntry: {context.command_path} --help")
     return error.exit_code
 
 
@@ -134,6 +135,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return UNREACHABLE, str(error)
     if _is_ours(error, "bayesd.study.state", "UnknownEvent"):
         return CONFIG, str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return USAGE, "a file name that was given is too long for this system: name a file that is there"
     return _BUG, f"{type(error).__name__}: {error}. This is a bug: please report it with the output of --debug"
 
 

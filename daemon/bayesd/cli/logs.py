@@ -280,7 +280,7 @@ def show_(file: Path, study: str | None, trial: int | None, type_: str | None, a
         click.echo(_LINE.format(seq="SEQ", time="TIME", type="TYPE", where="WHERE", phrase="WHAT"))
     for body in events:
         row = _row(body)
-        click.echo(_LINE.format(**row).rstrip() if format == "table"
+        click.echo(show.harmless(_LINE.format(**row).rstrip()) if format == "table"
                    else "\t".join(column.of(row) for column in _EVENTS))
 
 
@@ -412,8 +412,8 @@ async def _tail(reach: Reaching, study: str | None, trial: int | None, type_: st
 
 def _print(body: dict[str, Any], format: str) -> None:
     if format == "json":
-        click.echo(json.dumps(body, ensure_ascii=False))
+        click.echo(show.harmless(json.dumps(body, ensure_ascii=False)))
     else:
-        click.echo(_LINE.format(**_row(body)).rstrip())
+        click.echo(show.harmless(_LINE.format(**_row(body)).rstrip()))
 
 

@@ -12,6 +12,7 @@ from bayesd import show
 from bayesd.bus import BusError
 from bayesd.cli.common import CONFIG, Trouble, Verb, format_option, need, verb
 from bayesd.config import ENVIRONMENT, Config, load
+from bayesd_schemas.address import shown
 
 
 def register(top: click.Group) -> None:
@@ -73,7 +74,7 @@ def _serve(file: Path | None, read_only: bool, accept_rollback: str | None, sett
     flags = _flags(settings)
     settings_now, found = load(flags, file)
     if settings_now.broker is not None and "port" in flags:
-        show.talk(f"--port does nothing with a broker of yours ({settings_now.broker}, from "
+        show.talk(f"--port does nothing with a broker of yours ({shown(settings_now.broker)}, from "
                   f"{found['broker'].said_by}): leave one of the two out")
     if read_only:
         from bayesd.cli import logs
@@ -111,14 +112,16 @@ def _of_config(command: Callable[..., Any]) -> Callable[..., Any]:
 def config_show(file: Path | None, origin: bool, format: str) -> None:
     """The settings that `bayesd serve` would use."""
     settings, found = load({}, file)
-    rows = [{"setting": name, "value": _plain(getattr(settings, name)),
+    rows = [{"setting": name, "value": _plain(name, getattr(settings, name)),
              **({"origin": found[name].said_by if name in found else "default"} if origin else {})}
             for name in Config.model_fields]
     columns = [show.Column("setting", "setting"), show.Column("value", "value")]
     show.rows(format, rows, [*columns, show.Column("origin", "origin")] if origin else columns)
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    if name == "broker" and value is not None:
+        return shown(value)        # a password has no place in it, but somebody may have put one there
     return str(value) if isinstance(value, Path) else value
 
 

@@ -71,7 +71,7 @@ class Lines:
             key = line.partition("  eta ")[0]
             if self._last.get(name) != key:
                 self._last[name] = key
-                click.echo(line)
+                click.echo(show.harmless(line))
 
     def say(self, words: str) -> None:
         show.talk(words)
@@ -108,7 +108,7 @@ class Screen:
             self._below.plain += "\n  the daemon is away; what the workers measure is kept until it is back"
 
     def say(self, words: str) -> None:
-        self._live.console.print(words, markup=False)
+        self._live.console.print(show.harmless(words), markup=False)
 
 
 def _holds(worker: dict[str, Any], seen: Seen) -> str:

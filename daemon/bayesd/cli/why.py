@@ -63,7 +63,7 @@ def why(study: str | None, number: int | None, worker: str | None, reach: Reachi
         assert study is not None
         folded, page = _study(log, at, study, number)
     if format == "table":
-        click.echo(words.of(page))
+        click.echo(show.harmless(words.of(page)))
     else:
         show.record(format, page, (), [words.sentence(page)])
     if folded is not None:
