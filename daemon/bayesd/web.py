@@ -181,6 +181,7 @@ class Web:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         headers: list[tuple[str, str]] = []
+        is_head = False
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_MAX_BYTES)
         try:
             async with asyncio.timeout(REQUEST_S):
@@ -190,14 +191,16 @@ class Web:
         else:
             if request is None:
                 return
+            is_head = request.method == b"HEAD"
             answer, headers = await self._page(request)
+        # The answer to HEAD has the length of a body, and none.
         body = answer.body.encode()
+        parts = [h11.EndOfMessage()] if is_head else [h11.Data(data=body), h11.EndOfMessage()]
         with contextlib.suppress(h11.LocalProtocolError):      # the request was so broken that none can be sent
             begin = h11.Response(status_code=answer.status, reason=HTTPStatus(answer.status).phrase, headers=[
                 ("Content-Type", answer.content_type), ("Content-Length", str(len(body))), ("Connection", "close"),
                 ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), *headers])
-            writer.write(b"".join(connection.send(part) or b"" for part in (
-                begin, h11.Data(data=body), h11.EndOfMessage())))
+            writer.write(b"".join(connection.send(part) or b"" for part in (begin, *parts)))
             async with asyncio.timeout(ANSWER_S):
                 await writer.drain()
                 writer.write_eof()
