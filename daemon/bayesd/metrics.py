@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 from cryptography import x509
@@ -28,11 +28,12 @@ from bayesd.study import admin, rules
 from bayesd.study.desk import PATIENCE_S
 from bayesd.study.state import Study
 from bayesd.tally import Durations
-from bayesd_schemas.messages import Request
+from bayesd_schemas.messages import Reason, Request
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STUDIES_MAX = 50        # studies with a name of their own: open ones first, the newest first
 OTHER = "_other"        # no study's name: names begin with a letter or a digit
+COMMON = ("complete", "fail", "pruned", "retried")     # states of outcomes that every study may have
 SLICE = 500             # studies, or asks, that are looked at before others have the loop again
 FRESH_S = 1.0           # readers within so long get the same text
 
@@ -131,14 +132,17 @@ def _of_service(service: Service) -> Iterator[Metric]:
     yield _count("leases_expired", "Leases that ended because their worker was silent", counters.tally.expired)
     yield _count("messages_received", "Messages that came in", counters.received)
     yield _labelled(CounterMetricFamily, "messages_rejected", "Messages that are not of the protocol", ("reason",),
-                    {(reason,): count for reason, count in counters.rejected.items()})
+                    {**{(reason,): 0.0 for reason in get_args(Reason)},
+                     **{(reason,): count for reason, count in counters.rejected.items()}})
     yield _count("messages_shed", "Messages dropped unread, since their sender sent too many", counters.shed)
     yield _count("messages_undeliverable", "Answers given up, since the queue to the broker was full",
                  counters.undeliverable)
     yield _labelled(CounterMetricFamily, "letters", "What was sent: grants, stops, replies; receipts below",
-                    ("kind",), _summed(counters.letters, lambda key: (key[0],) if key[0] != "receipt" else None))
+                    ("kind",), {**{(kind,): 0.0 for kind in ("grant", "stop", "reply")}, **_summed(
+                        counters.letters, lambda key: (key[0],) if key[0] != "receipt" else None)})
     yield _labelled(CounterMetricFamily, "receipts", "Receipts sent", ("status", "reason"),
-                    _summed(counters.letters, lambda key: key[1:] if key[0] == "receipt" else None))
+                    {**{("rejected", reason): 0.0 for reason in get_args(Reason)},
+                     **_summed(counters.letters, lambda key: key[1:] if key[0] == "receipt" else None)})
     yield _count("commits", "Transactions on the log", counters.commits)
     yield _count("suggestions", "Points that were suggested", counters.suggestions)
     yield _count("suggestion_fallbacks", "Points that a plainer sampler answered, for want of time or by a fault",
@@ -208,7 +212,8 @@ async def _of_studies(service: Service) -> list[Metric]:
             ready += len(drawer.candidates)
             ages.append(desk.now - drawer.candidates[0].made)
     asks = await _asks(service, busy)
-    outcomes: dict[tuple[str, ...], float] = {}
+    # Those that are 0 are said, too, so that the first one counts as a rise.
+    outcomes: dict[tuple[str, ...], float] = {(name, status): 0.0 for name in names for status in COMMON}
     for (name, status), count in service.counters.tally.outcomes.items():
         key = (name if name in names else OTHER), status
         outcomes[key] = outcomes.get(key, 0) + count
