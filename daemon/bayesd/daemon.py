@@ -202,7 +202,7 @@ async def _watchdog(service: Service) -> None:
 async def _say_health(service: Service, note: RuntimeNote | None) -> None:
     """Leave word for `bayesd health`, which has no other way to us when the broker is away."""
     while note is not None:
-        note.say({"health": health.word(health.of(service))})
+        await asyncio.to_thread(note.say, {"health": health.word(health.of(service))})
         await asyncio.sleep(health.BEAT_S)
 
 

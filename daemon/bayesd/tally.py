@@ -5,6 +5,7 @@ the daemon: it is read from the file at the start and goes on with each commit. 
 is replaced, or a void, takes counts back there, and a counter that falls looks to Prometheus like a restart.
 """
 
+import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
@@ -68,8 +69,8 @@ class Tally:
             rows: list[tuple[str | None, str, int, int]] = db.execute("""
                 SELECT study, type, CASE type WHEN 'trial.failed' THEN instr(body, ?1) > 0
                     WHEN 'lease.expired' THEN instr(body, ?2) > 0 OR instr(body, ?3) = 0 ELSE 0 END AS flag, count(*)
-                FROM event WHERE seq <= ?4 GROUP BY 1, 2, 3
-                """, (_RETRY, _SILENT, _REASON, until)).fetchall()
+                FROM event WHERE seq <= ?4 AND type IN (SELECT value FROM json_each(?5)) GROUP BY 1, 2, 3
+                """, (_RETRY, _SILENT, _REASON, until, json.dumps([*OUTCOMES, "lease.expired"]))).fetchall()
             last = db.execute("SELECT body FROM event WHERE seq = ?", (until,)).fetchone()
         for study, type, flag, count in rows:
             self._note(study, type, bool(flag), count)
