@@ -194,7 +194,7 @@ async def _of_studies(service: Service) -> list[Metric]:
     for place, study in enumerate(list(state.studies.values())):
         if place % SLICE == SLICE - 1:
             await asyncio.sleep(0)
-        statuses[study.status,] += 1
+        statuses[study.status,] = statuses.get((study.status,), 0) + 1
         label = study.name if study.name in names else OTHER
         for status, count in study.counts.items():
             trials[label, status] = trials.get((label, status), 0) + count
