@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check quick mutants bench schemas clean
+.PHONY: help demo test check quick prove mutants bench schemas clean
 
 help:                     ## what there is
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 16
@@ -30,8 +30,12 @@ check: .venv/.ready       ## linters, types, layers
 quick: .venv/.ready       ## the fast tests alone
 	$(BIN)/python -m pytest -m 'not slow and not mosquitto' -q
 
-mutants: .venv/.ready     ## planted faults that the simulation must catch
+prove: .venv/.ready       ## try to break every promise as often as a release wants; goes on where it was stopped
+	$(BIN)/python tests/promises/prove.py $(ARGS)
+
+mutants: .venv/.ready     ## planted faults, each of which must be caught
 	$(BIN)/python tests/simulation/mutants.py
+	$(BIN)/python tests/promises/prove.py --faults
 
 bench: .venv/.ready       ## throughput beside a floor and a peer, replay, memory
 	$(BIN)/python tests/bench/run.py

@@ -38,6 +38,7 @@ from bayesd_schemas.constraints import broken
 from bayesd_schemas.events import EVENTS
 
 SAMPLERS = frozenset(("grid", "random", "sobol", "bayes"))
+BY_HAND = frozenset(("enqueued", "confirm"))      # what no sampler makes: the record alone says which point it is
 TIE = 1e-6          # of an acquisition, relative to its size: one climb ends so far from another on other kernels
 FIT_TIE = 0.01      # of a log posterior density: theta is rounded to two decimals, which costs up to so much
 BY_SERVICE = re.compile(r"deadline|error: \w+")      # was slow, or broke: why the service had a plainer point made
@@ -103,12 +104,12 @@ class Plan:
         nonsense = _nonsense(event)
         sampler = str(event.data.get("sampler"))
         if event.type == "trial.proposed" and sampler not in SAMPLERS:
-            if sampler == "enqueued":
+            if sampler in BY_HAND:
                 self.enqueued += 1
             else:
                 self.unknown[sampler] += 1
                 nonsense = nonsense or ("sampler",)
-        needs_moment = not nonsense and sampler != "enqueued"
+        needs_moment = not nonsense and sampler not in BY_HAND
         self.cases.append(Case(event.seq, study, event.data["as_of"] if needs_moment else None, nonsense))
 
 
@@ -158,7 +159,7 @@ class _Floor:
 
 
 EMPTYING = frozenset(("study.created", "study.forked", "study.amended", "study.paused", "study.closed",
-                      "point.enqueued", "outcome.voided"))
+                      "study.confirming", "point.enqueued", "outcome.voided"))
 
 
 @dataclass(slots=True)
@@ -228,7 +229,7 @@ class _Fold:
         floor = self.floors.setdefault(name, _Floor())
         if event.type in EMPTYING:
             floor.drawer = event.seq
-        elif event.type == "trial.proposed" and event.data["sampler"] != "enqueued":
+        elif event.type == "trial.proposed" and event.data["sampler"] not in BY_HAND:
             floor.saw(event.data.get("as_of"))
         if study.version != version:
             floor.version = event.seq
@@ -291,7 +292,7 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
     if case.nonsense:
         return Moment(event, None, engine, case.nonsense)
     study, data = fold.state.studies[case.study], event.data
-    if data.get("sampler") == "enqueued":
+    if data.get("sampler") in BY_HAND:
         return Moment(event, None, engine, (), _by_hand(study, event))
     frozen, floor = fold.frozen.get((case.study, data["as_of"])), fold.floors[case.study]
     if frozen is None or not floor.bears(event):
@@ -305,7 +306,12 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
 
 
 def _by_hand(study: Study, event: Event) -> Evidence:
-    """What the proposal of the point that was enqueued first says."""
+    """What the proposal of the point that was enqueued first says, or of a leader that is to be measured again: which
+    of those it is depends on who asked."""
+    if event.data["sampler"] == "confirm":
+        due = next((number for number in study.confirm if number == event.data.get("of")), None)
+        return {"params": None if due is None else dict(study.trials[due - 1].params), "space_rev": study.space_rev,
+                "sampler": "confirm", "of": due, "drawn": study.drawn, "as_of": event.seq - 1}
     return {"params": dict(study.queue[0]) if study.queue else None, "space_rev": study.space_rev,
             "sampler": "enqueued", "drawn": study.drawn, "as_of": event.seq - 1}
 
@@ -374,7 +380,7 @@ def _what(event: Event) -> What:
         return "fit"
     if event.type in ("study.forked", "trial.imported"):
         return "fork"
-    return "enqueued" if event.data.get("sampler") == "enqueued" else "suggestion"
+    return "enqueued" if event.data.get("sampler") in BY_HAND else "suggestion"
 
 
 def _unfounded(moment: Moment, what: What, level: Level, evidence: Evidence) -> Verdict:

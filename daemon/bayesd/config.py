@@ -41,9 +41,9 @@ class Config(BaseModel):
     password_file: Path | None = Field(None, description="File with the broker password; credential mqtt-password")
     ca_file: Path | None = Field(None, description="Certificates to trust; credential mqtt-ca")
     cert_file: Path | None = Field(None, description="Client certificate; credential mqtt-cert")
-    key_file: Path | None = Field(None, description="Client key; credential mqtt-key")
+    key_file: Path | None = Field(None, description="Private key of that certificate; credential mqtt-key")
     log: Path | None = Field(None, description="The log file")
-    key: Path | None = Field(None, description="The key that signs heads of the log; credential signing-key; "
+    key: Path | None = Field(None, description="The PRIVATE key that signs heads of the log; credential signing-key; "
                              "none: LOG.key, made at the first start")
     heads: Path | None = Field(None, description="Append each signed head to this file, best on another disk")
     note_events: int = Field(1000, ge=1, description="Sign the head after so many events")

@@ -303,11 +303,12 @@ class Study(AbstractContextManager["Study"]):
         """What the optimiser would be asked now."""
         return self._desk.problem(self._folded)[0]
 
-    def winner(self, rule: str = winner.DEFAULT) -> dict[str, Any]:
-        """The configuration to take by a rule, with its reason."""
-        if rule not in winner.RULES:
-            raise StudyError(f"rule is one of {', '.join(winner.RULES)}")
-        return winner.choose(winner.entries(self._folded), self.problem, rule)
+    def winner(self, rule: str | None = None) -> dict[str, Any]:
+        """The configuration to take by a rule, with its reason; default: what was confirmed, else the best observed."""
+        rules = (*winner.RULES, winner.CONFIRMED)
+        if rule not in (None, *rules):
+            raise StudyError(f"rule is one of {', '.join(rules)}")
+        return winner.of(self._folded, self.problem, rule)
 
     # ------------------------------------------------------------ the desk's trays
 

@@ -40,12 +40,14 @@ async def best(reading: Reading, request: Request) -> Any:
     """The winner of a study under a rule."""
     desk = reading.desk if reading.moment is None else Desk(reading.moment.state)
     study = admin._study_of(desk, request)
-    rule = request.args.get("rule", winner.DEFAULT)
-    if rule not in winner.RULES:
-        raise admin.Refused("bad-field", f"rule is one of {', '.join(winner.RULES)}", "rule", '{"rule": "one-se"}')
+    rule, rules = request.args.get("rule"), (*winner.RULES, winner.CONFIRMED)
+    if rule not in (None, *rules):
+        raise admin.Refused("bad-field", f"rule is one of {', '.join(rules)}", "rule", '{"rule": "one-se"}')
     problem, _ = desk.problem(study)
-    entries = winner.entries(study)
-    chosen = await asyncio.to_thread(winner.choose, entries, problem, rule)
+    if rule == winner.CONFIRMED or (rule is None and study.winner is not None):
+        chosen = winner.of(study, problem, rule)
+    else:
+        chosen = await asyncio.to_thread(winner.choose, winner.entries(study), problem, rule or winner.DEFAULT)
     return {"study": study.name, **chosen}
 
 

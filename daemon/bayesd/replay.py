@@ -30,10 +30,12 @@ def event_of(body: bytes, hash: bytes) -> Event:
 
 
 def _event_in(envelope: dict[str, Any], hash: bytes) -> Event:
-    type = "clock.jumped" if refuse_newer(envelope) else envelope["type"]
-    data = upcast(type, envelope.get("tv", 1), envelope["data"]) if type in VERSIONS else envelope["data"]
-    return Event(envelope["seq"], hash, type, envelope.get("study"), envelope.get("trial"), envelope["actor"],
-                 envelope.get("cmd"), data)
+    type, data, told = envelope["type"], envelope["data"], envelope.get
+    if refuse_newer(envelope):
+        type = "clock.jumped"
+    elif type in VERSIONS:
+        data = upcast(type, told("tv", 1), data)
+    return Event(envelope["seq"], hash, type, told("study"), told("trial"), envelope["actor"], told("cmd"), data)
 
 
 class Replay:

@@ -59,6 +59,7 @@ SLOW_MAX = 16              # reads under way that take time; more are refused
 LOOKS_MAX = 4              # heads of workers that are held against the log at the same time, and of the broker
 WAITING_MAX = 1000         # asks that wait for one such look
 SIGNATURE_COST = 10.0      # tokens of a sender for a signature that must be verified: as much work as ten messages
+RUN_COST = 100.0           # ... and for a beat that is written down: a new run is kept for ever, in log and memory
 
 
 class Clock(Protocol):
@@ -431,6 +432,8 @@ class Service:
             except BadMessage as error:
                 self._refuse(origin.who, origin.kind, error)
                 self._ask_inside(origin.who, error.ask)
+            if origin.kind == "beat" and self.desk.state.seq > before:
+                self._buckets[origin.who].tokens -= RUN_COST
             # Who makes us write many answers pays for them, be it later.
             self._buckets[origin.who].tokens -= max(0, self.desk.letters - letters - 1)
         elif origin.kind != "request":

@@ -14,6 +14,7 @@ from bayesd_schemas.space import Params
 
 RULES = ("best", "mean", "one-se")
 DEFAULT = "best"
+CONFIRMED = "confirmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,31 @@ class Entry:
 def entries(study: Study) -> tuple[Entry, ...]:
     """The complete trials of a study, frozen."""
     return tuple(Entry(trial.number, trial.params, trial.values[0], trial.se, trial.seconds)
-                 for trial in study.trials if trial.status == "complete" and trial.values is not None)
+                 for trial in study.trials
+                 if trial.status == "complete" and trial.values is not None and trial.of is None)
+
+
+def of(study: Study, problem: Problem, rule: str | None) -> dict[str, Any]:
+    """The winner of a study by a rule; None: of its last confirmation if there was one, else the best observed."""
+    has_confirmed = study.winner is not None and study.winner["confirmed"]
+    rule = rule or (CONFIRMED if has_confirmed else DEFAULT)
+    return _confirmed(study) if rule == CONFIRMED else choose(entries(study), problem, rule)
+
+
+def _confirmed(study: Study) -> dict[str, Any]:
+    """The winner of the last confirmation, in words; `trial` is None when there was none."""
+    said = study.winner
+    if said is None or not said["confirmed"]:
+        return {"rule": CONFIRMED, "trial": None, "reason": "nothing was measured again yet: "
+                f"bayesd study confirm {study.name}, or [confirm] in the study file"}
+    chosen = next(each for each in said["leaders"] if each["trial"] == said["trial"])
+    trial = study.trials[said["trial"] - 1]
+    times = "once" if chosen["measured"] == 1 else f"{chosen['measured']} times"
+    where = "on another worker" if chosen["elsewhere"] else "on the same worker, since no other was there"
+    reason = (f"of {len(said['leaders'])} leaders that were measured again it did best: {chosen['mean']:.6g}, measured "
+              f"{times} {where}; it was {chosen['value']:.6g} when it was chosen")
+    return {"rule": CONFIRMED, "trial": trial.number, "value": chosen["mean"], "se": None,
+            "params": dict(trial.params), "reason": reason, "leaders": said["leaders"]}
 
 
 def choose(complete: tuple[Entry, ...], problem: Problem, rule: str) -> dict[str, Any]:

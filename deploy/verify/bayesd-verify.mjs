@@ -8,17 +8,21 @@ FILE is a log (SQLite; needs Node 22.5), an export of one (JSON lines) or an aud
     hash of the event before it: who changes one event must change all that follow.
  2. A signed note says how many events there were and the root of the Merkle tree over their hashes (RFC 9162,
     section 2.1): who changes any event, and all that follow, has another root than a note kept elsewhere.
- 3. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt. A pack
+ 3. An operator who put an old copy back gives up the heads behind it: event log.repaired says why, and the key of
+    the log signs which. Such a head excuses nothing else, and nothing but the key from elsewhere proves it.
+ 4. In a pack, manifest.txt has the SHA-256 of each file and seal.txt, if there is one, signs manifest.txt. A pack
     may have events of other studies by hash alone: that they are of others is what the seal says, and nothing else.
+    study.json has the spec that the events declare, and winners with the parameters and the value that they have.
 Events may refer to free text by ref = SHA-256(salt || text); a text may be redacted, but not be another one.
 Exit: 0 verified, 1 not verified, 2 could not be looked at. */
 import { createHash, createPublicKey, verify as ed25519 } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
-import { parseArgs } from 'node:util'
+import { isDeepStrictEqual, parseArgs } from 'node:util'
 import { crc32, inflateRawSync } from 'node:zlib'
 
 const NO_SEAL = 'no seal: events of the study may have been left out; ask for a sealed pack, or one made with --whole'
+const HEAD = /^bayesd\/(.+)\n(0|[1-9][0-9]{0,15})\n([A-Za-z0-9+/=]+)(?:\nbranch ([1-9][0-9]{0,15}))?$/
 
 class Failed extends Error {}
 const need = (holds, where, why) => { if (!holds) throw new Failed(`FAILED at ${where}: ${why}`) }
@@ -31,10 +35,10 @@ const lines = data => text(data).split('\n').filter(line => line)
 const rawLines = data => data.toString('latin1').split('\n').filter(line => line).map(line => Buffer.from(line, 'latin1'))
 
 /** Rule 1 for rows of seq, line, hash and copies of parts of the line, of which all but the line may be missing.
-    A pack gives the hashes of all events. Answers with the log's id, all hashes, its keys, and how many rows. */
+    A pack gives the hashes of all events. Answers with the log's id, all hashes, its keys and repairs, how many rows. */
 function checkEvents(rows, given) {
   let id, where, count = 0, seq = 0
-  const hashes = given ?? [], named = []
+  const hashes = given ?? [], named = [], repairs = []
   try {
     for (const [told, line, leaf, ...beside] of rows) {
       const before = seq, last = given ? given.length : seq + 1
@@ -54,6 +58,7 @@ function checkEvents(rows, given) {
       count++
       if (!given) hashes.push(digest)
       if (type === 'daemon.started' && 'key' in data) named.push(data.key)
+      if (type === 'log.repaired' && (data.signature ?? null) !== null) repairs.push({ seq, prev, data })
     }
   } catch (error) {
     if (error instanceof Failed) throw error
@@ -62,7 +67,7 @@ function checkEvents(rows, given) {
   }
   need(count, 'seq 1', 'there is no event')
   say('events', count, count === hashes.length ? '' : `of ${hashes.length}, the others by hash alone`)
-  return { id, hashes, named, count }
+  return { id, hashes, named, repairs, count }
 }
 
 /** Size -> root of the Merkle tree over the first `size` hashes, in base64. */
@@ -79,8 +84,8 @@ function roots(hashes, sizes) {
   return found
 }
 
-/** Ed25519 over the text of a note by a key, name+id+base64(1 || public key). 0: there is no key. */
-function checkSignature(said, signatures, keys, where) {
+/** Ed25519 over the text of a note by a key, name+id+base64(1 || public key). */
+function isSigned(said, signatures, keys) {
   for (const key of keys) {
     const [name] = key.split('+', 1), raw = Buffer.from(key.slice(name.length + 10), 'base64')
     for (const line of signatures.split('\n')) {
@@ -89,30 +94,68 @@ function checkSignature(said, signatures, keys, where) {
       const der = bytes(Buffer.from('302a300506032b6570032100', 'hex'), raw.subarray(1))     // RFC 8410
       try {
         const publicKey = createPublicKey({ key: der, format: 'der', type: 'spki' })
-        if (ed25519(null, bytes(said, '\n'), publicKey, mark.subarray(4))) return 1
+        if (ed25519(null, bytes(said, '\n'), publicKey, mark.subarray(4))) return true
       } catch {}        // whatever is wrong with it, it is no signature
     }
   }
-  need(!keys.length, where, 'the key did not sign this note')
-  return 0
+  return false
+}
+
+/** 1: signed. 0: there is no key. */
+function checkSignature(said, signatures, keys, where) {
+  const signed = isSigned(said, signatures, keys)
+  need(signed || !keys.length, where, 'the key did not sign this note')
+  return Number(signed)
+}
+
+/** What a head says: log, size, root, and the repair behind which it was made, its branch. Null: it is no head. */
+function readHead(said) {
+  const found = HEAD.exec(said)
+  return found && { log: found[1], size: Number(found[2]), root: found[3], branch: Number(found[4] ?? 0) }
+}
+
+/** Rule 3. The repair that gave this head up, if the key signed it: that head itself, or one of a branch that
+    ended there, behind what both histories have and not beyond the head that was given up. */
+function givenUp(said, id, repairs, keys) {
+  let ended = 0
+  for (const { seq, prev, data } of repairs) {
+    const head = String(data.accepted).split('\n\n')[0], accepted = readHead(head), shared = data.shared || 0
+    const signed = [`bayesd/${id}/repair`, `behind ${prev}`, ...head.split('\n').slice(1), `shared ${shared}`,
+      `fences from ${data.fences_from || 0}`].join('\n')
+    if (accepted && accepted.log === id && (isDeepStrictEqual(said, accepted) ||
+        (said.branch !== repairs.at(-1).seq && [ended, accepted.branch].includes(said.branch) &&
+         shared < said.size && said.size <= accepted.size)) &&
+        isSigned(signed, `\u2014 bayesd/${id} ${data.signature}`, keys)) return `at seq ${seq}: ${data.reason}`
+    ended = seq
+  }
 }
 
 /** Rule 2. Notes stand one after the other: text, empty line, signatures, empty line. How many are signed. */
-function checkNotes(what, notes, id, hashes, keys) {
+function checkNotes(what, notes, { id, hashes, repairs }, keys, isTrusted) {
   const parts = notes.replace(/^\n+|\n+$/g, '').split('\n\n').filter(part => part)
-  const all = []
+  const all = [], gone = new Map()
   for (let i = 0; i < parts.length; i += 2) all.push([`${parts[i]}\n`.split('\n')[1], parts[i], parts[i + 1] ?? ''])
   const found = roots(hashes, new Set(all.map(([size]) => size)))
   let good = 0, signed = 0
   for (const [size, said, signatures] of all.sort(([a], [b]) => a.length - b.length || (a > b) - (a < b))) {
     need(said.split('\n')[0] === `bayesd/${id}`, `seq ${size}`, 'a note of another log')
-    signed += checkSignature(said, signatures, keys, `seq ${size}`)
+    const isOurs = checkSignature(said, signatures, keys, `seq ${size}`), head = readHead(said)
+    need(head, `seq ${size}`, 'it is not a note of a head')
+    const repair = found.get(size) !== head.root && givenUp(head, id, repairs, keys)
+    if (repair) {
+      need(isTrusted, `seq ${size}`, 'this head was given up, says the log; only --key can tell if that is true')
+      gone.set(repair, (gone.get(repair) ?? 0) + 1)
+      continue
+    }
     need(found.has(size), `seq ${hashes.length + 1}`, `it is missing: a note is about ${size} events`)
-    need(said.split('\n').slice(1, 3).join('\n') === `${size}\n${found.get(size)}`, `seq ${size}`,
+    need(head.root === found.get(size), `seq ${size}`,
       `events ${good + 1} to ${size} are not all those that a note is about`)
     good = Number(size)
+    signed += isOurs
   }
   say(what, all.length, all.length ? `${signed} signed, the newest is about ${good} of ${hashes.length} events` : '')
+  for (const [repair, count] of gone)
+    console.log(`${count} of the ${what} ${count === 1 ? 'was' : 'were'} given up by a repair ${repair}`)
   return signed
 }
 
@@ -122,7 +165,7 @@ function checkTexts(texts) {
   say('texts', texts.length)
 }
 
-/** Rule 3. Is there a seal? */
+/** Rule 4. Is there a seal? */
 function checkFiles(files, id, keys) {
   const listed = new Map(lines(Buffer.from(files.get('manifest.txt'))).map(line => [line.slice(66), line.slice(0, 64)]))
   for (const name of [...new Set([...files.keys(), ...listed.keys()])].sort()) {
@@ -137,6 +180,32 @@ function checkFiles(files, id, keys) {
   need(said === `bayesd/${id}/pack\n${digest}`, 'seal.txt', 'it seals another pack')
   say('seal', 1, `${signed} signed`)
   return signed
+}
+
+/** Rule 4. The spec and the winners of a pack, by the events in it. */
+function checkStudy(files) {
+  const about = JSON.parse(text(files.get('study.json'))), params = new Map(), values = new Map(), better = new Map()
+  let spec
+  for (const line of lines(files.get('events.jsonl'))) {
+    const { study, type, trial, data } = JSON.parse(line), completed = type === 'trial.completed'
+    if (study !== about.study) continue
+    spec = data.spec ?? spec
+    if (['trial.proposed', 'trial.imported'].includes(type) && !params.has(trial)) params.set(trial, data.params)
+    if (completed || (type === 'trial.imported' && (!values.has(trial) || data.result)))
+      values.set(trial, completed || (data.state ?? 'complete') === 'complete' ? data.values : null)
+    else if (type === 'outcome.voided') values.set(trial, null)
+  }
+  need(spec && isDeepStrictEqual(about.spec, spec), 'study.json', 'its spec is not the one in the events')
+  const [goal] = spec.objectives?.length ? spec.objectives : [{ name: spec.metric || 'value', direction: spec.direction }]
+  for (const [trial, said] of values) if ((said?.[goal.name] ?? null) !== null) better.set(trial, said[goal.name])
+  const best = better.size ? [...better.values()].reduce((a, b) => (goal.direction === 'maximize' ? b > a : b < a) ? b : a)
+    : undefined
+  for (const [rule, { trial, value, params: point }] of [['best', about.winner], ...Object.entries(about.rules)]) {
+    need(better.has(trial) ? isDeepStrictEqual([value, point], [better.get(trial), params.get(trial)])
+      : trial === null && !better.size, 'study.json', 'a winner is not a trial with that value in the events')
+    need(rule !== 'best' || value === best, 'study.json', 'another trial is better')
+  }
+  say('study.json', 1, `its spec and winners are those of ${better.size} complete trials`)
 }
 
 /** The files of a zip, by its directory at the end (APPNOTE 4.3.12, 4.3.16); not its 64 bit form. */
@@ -181,9 +250,10 @@ async function verify(path, keys, heads) {
     checkTexts(texts.map(each => ({ ...each, salt: Buffer.from(each.salt, 'hex') })))
   } else record = checkEvents(rows(data))
   const { id, hashes, named, count } = record, all = keys.length ? keys : named
-  let signed = checkNotes('notes', notes, id, hashes, all)
-  for (const head of heads) signed += checkNotes('outside notes', text(readFileSync(head)), id, hashes, all)
+  let signed = checkNotes('notes', notes, record, all, true)
+  for (const head of heads) signed += checkNotes('outside notes', text(readFileSync(head)), record, all, keys.length)
   const sealed = files ? checkFiles(files, id, all) : 1, whole = count === hashes.length
+  if (files) checkStudy(files)
   need(signed || !keys.length, 'key', 'it signed nothing here')
   if (!signed && !heads.length) console.log('Nothing here is signed: the parts fit, but the whole could have been made anew')
   else if (!signed) console.log('No key for the outside notes is known: they are worth what their source is')

@@ -117,6 +117,29 @@ class StudyClosed(_Data):
     elapsed_s: Number
 
 
+class StudyConfirming(_Data):
+    trials: Annotated[list[Count], Field(min_length=1)] = Field(description="The leaders, best first")
+    repeats: Count = Field(description="How often each is measured again")
+    elapsed_s: Number
+
+
+class Confirmed(_Data):
+    """A leader, and what was measured of it again."""
+
+    trial: Count
+    value: Number = Field(description="What had made it a leader")
+    repeats: list[Count] = Field(description="The trials that measured it again")
+    measured: Annotated[int, Field(ge=0)] = Field(description="Of those, the complete ones")
+    mean: Number | None = Field(None, description="Of the complete repeats; the first value does not count")
+    elsewhere: bool = Field(description="A worker that had not measured it before measured it again")
+
+
+class StudyWinner(_Data):
+    trial: Count | None
+    confirmed: bool = Field(description="False: no repeat is complete, and the trial is the one that led before")
+    leaders: list[Confirmed]
+
+
 class RunBegan(_Data):
     worker: Name
     run: Run
@@ -131,7 +154,8 @@ class PointEnqueued(_Data):
 class TrialProposed(_Data):
     params: Params
     space_rev: Count
-    sampler: Literal["grid", "random", "sobol", "bayes", "enqueued"]
+    sampler: Literal["grid", "random", "sobol", "bayes", "enqueued", "confirm"]
+    of: Count | None = Field(None, description="Of sampler confirm: the trial whose point is measured again")
     drawn: Annotated[int, Field(ge=0)]
     as_of: Annotated[int, Field(ge=0)] = Field(description="The seq of the state that it was made from")
     stream: str | None = Field(None, description="Key of the random stream: seed, trial number, purpose")
@@ -270,7 +294,7 @@ EVENTS: dict[str, type[_Data]] = {
     "engine.fingerprint": EngineFingerprint, "clock.jumped": ClockJumped,
     "study.created": StudyCreated, "study.forked": StudyForked, "study.amended": StudyAmended,
     "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
-    "study.closed": StudyClosed,
+    "study.closed": StudyClosed, "study.confirming": StudyConfirming, "study.winner": StudyWinner,
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.completed": TrialCompleted,

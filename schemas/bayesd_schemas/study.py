@@ -94,6 +94,14 @@ class Retry(_Part):
     oom: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
 
 
+class Confirm(_Part):
+    """Measure the leaders again before a winner is announced, when the trials are used up."""
+
+    top: Annotated[int, Field(ge=1, le=100, strict=True)] = Field(3, description="How many leaders.")
+    repeats: Annotated[int, Field(ge=1, le=20, strict=True)] = Field(
+        1, description="How often each, on another worker than before where there is one; no budget counts these.")
+
+
 class StudySpec(_Part):
     """A whole study file."""
 
@@ -113,6 +121,7 @@ class StudySpec(_Part):
     budget: Budget = Budget()
     lease: Lease = Lease()
     retry: Retry = Retry()
+    confirm: Confirm | None = Field(None, description="None: the winner is announced as it was measured once.")
     space: Space
     constraints: Annotated[list[Annotated[str, StringConstraints(strict=True, max_length=constraining.LENGTH_MAX)]],
                            Field(max_length=CONSTRAINTS_MAX)] = Field(

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,11 +40,12 @@ Body = dict[str, Any]
 class Daemon:
     """`bayesd serve` as a process. It can be killed, stopped, and started again on the same log."""
 
-    def __init__(self, folder: Path, broker: str, *flags: str, log: str = "log.db", name: str = "daemon") -> None:
+    def __init__(self, folder: Path, broker: str, *flags: str, log: str = "log.db", name: str = "daemon",
+                 program: Sequence[str] = ("-m", "bayesd.cli")) -> None:
         self.log = folder / log
         self.errors = folder / f"{name}.stderr"
         self._command = [
-            sys.executable, "-m", "bayesd.cli", "serve", "--broker", broker, "--log", str(self.log), *flags]
+            sys.executable, *program, "serve", "--broker", broker, "--log", str(self.log), *flags]
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith("BAYESD_")} | {
             "XDG_RUNTIME_DIR": str(folder / f"{name}-run"), "XDG_STATE_HOME": str(folder / f"{name}-state")}
         self.process: subprocess.Popen[bytes] | None = None

@@ -196,7 +196,7 @@ def test_every_verb_of_the_contract_is_there() -> None:
         study show; study pause; study resume; study close; study amend; study enqueue; study best; study export;
         trial list; trial show; trial cancel; trial void; worker list; worker revoke; worker run; log verify;
         log replay; log show; log tail; log export; log diff; log audit; log archive; log import; log redact;
-        study fork; study what-if"""
+        study fork; study what-if; study confirm"""
     assert {tuple(each.split()) for each in wanted.split(";")} <= set(ALL)
 
 
@@ -354,6 +354,25 @@ def test_amend_and_enqueue(at_home: Home, sh: Shell) -> None:
     said = sh("study enqueue change x=9 k=a", code=2).err
     assert "x" in said
     assert len(said.splitlines()) <= 2
+
+
+def test_confirm_measures_the_leaders_again(at_home: Home, sh: Shell) -> None:
+    create(sh, at_home, "again", 2)
+    for value in (3, 1):
+        trial = sh("ask again --name w1").json["trial"]
+        sh(f"tell again {trial} {value} --name w1")
+    assert sh("study show again -f json").json["closed_by"] == "trials"
+    said = sh("study confirm again --top 1 -f json")
+    assert "trials 2 of again are measured again: 1 trials" in said.err
+    grant = sh("ask again --name w2").json
+    assert grant["trial"] == 3
+    sh("tell again 3 1.5 --name w2")
+    best = sh("study best again -f json").json
+    assert (best["rule"], best["trial"], best["value"]) == ("confirmed", 2, 1.5)
+    assert "measured once on another worker" in sh("study best again").out
+    assert sh("study best again --rule best -f json").json["value"] == 1
+    assert "It measures trial 2 again" in sh("why again 3").out
+    assert "Confirmed is trial 2" in sh("why again").out
 
 
 def test_cancel_void_and_revoke(at_home: Home, sh: Shell) -> None:

@@ -703,3 +703,8 @@ def test_a_band_holds_its_mark(here: float) -> None:
     assert abs(left - here * 49) <= 1
 
 
+def test_a_chart_that_leaves_something_out_says_so() -> None:
+    assert chart.beyond([1.0, 2.0, 3.0, 4.0, 1e9, None], minimize=True) == 1
+    assert chart.beyond([1.0, 2.0, None], minimize=True) == 0
+    assert chart.is_cut([1, 1, 1], [0.9, 0.9, -9], [1.1, 1.1, 9], 1)
+    assert not chart.is_cut([1, 1, 1], [0.9] * 3, [1.1] * 3, 1)

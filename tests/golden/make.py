@@ -2,6 +2,7 @@
 
     python tests/golden/make.py life tests/golden/log-1.jsonl
     python tests/golden/make.py fork tests/golden/log-2.jsonl
+    python tests/golden/make.py confirm tests/golden/log-4.jsonl
 
 Golden logs must replay for ever. Write a new one when a new event or field comes; change an old one
 never. The last line is not an event: the digests of the state that the log folds to, and of what the optimiser
@@ -166,8 +167,36 @@ def fork() -> Story:
     return world
 
 
+def confirm() -> Story:
+    """Leaders are measured again, by the study file and by hand, and one of them is voided meanwhile."""
+    world = Story()
+    world.desk.record("log.opened", {"log": "golden-4", "format": 1, "version": "0.4.0"})
+    world.desk.record("daemon.started", {"epoch": 1, "version": "0.4.0"})
+    world.admin("study.create", spec={"name": "s", "method": "random", "seed": 5, "space": SPACE, "metric": "loss",
+                                      "budget": {"trials": 5}, "confirm": {"top": 2, "repeats": 2}})
+    for worker, run in (("w1", "r1"), ("w2", "r2")):
+        world.say(worker, "beat", run=run)
+    for trial, (worker, run) in enumerate([("w1", "r1"), ("w2", "r2"), ("w1", "r1"), ("w2", "r2"), ("w1", "r1")], 1):
+        world.say(worker, "ask", id=f"a{trial}", run=run, study="s")
+        world.say(worker, "tell", id=f"t{trial}", study="s", trial=trial, fence=1, value=[4, 1, 3, 1.5, 2][trial - 1])
+    world.say("w1", "ask", id="b", run="r1", study="s", n=3)
+    world.say("w1", "tell", id="t6", study="s", trial=6, fence=1, value=2.5)
+    world.say("w1", "tell", id="t7", study="s", trial=7, fence=1, state="fail", **{"class": "oom"})
+    world.say("w1", "tell", id="t8", study="s", trial=8, fence=1, value=1.25)
+    world.say("w1", "ask", id="c", run="r1", study="s")
+    world.say("w1", "tell", id="t9", study="s", trial=9, fence=1, value=2)
+    assert world.desk.state.studies["s"].closed_by == "trials"
+    world.admin("study.confirm", study="s", top=3, repeats=1)
+    world.admin("trial.void", study="s", trial=4, reason="the sensor was unplugged")
+    world.say("w2", "ask", id="d", run="r2", study="s", n=2)
+    world.say("w2", "tell", id="t10", study="s", trial=10, fence=1, value=2)
+    world.tick(20)
+    world.say("w2", "tell", id="t11", study="s", trial=11, fence=1, value=1)
+    return world
+
+
 def main() -> None:
-    world = {"life": story, "fork": fork}[sys.argv[1]]()
+    world = {"life": story, "fork": fork, "confirm": confirm}[sys.argv[1]]()
     lines = [body.decode() for body in world.bodies]
     Path(sys.argv[2]).write_text("\n".join([*lines, json.dumps({
         "digest": snapshot.digest(world.desk.state), "knowledge": {

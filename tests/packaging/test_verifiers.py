@@ -19,8 +19,9 @@ import pytest
 from tests.clients.fakedaemon import need
 from tests.golden.test_golden import LOGS, read
 
-from bayesd import logfile, notes, pack
+from bayesd import lineage, logfile, notes, pack
 from bayesd.cli import phrases
+from bayesd.evidence import Head
 from bayesd.study.canonical import ZERO, canonical, leaf_hash
 from bayesd.study.merkle import root_of
 
@@ -419,8 +420,8 @@ PACK_DAMAGES: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], st
                            "FAILED at seq 8: its hash is not"),
     "an event is left out": (lambda files: {"events.jsonl": joined(lines(files["events.jsonl"])[:-1])},
                              "FAILED at seal.txt: no seal: events of the study may have been left out"),
-    "another winner": (lambda files: {"study.json": files["study.json"].replace(b'"winner"', b'"loser"')},
-                       "FAILED at seal.txt: no seal"),
+    "another study file": (lambda files: {"study.json": files["study.json"].replace(b'"fingerprint"', b'"finger"')},
+                           "FAILED at seal.txt: no seal"),
     "another report": (lambda files: {"report.html": b"<h1>all fine</h1>"}, "FAILED at seal.txt: no seal"),
     "an event is there twice": (lambda files: {"events.jsonl": joined([*lines(files["events.jsonl"])[:9],
                                                                        *lines(files["events.jsonl"])[8:]])},
@@ -449,6 +450,42 @@ def test_damage_in_a_pack_is_found_although_its_manifest_was_made_anew(
     write_pack({**files, **changed}, tmp_path / "pack.zip")
     code, said = both(tmp_path / "pack.zip", "--key", OWNER.vkey)
     assert (code, said.splitlines()[-1][:len(wanted)]) == (1, wanted)
+
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    (lambda about: about["spec"].update(seed=4), "its spec is not the one"),
+    (lambda about: about["spec"]["space"].pop("x"), "its spec is not the one"),
+    (lambda about: about.update(study="other"), "its spec is not the one"),
+    (lambda about: about["winner"].update(value=about["winner"]["value"] + 1), "a winner is not a trial"),
+    (lambda about: about["winner"]["params"].update(x=7.5), "a winner is not a trial"),
+    (lambda about: about["winner"].update(trial=99), "a winner is not a trial"),
+    (lambda about: about["winner"].update(trial=None), "a winner is not a trial"),
+    (lambda about: about["rules"]["mean"].update(value=True), "a winner is not a trial"),
+    (lambda about: about["rules"]["mean"].update(trial=3), "a winner is not a trial"),     # void
+    (lambda about: about.update(winner={**about["winner"], "rule": "mean", **worse(about)}), "another trial is better"),
+])
+def test_the_spec_and_the_winners_of_a_pack_are_those_of_its_events(
+        change: Callable[[dict[str, Any]], None], why: str, packed: dict[str, bytes], tmp_path: Path,
+        both: Callable[..., tuple[int, str]]) -> None:
+    about = json.loads(packed["study.json"])
+    about["events"] = [json.loads(line) for line in lines(packed["events.jsonl"])]
+    change(about)
+    del about["events"]
+    write_pack({**packed, "study.json": json.dumps(about).encode()}, tmp_path / "pack.zip")
+    for more in ((), ("--key", OWNER.vkey)):
+        code, said = both(tmp_path / "pack.zip", *more)
+        assert (code, said.splitlines()[-1][:len(why) + 22]) == (1, f"FAILED at study.json: {why}"), said
+
+
+def worse(about: dict[str, Any]) -> dict[str, Any]:
+    """A complete trial that is not the best, as a winner is described."""
+    data = {event["type"]: event for event in about["events"]
+            if event.get("study") == "s" and event.get("trial") not in (None, about["winner"]["trial"])}
+    told = data["trial.completed"]
+    params = next(event["data"]["params"] for event in about["events"]
+                  if event["type"] == "trial.proposed" and event["trial"] == told["trial"] and event["study"] == "s")
+    return {"trial": told["trial"], "value": next(iter(told["data"]["values"].values())), "params": params}
 
 
 def test_without_a_seal_a_pack_says_what_nobody_vouches_for(
@@ -527,9 +564,90 @@ def test_a_zip_that_is_not_whole(packed: dict[str, bytes], tmp_path: Path,
     assert both(tmp_path / "twice.zip")[1].endswith("two files have one name\n")
 
 
+# --- Rolled back, and accepted ---------------------------------------------------------------------
+
+
+def repaired() -> tuple[list[bytes], list[int]]:
+    """A log of two accepted rollbacks, and the seqs of these."""
+    bodies: list[bytes] = []
+    repairs: list[int] = []
+
+    def record(type: str, **data: Any) -> None:
+        prev = leaf_hash(bodies[-1]).hex() if bodies else ZERO
+        bodies.append(canonical({"actor": "daemon", "crit": True, "data": data, "epoch": 1, "log": "golden",
+                                 "prev": prev, "seq": len(bodies) + 1, "time": "2026-01-01T00:00:00.000000Z", "tv": 1,
+                                 "type": type, "v": 1}))
+
+    def repair(size: int, shared: int, branch: int, why: str) -> None:
+        accepted = notes.Checkpoint("golden", size, bytes([size] * 32), branch)
+        record("log.repaired", reason=why, accepted=OWNER.sign_text(accepted.text), size=size, shared=shared,
+               fences_from=1000, signature=lineage.sign(OWNER, leaf_hash(bodies[-1]).hex(), accepted, shared, 1000))
+        repairs.append(len(bodies))
+    record("log.opened", log="golden")
+    record("daemon.started", epoch=1, key=OWNER.vkey)
+    repair(20, 2, 0, "the disk died")
+    for _ in range(4):
+        record("clock.jumped")
+    repair(30, 5, len(bodies) + 1, "and again")         # the lost history had a repair at this very place
+    record("clock.jumped")
+    return bodies, repairs
+
+
+def test_heads_that_a_signed_repair_gave_up_are_no_damage_and_all_others_are(
+        tmp_path: Path, reads_sqlite: bool) -> None:
+    """The verdict of both is that of `bayesd log verify`, for heads of all sizes and branches."""
+    bodies, (first, second) = repaired()
+    less = reseal(bodies, second, lambda event: event["data"].update(shared=0))         # not what the key signed
+    unsigned = reseal(bodies, second, lambda event: event["data"].pop("signature"))
+    head, seen = tmp_path / "head", set[tuple[bool, int]]()
+    for record in (Record(log, []) for log in (bodies, less, unsigned)):
+        write_log(record, tmp_path / "log.db")
+        size, root = len(record.bodies), root_of(record.leaves)
+        with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as db:
+            db.execute("INSERT INTO checkpoint VALUES (?, ?)", (size, OWNER.sign(size, root, second).encode()))
+            db.commit()
+        write_lines(record, tmp_path / "log.jsonl")
+        for size in (2, 3, 5, 6, 20, 21, 30, 31) if record.bodies == bodies else (6, 30):
+            for branch in (0, first, second, 4):
+                note = OWNER.sign(size, bytes([size] * 32), branch)
+                head.write_text(note)
+                for keys in ([OWNER.vkey], []) if size == 6 else ([OWNER.vkey],):
+                    ours = logfile.verify(tmp_path / "log.db", keys=keys, heads=[Head("head", note)]).verdict
+                    more = [each for key in keys for each in ("--key", key)]
+                    code, said = python(tmp_path / "log.db", "--head", head, *more)
+                    assert (code == 0) == (ours.finding is None), (size, branch, keys, said, ours)
+                    assert ("1 of the outside notes was given up" in said) == (
+                        ours.given_up == 1 and bool(keys)), (size, branch, keys, said, ours)
+                    seen.add((code == 0, ours.given_up))
+                    if size in (6, 30) and keys:
+                        by = python(tmp_path / "log.jsonl", "--head", head, *more)
+                        assert javascript(tmp_path / "log.jsonl", "--head", head, *more) == by
+        (tmp_path / "log.db").unlink()
+    assert seen == {(True, 1), (False, 1), (False, 0)}
+
+
+def test_a_head_that_was_given_up_is_told_with_its_reason(tmp_path: Path, both: Callable[..., tuple[int, str]]) -> None:
+    path = next(path for path in LOGS if path.stem == "log-repaired-2")
+    bodies = read(path)[0]
+    repair = next(event for body in bodies if (event := json.loads(body))["type"] == "log.repaired")
+    record, head = signed(bodies), tmp_path / "head"
+    write_log(record, tmp_path / "log.db")
+    pack.write(tmp_path / "pack.zip", pack_files(record, tmp_path))
+    head.write_text(notes.join([repair["data"]["accepted"], OWNER.sign(30, bytes(32)), record.notes[0]]))
+    for name in ("log.db", "pack.zip"):
+        code, said = both(tmp_path / name, "--head", head, "--key", OWNER.vkey)
+        assert code == 0, said
+        assert f"2 of the outside notes were given up by a repair at seq {repair['seq']}: the disk died\n" in said
+        assert both(tmp_path / name, "--head", head)[1].splitlines()[-1] == (
+            "FAILED at seq 30: this head was given up, says the log; only --key can tell if that is true")
+    head.write_text(OWNER.sign(41, bytes(32)))
+    assert "FAILED at seq 25: it is missing: a note is about 41" in both(
+        tmp_path / "log.db", "--head", head, "--key", OWNER.vkey)[1]
+
+
 def test_they_are_short_and_use_none_of_our_code() -> None:
     for name in pack.VERIFIERS:
         text = (FOLDER / name).read_text()
-        assert len(text.splitlines()) < 220
+        assert len(text.splitlines()) < 280
         assert "import bayesd" not in text
         assert "from bayesd" not in text

@@ -62,6 +62,10 @@ class Trial:
     """Of the newest fence: step -> (seq, values)."""
     known: list[Any] = field(default_factory=list)
     """What the optimiser should know of it: a tuple of values, or None for a failure."""
+    values: tuple[float, ...] | None = None
+    """Its result, if it is complete."""
+    of: int | None = None
+    """The leader that it measures again."""
 
     @property
     def provisional(self) -> bool:
@@ -82,10 +86,14 @@ class Study:
     amended: bool = False
     voided: bool = False
     cost: float = 0.0
+    confirm: list[int] | None = None
+    """What a confirmation still has to measure again; None: none is under way."""
+    leaders: tuple[int, ...] = ()
+    reopened: str | None = None
 
     @property
     def used(self) -> int:
-        return sum(trial.status != "voided" for trial in self.trials)
+        return sum(trial.status != "voided" and trial.of is None for trial in self.trials)
 
     def retry(self, failure: str) -> int:
         return int(self.spec.get("retry", {}).get(failure, 2 if failure == "lost" else 0))
@@ -244,6 +252,11 @@ class Ledger:
         study.status, study.rule = "closed", data["rule"]
         budget = study.spec.get("budget", {})
         trials = budget.get("trials")
+        reopened, study.reopened, study.confirm = study.reopened, None, None
+        if reopened is not None:
+            if data["rule"] not in (reopened, "operator"):
+                self.fault(f"closed by {data['rule']} after a confirmation; it was closed by {reopened} before")
+            return
         active = any(trial.status in ("running", "waiting") for trial in study.trials)
         if data["rule"] == "trials" and (trials is None or study.used < trials or active):
             self.fault(f"closed by its trials with {study.used} of {trials} used, some of them open: {active}")
@@ -253,6 +266,30 @@ class Ledger:
             self.fault(f"closed by its wall time after {data['elapsed_s']} of {budget.get('wall')} s")
         if data["rule"] == "exhausted" and active:
             self.fault("closed as exhausted while a trial is open")
+
+    def _study_confirming(self, body: Message, data: Message) -> None:
+        study = self.studies[body["study"]]
+        if study.confirm is not None:
+            self.fault(f"{body['study']} confirms its leaders twice at the same time")
+        if study.status == "closed":
+            study.status, study.reopened = "open", study.rule
+            if body["actor"] == "daemon":
+                self.fault(f"{body['study']} was opened again by nobody")
+        sign = 1 if study.spec.get("direction", "minimize") == "minimize" else -1
+        found = [sign * (study.trials[number - 1].values or (math.nan,))[0] for number in data["trials"]]
+        if found != sorted(found) or any(study.trials[number - 1].status != "complete" for number in data["trials"]):
+            self.fault(f"the leaders {data['trials']} of {body['study']} have {found}")
+        study.leaders = tuple(data["trials"])
+        study.confirm = [number for number in data["trials"] for _ in range(data["repeats"])]
+
+    def _study_winner(self, body: Message, data: Message) -> None:
+        study = self._changing(body)
+        if study.confirm is None or study.confirm or any(
+                trial.of is not None and trial.status in ("running", "waiting") for trial in study.trials):
+            self.fault(f"{body['study']} has a winner before its leaders were measured again")
+        if data["trial"] is not None and data["trial"] not in study.leaders:
+            self.fault(f"trial {data['trial']} won, the leaders were {study.leaders}")
+        study.confirm = None
 
     def _study_ticked(self, body: Message, data: Message) -> None:
         pass
@@ -279,11 +316,19 @@ class Ledger:
         if study.status != "open":
             self.fault(f"{name} is {study.status} and proposes a trial")
         budget = study.spec.get("budget", {}).get("trials")
-        if budget is not None and study.used >= budget:
+        again = data["sampler"] == "confirm"
+        if again:
+            if data["of"] not in (study.confirm or ()) or data["params"] != study.trials[data["of"] - 1].params:
+                self.fault(f"{name} measures {data.get('of')} again, of {study.confirm}")
+            elif study.confirm is not None:
+                study.confirm.remove(data["of"])
+        elif study.reopened is not None:
+            self.fault(f"{name} is open for a confirmation alone and proposes trial {body['trial']}")
+        if budget is not None and study.used >= budget and not again:
             self.fault(f"{name} proposes trial {body['trial']} beyond its budget of {budget} trials")
         if any(trial.status == "waiting" for trial in study.trials):
             self.fault(f"{name} proposes a new trial while another waits to be leased again")
-        if study.queued and data["sampler"] != "enqueued":
+        if study.queued and data["sampler"] not in ("enqueued", "confirm"):
             self.fault(f"{name} proposes a drawn point before the {study.queued} enqueued ones")
         if data["sampler"] == "enqueued":
             study.queued -= 1
@@ -291,13 +336,13 @@ class Ledger:
             self.fault(f"{name} proposes trial {body['trial']} from the stream {data['stream']}")
         params = study.space.check(data["params"])
         for text in study.spec.get("constraints", ()):
-            if not ALLOWED[text](params):
+            if not ALLOWED[text](params) and not again:
                 self.fault(f"{name} proposes {params}, which breaks {text}")
         once = study.spec.get("noise") == "none" or study.spec.get("method") == "grid"
-        if once and data["sampler"] != "enqueued" and any(
+        if once and data["sampler"] not in ("enqueued", "confirm") and any(
                 trial.params == params for trial in study.trials if trial.status != "voided"):
             self.fault(f"{name} proposes {params} a second time")
-        study.trials.append(Trial(params))
+        study.trials.append(Trial(params, of=data["of"] if again else None))
 
     def _trial_leased(self, body: Message, data: Message) -> None:
         study, trial = self._trial(body)
@@ -479,6 +524,7 @@ class Ledger:
                 and trial.failed[data["class"]] < study.retry(data["class"]):
             self.fault(f"{what} failed with class {data['class']} and is not tried again")
         trial.status, trial.failure = status, data.get("class")
+        trial.values = self._values(study, data) if status == "complete" else None
         if status == "fail":
             trial.known.append(None)
         elif status == "pruned":
@@ -516,6 +562,8 @@ class Ledger:
             trial.leases[-1].ended = "voided"
         trial.status = "voided"
         trial.known.clear()
+        if study.confirm is not None:
+            study.confirm = [number for number in study.confirm if number != body["trial"]]
         study.voided = True
 
 

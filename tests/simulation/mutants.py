@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("daemon", "clients/python", "schemas"))]
@@ -24,6 +24,19 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("daemon", "clients/py
 from tests.simulation.world import simulate  # noqa: E402  # the path comes first
 
 WORLDS_MAX = 2000
+
+
+class Planted(Protocol):
+    """A fault that can be planted: in `module`, `old` becomes `new`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def module(self) -> str: ...
+    @property
+    def old(self) -> str: ...
+    @property
+    def new(self) -> str: ...
 
 
 class Mutant(NamedTuple):
@@ -42,7 +55,7 @@ class Mutant(NamedTuple):
 
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
-HEADS = "bayesd.heads"
+HEADS, CONFIRM = "bayesd.heads", "bayesd.study.confirm"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -85,6 +98,14 @@ MUTANTS = [
     Mutant("a trial given back after the close waits for ever", RULES,
            '    if study.status == "closed":\n        _lost(desk, trial)',
            '    if study.status == "never":\n        _lost(desk, trial)'),
+    # Confirmation.
+    Mutant("a repeat counts for the budget", STATE, " - self.imported - self.again", " - self.imported"),
+    Mutant("a winner is announced while a leader is being measured", CONFIRM,
+           "return bool(study.confirm) or any(", "return bool(study.confirm) and any("),
+    Mutant("a study that is open for its confirmation goes on", RULES,
+           "return study.reopened is None and (", "return (study.reopened or True) and ("),
+    Mutant("a leader that was voided is measured again", STATE,
+           "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
     # Retries.
     Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
     Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),
@@ -178,7 +199,7 @@ SEEDS = {
 
 
 @contextmanager
-def planted(mutant: Mutant) -> Iterator[None]:
+def planted(mutant: Planted) -> Iterator[None]:
     """The fault, for as long as the block lasts."""
     module = importlib.import_module(mutant.module)
     source = inspect.getsource(module)

@@ -524,6 +524,8 @@ class World:
             budget["cost"] = rng.uniform(2, 15)
         if budget:
             spec["budget"] = budget
+        if spec["seed"] % 5 == 1:
+            spec["confirm"] = {"top": spec["seed"] % 3 + 1, "repeats": spec["seed"] % 2 + 1}
         if spec["seed"] % 4 == 0:
             spec["constraints"] = [CONSTRAINTS[which]]
         if rng.random() < 0.5 and which == 1:
@@ -704,8 +706,9 @@ class World:
             return
         name = rng.choice(list(self.goals))
         study = self.ledger.studies.get(name)
-        verb = rng.choices(["pause", "resume", "amend", "enqueue", "void", "cancel", "close", "read", "revoke"],
-                           weights=[3, 4, 3, 4, 3, 3, 1.5, 2, 0.5])[0]
+        verb = rng.choices(
+            ["pause", "resume", "amend", "enqueue", "void", "cancel", "close", "read", "revoke", "confirm"],
+            weights=[3, 4, 3, 4, 3, 3, 1.5, 2, 0.5, 1])[0]
         trial = rng.randint(1, max(1, len(study.trials) if study is not None else 1))
         if verb in ("pause", "resume"):
             operator.ask(f"study.{verb}", {"study": name})
@@ -722,6 +725,8 @@ class World:
             operator.ask("trial.cancel", {"study": name, "trial": trial})
         elif verb == "close":
             operator.ask("study.close", {"study": name, "running": rng.choice(["finish", "stop"])})
+        elif verb == "confirm":
+            operator.ask("study.confirm", {"study": name, "top": rng.randint(1, 3)})
         elif verb == "read":
             past = {"at": max(1, self.ledger.seq // 2)} if self.ledger.seq % 2 else {}
             operator.ask(rng.choice(["study.list", "study.show", "trial.list", "worker.list", "events", "study.best"]),

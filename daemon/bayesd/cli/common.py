@@ -104,8 +104,10 @@ _OPTIONS = (
     click.option("--password-file", envvar="BAYESD_PASSWORD_FILE", show_envvar=True, type=click.Path(path_type=Path)),
     click.option("--ca-file", envvar="BAYESD_CA_FILE", show_envvar=True, type=click.Path(path_type=Path),
                  help="Certificates to trust (mqtts)."),
-    click.option("--cert-file", envvar="BAYESD_CERT_FILE", show_envvar=True, type=click.Path(path_type=Path)),
-    click.option("--key-file", envvar="BAYESD_KEY_FILE", show_envvar=True, type=click.Path(path_type=Path)),
+    click.option("--cert-file", envvar="BAYESD_CERT_FILE", show_envvar=True, type=click.Path(path_type=Path),
+                 help="Our client certificate (mqtts)."),
+    click.option("--key-file", envvar="BAYESD_KEY_FILE", show_envvar=True, type=click.Path(path_type=Path),
+                 help="The private key of --cert-file (mqtts). Not a key of a log."),
     click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=call.TIMEOUT_S, show_default=True,
                  help="Seconds to wait for the daemon."),
 )

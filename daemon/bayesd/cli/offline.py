@@ -55,12 +55,13 @@ class Folding:
 
     def take(self, events: Iterable[Sequence[Any]]) -> None:
         """Fold (seq, body, hash, ...) until the first damage."""
-        folded, take, on_event = self.folded, self._replay.take, self._on_event
+        folded, take, on_event, on_row = self.folded, self._replay.take, self._on_event, self._on_row
         if folded.damage is not None or folded.newer is not None:
             return
-        for seq, body, hash, *_ in events:
+        for row in events:
+            body = row[1]
             try:
-                event = take(seq, body, hash)
+                event = take(row[0], body, row[2])
             except self._unknown as error:
                 folded.newer = error
                 return
@@ -70,8 +71,8 @@ class Folding:
             folded.events += 1
             if on_event is not None:
                 on_event(folded.state, event)
-            if self._on_row is not None:
-                self._on_row(event, body)
+            if on_row is not None:
+                on_row(event, body)
             if folded.events == 1:
                 self._first = body
             self._last = body
@@ -106,11 +107,13 @@ class Recorded:
                 with suppress(ValueError, KeyError, TypeError, AttributeError):
                     self._wanted.add(need("orjson").loads(body)["data"]["snapshot"]["seq"])
         self.snapshots = len(self._saved)
+        self.seqs = self._wanted | self._saved.keys()
+        """Of the events to look at, beside those of the type `daemon.stopped`."""
 
     def look(self, state: "State", event: "Event") -> None:
-        """After each event."""
+        """After each event that is of `seqs` or that of a daemon which stopped."""
         seq = event.seq
-        if seq in self._saved or seq in self._wanted:
+        if seq in self.seqs:
             made = self._made[seq] = self._snapshot.digest(state)
             saved = self._saved.get(seq)
             if saved is not None and saved.codec == self._snapshot.CODEC:
@@ -150,7 +153,10 @@ class Texts:
     """Which of the texts that events refer to are there."""
 
     def __init__(self) -> None:
-        self._of = need("bayesd.study.texts").ref_of
+        module = need("bayesd.study.texts")
+        self._of = module.ref_of
+        self.types = frozenset((*module.FREE, "text.redacted"))
+        """Of the events to look at."""
         self._referred, self._redacted = dict[str, int](), set[str]()
 
     def look(self, event: Any) -> None:
@@ -205,8 +211,10 @@ def examine(file: Path, on_progress: Callable[[int], None] | None = None, keys: 
     recorded, texts = Recorded(file), Texts()
 
     def look(state: "State", event: "Event") -> None:
-        texts.look(event)
-        recorded.look(state, event)
+        if event.type in texts.types:
+            texts.look(event)
+        if event.seq in recorded.seqs or event.type == "daemon.stopped":
+            recorded.look(state, event)
 
     read_texts, logs = need("bayesd.logfile").read_texts, need("bayesd.log")
     before: dict[str, str] = {}
@@ -330,7 +338,7 @@ def study_page(folded: Folded, name: str) -> dict[str, Any]:
     study = study_of(folded, name)
     return {**view.study_state(folded.state, study, study.elapsed_s),
             "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue),
-            **view.origin(study), **moment_of(folded)}
+            **view.origin(study), **view.confirmation(study), **moment_of(folded)}
 
 
 def trial_rows(folded: Folded, name: str) -> list[dict[str, Any]]:
@@ -346,10 +354,10 @@ def trial_page(folded: Folded, name: str, number: int) -> dict[str, Any]:
     return {**need("bayesd.study.view").trial_page(trials[number - 1]), **moment_of(folded)}
 
 
-def winner(folded: Folded, name: str, rule: str) -> dict[str, Any]:
+def winner(folded: Folded, name: str, rule: str | None) -> dict[str, Any]:
     choose = need("bayesd.winner")
     study = study_of(folded, name)
-    return {"study": name, **choose.choose(choose.entries(study), problem(folded, study), rule), **moment_of(folded)}
+    return {"study": name, **choose.of(study, problem(folded, study), rule), **moment_of(folded)}
 
 
 def moment_of(folded: Folded) -> dict[str, Any]:

@@ -21,8 +21,9 @@ def register(top: click.Group) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
               help="The zip to write.")
 @click.option("--log", type=click.Path(path_type=Path), help="The log; default: the one of the daemon on this machine.")
-@click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False),
-              help="The log's private key, to sign the pack; default: the one beside the log, if it can be read.")
+@click.option("--signing-key", "--key-file", "key_file", type=click.Path(path_type=Path, dir_okay=False),
+              help="The log's PRIVATE key (serve --key), to sign the pack; default: the one beside the log, if it can "
+                   "be read. Elsewhere --key-file is the key of a TLS certificate; here it is this one's old name.")
 @click.option("--whole", is_flag=True, help="Other studies' events, too: then nobody has to believe that they are.")
 @click.option("--recorded", is_flag=True, help="Reasons as they were recorded, with nothing computed again: fast.")
 @click.option("--no-texts", is_flag=True,
@@ -56,7 +57,7 @@ def audit_pack(name: str, output: Path, log: Path | None, key_file: Path | None,
         show.talk(f"free texts inside (errors of workers, reasons of people): {len(record.texts)}; "
                   "--no-texts leaves them out")
     if signer is None:
-        show.talk("the pack is not sealed: the log's key cannot be read here; name it with --key-file")
+        show.talk("the pack is not sealed: the log's key cannot be read here; name it with --signing-key")
     show.record(format, answer, list(answer.items()), [answer["file"]])
 
 

@@ -63,6 +63,10 @@ _PHRASES: dict[str, Callable[[Data], str]] = {
     "study.paused": lambda data: "hands out nothing",
     "study.resumed": lambda data: "hands out again",
     "study.closed": lambda data: f"by rule {data['rule']}, running trials {data['running']}",
+    "study.confirming": lambda data: f"trials {', '.join(map(str, data['trials']))} are measured again, each "
+                                     f"{data['repeats']} times",
+    "study.winner": lambda data: "none" if data["trial"] is None else f"#{data['trial']}"
+                                 + ("" if data["confirmed"] else ", which nobody measured again"),
     "study.ticked": lambda data: f"open for {data['elapsed_s']:.0f} s",
     "point.enqueued": lambda data: show.params(data["params"]),
     "run.began": _run_began,

@@ -35,8 +35,8 @@ def register(log: click.Group) -> None:
 
 def key_option(command: Any) -> Any:
     return click.option("--key", "keys", metavar="VKEY|FILE", multiple=True,
-                        help="Public key that must have signed, or a file of such keys, from elsewhere than the log. "
-                             "May be repeated.")(command)
+                        help="The log's PUBLIC key, which must have signed, or a file of such keys, from elsewhere "
+                             "than the log. (serve --key is the private one.) May be repeated.")(command)
 
 
 def keys_of(given: Sequence[str]) -> list[str]:

@@ -319,27 +319,50 @@ def fork(name: str, changes: tuple[str, ...], new: str, at: str | None, reach: R
     _show_row(format, row)
 
 
+# --- Confirmation ----------------------------------------------------------------------------------
+
+
+@verb(study, "confirm", "bayesd study confirm digits-svm\nbayesd study confirm digits-svm --top 5 --repeats 3")
+@study_argument("name")
+@click.option("--top", type=click.IntRange(1, 100), default=3, show_default=True, help="How many leaders.")
+@click.option("--repeats", type=click.IntRange(1, 20), default=1, show_default=True, help="How often each.")
+@reaching
+@format_option
+def confirm(name: str, top: int, repeats: int, reach: Reaching, format: str) -> None:
+    """Measure the leaders again, on other workers where there are any, before a winner is announced.
+
+    The best of many noisy values is partly luck; the mean of fresh measurements is not. These trials count for no
+    budget; a closed study opens for them alone, so workers must be there (or start with --keep).
+    """
+    row = asyncio.run(once(reach(), "study.confirm", {"study": name, "top": top, "repeats": repeats}))
+    if "again" not in row:       # else a copy of our request was answered from the log
+        show.talk(f"trials {', '.join(map(str, row['leaders']))} of {name} are measured again: "
+                  f"{row['to_measure']} trials; bayesd study best {name} tells what came of it")
+    _show_row(format, asyncio.run(once(reach(), "study.show", {"study": name})) if "again" in row else row)
+
+
 # --- The winner ------------------------------------------------------------------------------------
 
 
 @verb(study, "best", "bayesd study best digits-svm\nbayesd study best digits-svm --rule one-se -f json")
 @study_argument("name")
-@click.option("--rule", type=click.Choice(RULES), default="best", show_default=True,
+@click.option("--rule", type=click.Choice((*RULES, "confirmed")),
               help="best: the best observed value; mean: the best by the model; one-se: the cheapest within one "
-                   "standard error of the best.")
+                   "standard error of the best; confirmed: the best of those that were measured again. Default: "
+                   "confirmed where that was done, else best.")
 @reaching
 @format_option
 @log_option
-def best(name: str, rule: str, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
+def best(name: str, rule: str | None, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """The winner, and why it is the winner. Ends with 1 when there is none yet."""
     if log is None:
         async def go() -> tuple[dict[str, Any], dict[str, Any]]:
             async with Client(reach()) as client:
-                args = {"study": name, **at_args(at)}
+                args: dict[str, Any] = {"study": name, **at_args(at)}
                 page = await client.request("study.show", args)      # who is not there is told at once
                 return page, await client.request(
-                    "study.best", {**args, "rule": rule}, timeout_s=max(client.reach.timeout_s, BEST_TIMEOUT_S),
-                    again_s=BEST_AGAIN_S)
+                    "study.best", args if rule is None else {**args, "rule": rule},
+                    timeout_s=max(client.reach.timeout_s, BEST_TIMEOUT_S), again_s=BEST_AGAIN_S)
         with show.patience("the daemon weighs the trials"):
             page, chosen = asyncio.run(go())
         _show_best(format, page, chosen)

@@ -13,14 +13,14 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from bayesd.study import fork, view
+from bayesd.study import confirm, fork, view
 from bayesd.study.desk import Desk
 from bayesd.study.rules import close, end_lease, reject, serve, settle
 from bayesd.study.state import FINAL, Event, State, Study, Trial, spec_data
 from bayesd_schemas import constraints
 from bayesd_schemas.messages import Request, cut
 from bayesd_schemas.names import is_name
-from bayesd_schemas.study import StudySpec
+from bayesd_schemas.study import Confirm, StudySpec
 
 PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
@@ -122,8 +122,8 @@ def _study_of(desk: Desk, request: Request) -> Study:
 
 def _open_study_of(desk: Desk, request: Request) -> Study:
     study = _study_of(desk, request)
-    if study.status == "closed":
-        raise Refused("closed", f"{study.name} is closed by rule {study.closed_by}; "
+    if study.status == "closed" or study.reopened is not None:
+        raise Refused("closed", f"{study.name} is closed by rule {study.closed_by or study.reopened}; "
                                 "a closed study stays closed: create another", "study")
     return study
 
@@ -212,7 +212,27 @@ def study_close(desk: Desk, client: str, request: Request) -> Result:
     return "ok", view.study_row(study)
 
 
-AMENDABLE = ("budget", "lease", "retry", "late", "noise", "tags", "method", "surrogate", "space", "constraints")
+def study_confirm(desk: Desk, client: str, request: Request) -> Result:
+    """Have the leaders measured again, on other workers where there are any; a closed study opens for that alone."""
+    study = _study_of(desk, request)
+    try:
+        wanted = Confirm.model_validate({key: request.args[key] for key in ("top", "repeats") if key in request.args})
+    except ValidationError as error:
+        key, words = explain(error)
+        raise Refused("bad-field", f"{key}: {words}", key, '{"top": 3, "repeats": 1}') from error
+    if not study.is_announced:
+        raise Refused("busy", f"{study.name} measures its leaders again already: trials "
+                              f"{', '.join(map(str, study.repeated))}; wait for its winner", "study")
+    chosen = confirm.begin(desk, study, wanted.top, wanted.repeats, **_actor(client, request))
+    if not chosen:
+        raise Refused("bad-field", f"no trial of {study.name} is complete: there is nothing to measure again", "study")
+    serve(desk, study)
+    return "ok", {**view.study_row(study), "leaders": [trial.number for trial in chosen], "repeats": wanted.repeats,
+                  "to_measure": len(chosen) * wanted.repeats}
+
+
+AMENDABLE = ("budget", "lease", "retry", "confirm", "late", "noise", "tags", "method", "surrogate", "space",
+             "constraints")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:
@@ -249,9 +269,9 @@ def _changed(spec: StudySpec, changes: Mapping[str, Any]) -> dict[str, Any]:
     before = spec.model_dump(mode="json", exclude_unset=True)
     before.pop("enqueue", None)            # handed out, or in the queue
     after = {**before, **changes}
-    for part in ("budget", "lease", "retry"):
+    for part in ("budget", "lease", "retry", "confirm"):
         if isinstance(changes.get(part), dict):
-            after[part] = {**before.get(part, {}), **changes[part]}
+            after[part] = {**(before.get(part) or {}), **changes[part]}
     if isinstance(changes.get("space"), dict):
         # A parameter given as null leaves the space.
         merged = {**before["space"], **changes["space"]}
@@ -539,6 +559,7 @@ Act = Callable[[Desk, str, Request], Result]
 WRITES: dict[str, Act] = {
     "study.create": study_create, "study.pause": study_pause, "study.resume": study_resume,
     "study.close": study_close, "study.amend": study_amend, "study.enqueue": study_enqueue,
+    "study.confirm": study_confirm,
     "study.fork": study_fork,
     "trial.cancel": trial_cancel, "trial.void": trial_void, "worker.revoke": worker_revoke,
     "text.redact": text_redact,

@@ -10,7 +10,6 @@ than written (NaN and infinity, integers that a double cannot hold, half a surro
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NoReturn
 
 import orjson
@@ -23,6 +22,7 @@ ZERO = "0" * 64
 
 _BEYOND_BMP = re.compile(rb"[\xf0-\xf4]")   # the first byte of a four-byte UTF-8 sequence
 _EXPONENT_FROM, _EXPONENT_BELOW = 1e21, 1e-6
+_PLAINLY = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
 
 def canonical(value: object) -> bytes:
@@ -53,10 +53,12 @@ def is_canonical(body: bytes, value: object) -> bool:
 
     What orjson writes is that form for all but odd numbers, so most bodies are compared without a second copy.
     """
-    with suppress(TypeError):           # an integer beyond 2^53-1
-        if orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER) == body \
-                and not _has_odd_float(value) and (body.isascii() or not _BEYOND_BMP.search(body)):
+    try:
+        if orjson.dumps(value, option=_PLAINLY) == body and not _has_odd_float(value) \
+                and (body.isascii() or not _BEYOND_BMP.search(body)):
             return True
+    except TypeError:
+        pass                            # an integer beyond 2^53-1
     try:
         return canonical(_doubles(value)) == body
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -72,6 +74,8 @@ def _has_odd_float(value: Any) -> bool:
         return False
     for item in value.values() if kind is dict else value:
         kind = type(item)
+        if kind is str or kind is int:
+            continue
         if kind is float:       # the same again: a call for each would cost as much as all the rest
             if item.is_integer() or not 1e-5 <= abs(item) < 1e16:
                 return True

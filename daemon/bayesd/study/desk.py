@@ -131,6 +131,8 @@ class Desk:
         self.drawers: dict[str, Drawer] = {}
         self.since: dict[str, float] = {}
         """Study -> when its open time was last counted."""
+        self.confirming: dict[str, float] = {}
+        """Study -> since when a leader waits for a worker that has not measured it."""
         self.touched: dict[str, None] = {}
         """Studies whose public state has changed, in that order."""
         self.clients: set[str] = set()

@@ -25,7 +25,8 @@ class Envelopes:
 
     def fault(self, body: bytes, envelope: Mapping[str, Any]) -> str | None:
         """Why this cannot be the next event, `envelope` being what its `body` says; None when it can."""
-        log, epoch, type_ = envelope.get("log"), envelope.get("epoch"), envelope.get("type")
+        told = envelope.get
+        log, epoch, type_ = told("log"), told("epoch"), told("type")
         if log != self._log:
             if self._log is not None:
                 return f"it says that it is of log {log!r} and not of {self._log!r}, like those before it"
@@ -35,13 +36,13 @@ class Envelopes:
         if type(epoch) is not int or epoch < self._epoch:
             return f"its writer epoch ({epoch!r}) is before that of the event before it ({self._epoch})"
         self._epoch = epoch
-        version, crit = envelope.get("v"), envelope.get("crit")
+        version, crit = told("v"), told("crit")
         if type(version) is not int or version != 1:
             return f"its envelope is of version {version!r}, and there is only version 1"
         if type_ in KNOWN and crit is not (type_ not in NOT_CRITICAL):
             # Else an event of a "later version" that readers may pass over would take a result away.
             return f"its crit is {crit!r}, which no event of type {type_} has"
-        data = envelope.get("data")
+        data = told("data")
         if type(data) is not dict:
             return "its data is no object"
         if type_ == "log.opened" and data.get("log") != log:

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from bayesd.study import confirm
 from bayesd.study.desk import ANSWER_S, PATIENCE_S, Candidate, Desk, Order, Standing
 from bayesd.study.problem import Suggestion
 from bayesd.study.state import FINAL, Data, Lease, Study, Told, Trial, Worker
@@ -113,7 +114,7 @@ def serve(desk: Desk, study: Study) -> None:
     """Hand out what the study has to those who stand in line for it, oldest first."""
     if study.status != "open" or desk.disk_full:
         return
-    if not (study.waiting or study.queue or desk.drawer(study.name).candidates):
+    if not (study.waiting or study.queue or study.confirm or desk.drawer(study.name).candidates):
         return
     for standing in desk.waiting_for(study.name):
         if not _fits(study, standing.ask):
@@ -124,10 +125,13 @@ def serve(desk: Desk, study: Study) -> None:
         while rest > 0:
             trial = _next_trial(desk, study, standing.worker)
             if trial is None:
-                return
+                break
             _lease(desk, study, trial, standing)
             rest -= 1
-        desk.sit(standing)
+        if rest <= 0:
+            desk.sit(standing)
+        elif not study.confirm:      # a leader that is to be measured again may be for somebody else in line
+            return
 
 
 def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
@@ -135,11 +139,14 @@ def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
     if study.waiting:
         others = (trial for trial in study.waiting.values() if trial.leases[-1].worker != worker)
         return next(others, None) or next(iter(study.waiting.values()))
-    if not _has_room(study):
-        return None
     number = len(study.trials) + 1
-    if study.queue:
-        data: Data = {"params": dict(study.queue[0]), "space_rev": study.space_rev, "sampler": "enqueued",
+    data = confirm.proposal(desk, study, worker)
+    if data is not None:
+        desk.drawer(study.name).drop()      # what lies there was made for this number
+    elif not _has_room(study):
+        return None
+    elif study.queue:
+        data = {"params": dict(study.queue[0]), "space_rev": study.space_rev, "sampler": "enqueued",
                       "drawn": study.drawn, "as_of": desk.state.seq}
     else:
         drawer = desk.drawer(study.name)
@@ -153,7 +160,7 @@ def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
 
 def _has_room(study: Study) -> bool:
     budget = study.spec.budget.trials
-    return budget is None or study.used < budget
+    return study.reopened is None and (budget is None or study.used < budget)
 
 
 def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
@@ -268,6 +275,8 @@ def orders(desk: Desk) -> list[Order]:
 
 def _wanted(desk: Desk, study: Study) -> int:
     """How many candidates should lie ready: enough that nobody waits, few enough to stay fresh."""
+    if not _has_room(study):
+        return 0
     room = SUGGESTIONS_MAX if study.spec.budget.trials is None else study.spec.budget.trials - study.used
     queue = desk.queues.get(study.name, {})
     asked = sum(standing.ask.n for standing in queue.values()) + sum(
@@ -658,7 +667,7 @@ def _moved(desk: Desk, study: Study) -> None:
     """After an outcome: empty a stale drawer, close by budget, serve what came free."""
     _freshen(desk, study)
     settle(desk, study)
-    if study.waiting:
+    if study.waiting or study.confirm:
         serve(desk, study)
 
 
@@ -670,15 +679,32 @@ def settle(desk: Desk, study: Study) -> None:
     if study.status == "closed":
         return
     budget = study.spec.budget
+    if not study.is_announced and not confirm.is_under_way(study):
+        confirm.announce(desk, study)
+        if study.reopened is not None:
+            close(desk, study, study.reopened)
+            return
+    if study.reopened is not None:
+        return                         # for the confirmation alone: its budgets were used up before
     if budget.cost is not None and study.cost >= budget.cost:
         close(desk, study, "cost")
     elif budget.wall is not None and desk.elapsed(study) >= budget.wall:
         close(desk, study, "wall")
-    elif not study.running and not study.waiting:
+    elif not study.running and not study.waiting and not study.confirm:
         if not _has_room(study):
-            close(desk, study, "trials")
+            _finish(desk, study, "trials")
         elif desk.drawer(study.name).exhausted and not study.queue:
-            close(desk, study, "exhausted")
+            _finish(desk, study, "exhausted")
+
+
+def _finish(desk: Desk, study: Study, rule: str) -> None:
+    """Every trial has its outcome: confirm the leaders if that is wanted and not done, else close."""
+    wanted = study.spec.confirm
+    if (wanted is None or confirm.is_done(study, wanted.top)
+            or not confirm.begin(desk, study, wanted.top, wanted.repeats)):
+        close(desk, study, rule)
+    else:
+        serve(desk, study)
 
 
 def close(desk: Desk, study: Study, rule: str, *, running: str = "finish", actor: str = "daemon",
@@ -725,6 +751,8 @@ def on_tick(desk: Desk) -> None:
         if study.status != "open":
             continue
         settle(desk, study)
+        if study.confirm:
+            serve(desk, study)       # a leader may have waited long enough for another worker
         if ((study.running or study.spec.budget.wall is not None) and study.status == "open"
                 and now - desk.since.setdefault(study.name, now) >= TICK_EVENT_S):
             desk.record("study.ticked", {}, study=study, elapsed=True)

@@ -74,7 +74,8 @@ def _study(study: Study) -> dict[str, Any]:
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta],
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
         "best": study.best.number if study.best is not None else None, "version": study.version,
-        "told_seconds": study.told_seconds, "told_count": study.told_count, **_from_elsewhere(study)}
+        "told_seconds": study.told_seconds, "told_count": study.told_count, **_from_elsewhere(study),
+        **_confirmation(study)}
 
 
 def _from_elsewhere(study: Study) -> dict[str, Any]:
@@ -87,12 +88,21 @@ def _from_elsewhere(study: Study) -> dict[str, Any]:
     return out
 
 
+def _confirmation(study: Study) -> dict[str, Any]:
+    """What only a study has whose leaders were measured again."""
+    if not study.repeated:
+        return {}
+    return {"confirm": study.confirm, "repeated": study.repeated, "again": study.again, "reopened": study.reopened,
+            "winner": study.winner, "is_announced": study.is_announced}
+
+
 def _trial(trial: Trial) -> dict[str, Any]:
     return {
         "params": list(trial.params.items()), "space_rev": trial.space_rev, "sampler": trial.sampler,
         "proposed_seq": trial.proposed_seq, "status": trial.status, "values": trial.values, "se": trial.se,
         "seconds": trial.seconds, "failure": trial.failure, "outcome_seq": trial.outcome_seq,
         "failures": trial.failures, **({} if trial.origin is None else {"origin": trial.origin}),
+        **({} if trial.of is None else {"of": trial.of}),
         "reports": None if trial.reports is None else [
             [step, *((said[0], said[1], said[2].hex()) if isinstance(said, tuple) else (said,))]
             for step, said in trial.reports.items()],
@@ -173,6 +183,10 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.imported, study.streams = data.get("imported", 0), data.get("streams", 0)
     if "origin" in data:
         study.origin = Origin(*data["origin"])
+    if "repeated" in data:
+        study.confirm, study.again, study.reopened = data["confirm"], data["again"], data["reopened"]
+        study.repeated = {int(number): repeats for number, repeats in data["repeated"].items()}
+        study.winner, study.is_announced = data["winner"], data["is_announced"]
     return study
 
 
@@ -183,6 +197,7 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
                   failure=data["failure"], outcome_seq=data["outcome_seq"], failures=data["failures"])
     if "origin" in data:
         trial.origin = (data["origin"][0], data["origin"][1])
+    trial.of = data.get("of")
     if data["reports"] is not None:
         trial.reports = {step: (said[0], said[1], bytes.fromhex(said[2])) if len(said) == 3 else said[0]
                          for step, *said in data["reports"]}

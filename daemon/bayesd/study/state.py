@@ -31,7 +31,7 @@ accepted they go on far above any that was ever handed out.)
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import intern
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
@@ -43,9 +43,8 @@ TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voide
 FINAL = frozenset(("complete", "fail", "pruned", "voided"))
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of the log, read from its envelope."""
+class Event(NamedTuple):
+    """One event of the log, read from its envelope. A tuple: one is made for every event of every fold."""
 
     seq: int
     hash: bytes
@@ -106,8 +105,7 @@ class Lease:
                 and (self.trial.status == "waiting" or self.trial.is_provisional))
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """The first tell of a (trial, fence): what answers its copies."""
 
     message: bytes
@@ -155,6 +153,8 @@ class Trial:
     late: list[Outcome] | None = None
     origin: tuple[str, int] | None = None
     """Of an imported trial: the study and the number that it had where it was measured."""
+    of: int | None = None
+    """Of a trial that measures a leader again: the leader's number."""
 
     @property
     def fence(self) -> int:
@@ -246,6 +246,18 @@ class Study:
     """Trials that were measured elsewhere and are not void."""
     streams: int = 0
     """How far the names of random streams are ahead of the trials' numbers: a fork draws none again."""
+    confirm: list[int] = field(default_factory=list)
+    """Trials whose points are to be measured again, each as often as it stands here; see confirm.py."""
+    repeated: dict[int, list[int]] = field(default_factory=dict)
+    """Leader -> the trials that measured its point again."""
+    again: int = 0
+    """Trials that measure a point again and are not void: no budget counts them."""
+    reopened: str | None = None
+    """A closed study that is open for a confirmation alone: the rule that had closed it."""
+    winner: Data | None = None
+    """What the last confirmation found."""
+    is_announced: bool = True
+    """False from the beginning of a confirmation until its winner is on record."""
 
     @property
     def history(self) -> list[Observation]:
@@ -270,7 +282,8 @@ class Study:
         if self.leader_left:
             best = None
             for trial in self.trials:
-                if trial.status == "complete" and trial.values is not None and _better(self, trial, best):
+                if (trial.status == "complete" and trial.values is not None and trial.of is None
+                        and _better(self, trial, best)):
                     best = trial
             self.leader, self.leader_left = best, False
         return self.leader
@@ -282,7 +295,7 @@ class Study:
     @property
     def used(self) -> int:
         """Trials that count against the budget: leased at least once and not void."""
-        return len(self.trials) - self.counts["voided"] - self.imported
+        return len(self.trials) - self.counts["voided"] - self.imported - self.again
 
     @property
     def next_stream(self) -> int:
@@ -497,6 +510,7 @@ def _study_amended(state: State, event: Event) -> None:
         study.space_rev = event.data["space_rev"]
         study.drawn = 0
         study.fit = None
+        study.confirm = []                       # points of another space
     if event.data.get("queue") is not None:      # points that are no longer allowed have left
         study.queue = [_typed(study, params) for params in event.data["queue"]]
     study.leader_left = True
@@ -514,6 +528,25 @@ def _study_closed(state: State, event: Event) -> None:
     study = _study(state, event)
     study.status = "closed"
     study.closed_by = event.data["rule"]
+    study.confirm, study.reopened, study.is_announced = [], None, True
+
+
+def _study_confirming(state: State, event: Event) -> None:
+    study, data = _study(state, event), event.data
+    if study.status == "closed":
+        study.status, study.reopened, study.closed_by = "open", study.closed_by, None
+    study.repeated = {number: [] for number in data["trials"]}
+    study.confirm = [number for _ in range(data["repeats"]) for number in data["trials"]]
+    study.is_announced = False
+    study.version += 1
+
+
+def _study_winner(state: State, event: Event) -> None:
+    study = _study(state, event)
+    study.winner = {**event.data, "leaders": [
+        {name: _float(said) if name in ("value", "mean") else said for name, said in each.items()}
+        for each in event.data["leaders"]]}
+    study.is_announced = True
 
 
 def _study_ticked(state: State, event: Event) -> None:
@@ -586,6 +619,11 @@ def _trial_proposed(state: State, event: Event) -> None:
     study.drawn = data["drawn"]
     if data["sampler"] == "enqueued":
         study.queue.pop(0)
+    if data.get("of") is not None:
+        trial.of = data["of"]
+        study.confirm.remove(data["of"])
+        study.repeated[data["of"]].append(trial.number)
+        study.again += 1
 
 
 def _typed(study: Study, params: dict[str, Any]) -> Params:
@@ -729,8 +767,8 @@ def _values(study: Study, data: Data) -> tuple[float, ...] | None:
     values = data.get("values")
     if values is None:
         return None
-    found = tuple(values.get(goal.name) for goal in study.goals)
-    return None if None in found else tuple(float(value) + 0.0 for value in found)
+    found = [values.get(goal.name) for goal in study.goals]
+    return None if None in found else tuple([float(value) + 0.0 for value in found])
 
 
 def _finish(state: State, event: Event, status: Literal["complete", "fail", "pruned"]) -> Trial:
@@ -799,7 +837,7 @@ def _trial_completed(state: State, event: Event) -> None:
     trial = _finish(state, event, "complete")
     if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
         _observe(trial, trial.values, trial.se)
-    if trial.values is not None and _better(trial.study, trial, best):
+    if trial.values is not None and trial.of is None and _better(trial.study, trial, best):
         trial.study.best = trial
 
 
@@ -897,6 +935,9 @@ def _replace_imported(trial: Trial, event: Event) -> None:
 def _outcome_voided(state: State, event: Event) -> None:
     trial = _trial(state, event)
     trial.study.imported -= trial.origin is not None
+    if trial.status != "voided":
+        trial.study.again -= trial.of is not None
+    trial.study.confirm = [number for number in trial.study.confirm if number != trial.number]
     _end_open(state, trial, event.data.get("ended", "voided"))
     _move(trial, "voided")
     _forget(trial, keep_late=False)
@@ -924,6 +965,8 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "study.paused": _study_paused,
     "study.resumed": _study_resumed,
     "study.closed": _study_closed,
+    "study.confirming": _study_confirming,
+    "study.winner": _study_winner,
     "study.ticked": _study_ticked,
     "run.began": _run_began,
     "point.enqueued": _point_enqueued,

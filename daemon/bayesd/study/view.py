@@ -41,6 +41,14 @@ def origin(study: Study) -> dict[str, Any]:
     return {"origin": {"study": study.origin.study, "at": study.origin.at, "hash": study.origin.hash}}
 
 
+def confirmation(study: Study) -> dict[str, Any]:
+    """What was measured again, and what came of it."""
+    if not study.repeated:
+        return {}
+    return {"confirmation": {"leaders": list(study.repeated), "left": len(study.confirm), "winner": study.winner,
+                             "is_announced": study.is_announced}}
+
+
 def best(study: Study) -> dict[str, Any] | None:
     """The complete trial with the best observed value, or None."""
     trial = study.best
@@ -106,6 +114,7 @@ def trial_page(trial: Trial) -> dict[str, Any]:
     return {**trial_row(trial), "space_rev": trial.space_rev, "proposed_seq": trial.proposed_seq,
             "outcome_seq": trial.outcome_seq or None, "failures": trial.failures or {},
             **({} if trial.origin is None else {"origin": {"study": trial.origin[0], "trial": trial.origin[1]}}),
+            **({} if trial.of is None else {"of": trial.of}),
             "leases": [{"fence": lease.fence, "worker": lease.worker, "run": lease.run, "lease_s": lease.lease_s,
                         "ended": lease.ended, "told_seq": lease.told.seq if lease.told else None}
                        for lease in trial.leases[-SHOWN_MAX:]],

@@ -133,6 +133,19 @@ def _range(values: Sequence[float], minimize: bool) -> tuple[float, float]:
     return low, high
 
 
+def beyond(values: Sequence[float | None], minimize: bool) -> int:
+    """How many results `best_so_far` draws at its edge, since they lie beyond it."""
+    known = [value for value in values if value is not None]
+    low, high = _range(known, minimize)
+    return sum(not low <= value <= high for value in known)
+
+
+def is_cut(mean: Sequence[float], low: Sequence[float], high: Sequence[float], here: float) -> bool:
+    """Whether `band` cuts the band off somewhere."""
+    bottom, top = _window(mean, low, high, here)
+    return min(low) < bottom or max(high) > top
+
+
 def band(values: Sequence[float], mean: Sequence[float], low: Sequence[float], high: Sequence[float], at: float,
          here: float, *, logarithmic: bool, width: int, height: int = 7, label: str) -> list[str]:
     """A mean with its band along one parameter, and the point: values in rising order, at least two."""

@@ -191,6 +191,7 @@ def _last(seen: Witness) -> str:
     entries = [entry for type, entry in seen.last.items() if type != "study.ticked"]
     entry = max(entries, key=lambda entry: entry.seq)
     words = {"study.created": "it was created", "study.amended": "it was amended", "study.resumed": "it was resumed",
+             "study.confirming": "its leaders began to be measured again", "study.winner": "its winner was confirmed",
              "study.forked": "it was forked from another", "trial.imported": "a result was imported",
              "trial.completed": "a result came", "trial.failed": "a trial failed", "trial.leased": "a trial was leased",
              "lease.expired": "a lease ended without a word", "lease.released": "a trial was given back",
@@ -285,7 +286,9 @@ def _winner(study: Study, problem: Problem) -> Page | None:
     order = sorted(entries, key=lambda entry: (sign * entry.value, entry.trial))
     second = order[1] if len(order) > 1 else None
     probable = {} if study.spec.noise == "none" else chances(problem)
-    out: Page = {"trial": best["trial"], "value": best["value"], "se": best["se"], "params": best["params"],
+    confirmed = winner.of(study, problem, winner.CONFIRMED)
+    out: Page = {"confirmed": confirmed if confirmed["trial"] is not None else None,
+                 "trial": best["trial"], "value": best["value"], "se": best["se"], "params": best["params"],
                  "rule": "best", "reason": best["reason"],
                  "rules": {rule: {"trial": each["trial"], "reason": each["reason"]} for rule, each in chosen.items()},
                  "runner_up": None, "difference": None, "noise_sd": None, "chances": None}
@@ -311,6 +314,9 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
     yield (f"Trial {won['trial']}, {name} {beside(won['value'], scale)}{spread}, by rule best: {won['reason']}."
            + (" By the first objective alone: the others are traded off, and bayesd study export has them all."
               if len(study.goals) > 1 else ""))
+    if won["confirmed"]:
+        again = won["confirmed"]
+        yield f"Confirmed is trial {again['trial']}: {again['reason']}."
     if second is None:
         yield "It is the only finished trial, so that is all that can be said."
         return
@@ -322,11 +328,14 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
     else:
         yield "The rules mean and one-se take the same trial."
     if won["chances"]:
-        others = [f"trial {each['trial']} {percent(each['probability'])}" for each in won["chances"]
+        others = [f"{percent(each['probability'])} for trial {each['trial']}" for each in won["chances"]
                   if each["trial"] != won["trial"]]
-        yield (f"By the model's own account it is truly the best of the points tried with a chance of "
-               f"{percent(won['chance'])}" + (f"; then come {listed(others)}" if others else "") + ". That weighs its "
-               "neighbours, too, and is worth as much as the model is; of points that were not tried it says nothing.")
+        likelier = any(each["probability"] > won["chance"] for each in won["chances"])
+        yield (f"By the model's own account the chance that it is truly the best of the points tried is "
+               f"{percent(won['chance'])}" + (f"; it is {listed(others)}" if others else "") + ". That weighs "
+               "the neighbours of a point, too, and is worth as much as the model is; of points that were not tried it "
+               "says nothing." + (" So the best value and the point that is likeliest to be the best are not the same "
+                                  "here: a single value may be luck." if likelier else ""))
 
 
 def _apart(study: Study, won: Page) -> str:

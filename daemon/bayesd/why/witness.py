@@ -9,7 +9,7 @@ of the trials that are asked about. Pure: the events are handed in, from a file 
 import json
 from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from bayesd.study.asked import Frozen, Known, asked, freeze
@@ -19,7 +19,7 @@ from bayesd.study.texts import Words, ref_of
 from bayesd_schemas.study import StudySpec
 
 STEERING = frozenset(("study.created", "study.forked", "study.amended", "study.paused", "study.resumed",
-                      "study.closed"))
+                      "study.closed", "study.confirming"))
 ENDING = frozenset(("study.amended", "trial.completed", "trial.failed", "trial.pruned"))
 DAEMON = frozenset(("daemon.started", "daemon.stopped", "engine.fingerprint", "log.opened"))
 
@@ -243,7 +243,7 @@ def narrowed(event: Event, study: str) -> Event:
     """An event about a worker, without what it says of other studies."""
     if event.type != "run.began":
         return event
-    return replace(event, data={**event.data, **{key: [each for each in event.data[key] if each[0] == study]
+    return event._replace(data={**event.data, **{key: [each for each in event.data[key] if each[0] == study]
                                                  for key in ("took", "ended")}})
 
 

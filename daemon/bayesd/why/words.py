@@ -158,6 +158,7 @@ def _in_short(page: Page) -> Iterable[str]:
              "sobol": "Method sobol spreads its points evenly; no result had a say in it.",
              "random": "It was drawn at random; no result had a say in it.",
              "grid": "It was the next cell of the grid; no result had a say in it.",
+             "confirm": f"It measures trial {choice['of']} again; no sampler had a say in it.",
              "enqueued": f"{_who(choice)} asked for it; no sampler had a say in it."}.get(how)
     if choice["fallback"]:
         short = f"A plainer sampler than the model answered, because {_fallback(choice['fallback'])}."
@@ -293,6 +294,9 @@ def _reason(page: Page) -> Iterable[Block]:
         yield f"The grid is walked cell by cell; this is cell {choice['drawn']}."
     elif how == "random" and not choice["fallback"]:
         yield "A draw that is even over every range, on its scale."
+    elif how == "confirm":
+        yield (f"Trial {choice['of']} was among the leaders, and leaders are measured again before a winner is "
+               "announced: what made them leaders may have been luck.")
     elif how == "enqueued":
         if by is not None and by["with"] == "study file":
             yield f"The study file lists it under enqueue (event {by['seq']}, {when(by['time'])})."
@@ -585,7 +589,8 @@ def _curve(page: Page, width: int) -> list[Block]:
                   "line: best so far · dots: results · × this trial, which has no result")
     if curve["step"] > 1:
         legend += f" · the best of each {curve['step']} trials"
-    return [[*lines, legend]]
+    beyond = chart.beyond(curve["values"], _minimize(page))
+    return [[*lines, legend, *([f"{count(beyond, 'result')} beyond the edge, drawn at it"] if beyond else [])]]
 
 
 def _room(width: int) -> int:
@@ -601,8 +606,10 @@ def _slice(page: Page, each: Page, width: int) -> list[Block]:
     lines = chart.band(each["values"], each["mean"], each["low"], each["high"], each["at"], here,
                        logarithmic=each["scale"] == "log", width=_room(width),
                        label=f"{each['parameter']} = {number(each['at'])}")
+    cut = ["the band is wider than the chart and cut off at its edge"] \
+        if chart.is_cut(each["mean"], each["low"], each["high"], here) else []
     scale = {"log": ", logarithmic scale", "power": ", power scale"}.get(each["scale"], "")
-    return [[*lines, f"line: expected · {chart.BAND} two chances in three · {chart.MARK} this trial{scale}"]]
+    return [[*lines, f"line: expected · {chart.BAND} two chances in three · {chart.MARK} this trial{scale}", *cut]]
 
 
 def _record(page: Page) -> list[Block]:

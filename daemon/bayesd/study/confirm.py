@@ -1,0 +1,113 @@
+"""Confirmation: the leaders are measured again, on other workers where there are any, before a winner is announced.
+
+The best of many noisy values is one that was lucky: who announces it announces the luck, too. And a value that one
+worker alone has seen is that worker's word. So `study.confirming` names the leaders of a moment, each gets trials of
+its own with the same point (sampler `confirm`, no budget counts them), and when all have an outcome `study.winner` says
+which leader has the best mean of what was measured *again*. The first measurement, which made it a leader, does not
+count.
+"""
+
+import math
+from typing import Any
+
+from bayesd.study.desk import Desk
+from bayesd.study.state import Data, Study, Trial
+
+OTHERS_S = 10.0        # so long a leader waits for a worker that has not measured it, when there is one
+RECENT = 200           # trials that are looked at for workers that are there
+
+
+def leaders(study: Study, top: int) -> list[Trial]:
+    """The complete trials with the best values of the first objective, best first, each point once."""
+    sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
+    ranked = sorted((sign * trial.values[0], trial.number) for trial in study.trials
+                    if trial.status == "complete" and trial.values is not None and trial.of is None)
+    out: list[Trial] = []
+    for _, number in ranked:
+        trial = study.trials[number - 1]
+        if len(out) < top and all(trial.params != other.params for other in out):
+            out.append(trial)
+        if len(out) == top:
+            break
+    return out
+
+
+def begin(desk: Desk, study: Study, top: int, repeats: int, **by: Any) -> list[Trial]:
+    """Have the leaders measured again; none are there when nothing is complete."""
+    chosen = leaders(study, top)
+    if chosen:
+        desk.record("study.confirming", {"trials": [trial.number for trial in chosen], "repeats": repeats},
+                    study=study, elapsed=True, **by)
+        desk.drawer(study.name).drop()
+    return chosen
+
+
+def proposal(desk: Desk, study: Study, worker: str) -> Data | None:
+    """What is to be measured again by this worker: a leader that another worker measured first. Its own one only when
+    nobody else is there, or comes within a while."""
+    if not study.confirm:
+        return None
+    number = next((each for each in study.confirm if not _measured_by(study.trials[each - 1], worker)), None)
+    if number is None:
+        since = desk.confirming.setdefault(study.name, desk.now)
+        if _others(desk, study, worker, recently=desk.now - since < OTHERS_S):
+            return None
+        number = study.confirm[0]
+    return {"params": dict(study.trials[number - 1].params), "space_rev": study.space_rev, "sampler": "confirm",
+            "of": number, "drawn": study.drawn, "as_of": desk.state.seq}
+
+
+def _measured_by(trial: Trial, worker: str) -> bool:
+    return any(lease.worker == worker and lease.proof is not None for lease in trial.leases)
+
+
+def _others(desk: Desk, study: Study, worker: str, recently: bool) -> bool:
+    """Whether another worker is at work here, stands in line, or was here a moment ago."""
+    if any(trial.leases[-1].worker != worker for trial in study.running.values() if trial.leases):
+        return True
+    if any(standing.worker != worker for standing in desk.waiting_for(study.name)):
+        return recently        # it may be one that must not have it: not for ever
+    return recently and any(lease.worker != worker for trial in study.trials[-RECENT:] for lease in trial.leases)
+
+
+def is_under_way(study: Study) -> bool:
+    """Whether something is still to be measured again, or being measured."""
+    return bool(study.confirm) or any(trial.of is not None for trial in (*study.running.values(),
+                                                                         *study.waiting.values()))
+
+
+def is_done(study: Study, top: int) -> bool:
+    """Whether all that lead now were measured again already."""
+    return study.winner is not None and all(trial.number in study.repeated for trial in leaders(study, top))
+
+
+def announce(desk: Desk, study: Study) -> None:
+    """Record the winner of a confirmation that is over."""
+    desk.confirming.pop(study.name, None)
+    desk.record("study.winner", winner(study), study=study)
+
+
+def winner(study: Study) -> Data:
+    """The leader whose repeats are best on average; of equals the earlier trial. Without a single repeat that is
+    complete, the one that was best before, and it says so.
+
+    The mean is of the repeats alone: sums are exact (fsum), so every machine agrees.
+    """
+    sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
+    found: list[Data] = []
+    for number, repeats in study.repeated.items():
+        leader = study.trials[number - 1]
+        if leader.status != "complete" or leader.values is None:
+            continue
+        again = [trial for trial in (study.trials[each - 1] for each in repeats) if trial.status != "voided"]
+        values = [trial.values[0] for trial in again if trial.status == "complete" and trial.values is not None]
+        mean = math.fsum(value / len(values) for value in values) if values else None
+        workers = {lease.worker for lease in leader.leases if lease.proof is not None}
+        elsewhere = any(lease.worker not in workers for trial in again for lease in trial.leases
+                        if lease.proof is not None)
+        found.append({"trial": number, "value": leader.values[0], "repeats": [trial.number for trial in again],
+                      "measured": len(values), **({} if mean is None else {"mean": mean}), "elsewhere": elsewhere})
+    confirmed = [each for each in found if "mean" in each]
+    chosen = min(confirmed, key=lambda each: (sign * each["mean"], each["trial"]), default=None) or min(
+        found, key=lambda each: (sign * each["value"], each["trial"]), default=None)
+    return {"trial": None if chosen is None else chosen["trial"], "confirmed": bool(confirmed), "leaders": found}

@@ -1,0 +1,24 @@
+"""The command line with a fault planted into it: `python tests/promises/launch.py --fault NAME serve --log ...`.
+
+A proof that runs the daemon as a process plants its faults this way; the installed program has no such switch.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("daemon", "clients/python", "schemas"))]
+
+from tests.promises.book import book  # noqa: E402  # the path comes first
+from tests.simulation.mutants import planted  # noqa: E402
+
+from bayesd.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--fault"]:
+        name = sys.argv[2]
+        del sys.argv[1:3]
+        fault = next(fault for proof in book() for fault in proof.faults if fault.name == name)
+        with planted(fault):
+            sys.exit(main())
+    sys.exit(main())
