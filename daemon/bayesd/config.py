@@ -51,6 +51,9 @@ class Config(BaseModel):
     root: str = Field("", description="Prefix of every topic: acme puts acme/ before bayesd/1")
     operators: list[Name] | None = Field(None, description="Who may change things; none: everyone on the broker")
     events: bool = Field(False, description="Publish committed events at study/{study}/events")
+    listen: str | None = Field(None, description="Serve metrics and health at 127.0.0.1:9090 or unix:/PATH")
+    listen_token_file: Path | None = Field(None, description="File with the token that readers send; credential "
+                                           "listen-token; needed beyond loopback")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("text", pattern="^(text|json)$", description="Lines on stderr")
     allow_network_filesystem: bool = Field(False, description="Use a log on NFS or the like, against advice")
@@ -138,6 +141,13 @@ class RuntimeNote:
 
     path: Path
     before: dict[str, Any] | None
+
+    def say(self, facts: Mapping[str, Any]) -> None:
+        """Put facts into the note while it is ours. Errors are for nobody: who reads it sees that it grows old."""
+        found = read_runtime()
+        if found is not None and found.get("pid") == os.getpid():
+            with contextlib.suppress(OSError):
+                _write_note(self.path, {**found, **facts})
 
     def take_back(self) -> None:
         """Remove the note if it is still ours. A daemon that was refused, or goes first, must not hide the other."""

@@ -9,19 +9,21 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bayesd import __version__, systemd
+from bayesd import __version__, health, systemd, web
 from bayesd.broker import EmbeddedBroker
 from bayesd.bus import BrokerAddress, MqttBus, Will
-from bayesd.config import Config, ConfigError, state_directory, write_runtime
+from bayesd.config import Config, ConfigError, RuntimeNote, state_directory, write_runtime
 from bayesd.fingerprint import fingerprint
 from bayesd.heads import RolledBack
 from bayesd.log import SqliteLog
+from bayesd.metrics import CONTENT_TYPE, Exposition
 from bayesd.outside import HeadFiles, signer_of
 from bayesd.service import Outside, Service, Settings
 from bayesd.study.state import refuse_newer
@@ -58,7 +60,16 @@ def log_path(config: Config) -> Path:
 
 async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
                 on_ready: Callable[[Service, str], None] | None = None, accept_rollback: str | None = None) -> None:
-    """Run until SIGTERM or SIGINT. Raises LogError, BusError, BrokerError or ConfigError."""
+    """Run until SIGTERM or SIGINT. Raises LogError, BusError, BrokerError, CannotListen or ConfigError."""
+    async with contextlib.AsyncExitStack() as stack:
+        view = Shown(config)
+        if config.listen is not None:
+            await stack.enter_async_context(web.Web(*listening(config), pages=view.pages))
+        await _serve(config, view, reload, on_ready, accept_rollback)
+
+
+async def _serve(config: Config, view: "Shown", reload: Callable[[], Config] | None,
+                 on_ready: Callable[[Service, str], None] | None, accept_rollback: str | None) -> None:
     path = log_path(config)
     files = HeadFiles(path, config.heads)
     # Until the settings can be read again, a wish to do so must not end the process.
@@ -89,12 +100,14 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
                               new_log=lambda: log_id, new_salt=new_salt,
                               fingerprint=await asyncio.to_thread(fingerprint, __version__),
                               signer=signer, outside=outside)
+            await asyncio.to_thread(service.counters.tally.read, log.path, log.head()[0])
             await service.open()
+            view.show(service)
             if config.operators is None:
                 logger.warning("no list of operators is set: whoever may publish on %s may change studies", address.url)
             note = write_runtime(address.url, path, config.root)
             try:
-                await _live(service, config, reload, on_ready, address.url)
+                await _live(service, config, reload, on_ready, address.url, note)
             finally:
                 if note is not None:
                     note.take_back()
@@ -114,7 +127,7 @@ async def _log_id(log: SqliteLog) -> str:
 
 
 async def _live(service: Service, config: Config, reload: Callable[[], Config] | None,
-                on_ready: Callable[[Service, str], None] | None, url: str) -> None:
+                on_ready: Callable[[Service, str], None] | None, url: str, note: RuntimeNote | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, service)
@@ -126,15 +139,18 @@ async def _live(service: Service, config: Config, reload: Callable[[], Config] |
     # The log's thread waits for the interpreter at each commit; 5 ms, the default, is ten commits long.
     sys.setswitchinterval(SWITCH_S)
     state = service.desk.state
-    logger.info("ready: %d events replayed, %d studies, epoch %d", service.replayed, len(state.studies), state.epoch)
+    logger.info("ready: %d events replayed, %d studies, epoch %d", service.replayed, len(state.studies), state.epoch,
+                extra={"seq": state.seq})
     systemd.notify(READY=1, STATUS=f"serving {len(state.studies)} studies at {url}")
     if on_ready is not None:
         on_ready(service, url)
-    beats = asyncio.create_task(_watchdog(service), name="watchdog")
+    beats = [asyncio.create_task(_watchdog(service), name="watchdog"),
+             asyncio.create_task(_say_health(service, note), name="health")]
     try:
         await service.run()
     finally:
-        beats.cancel()
+        for beat in beats:
+            beat.cancel()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
@@ -183,6 +199,54 @@ async def _watchdog(service: Service) -> None:
             systemd.notify(WATCHDOG=1)
 
 
+async def _say_health(service: Service, note: RuntimeNote | None) -> None:
+    """Leave word for `bayesd health`, which has no other way to us when the broker is away."""
+    while note is not None:
+        await asyncio.to_thread(note.say, {"health": health.word(health.of(service))})
+        await asyncio.sleep(health.BEAT_S)
+
+
+class Shown:
+    """The pages of `web`, also while there is no service yet."""
+
+    def __init__(self, config: Config) -> None:
+        self._service: Service | None = None
+        self._exposition: Exposition | None = None
+        self._certificates = {name: Path(path) for name, path in (
+            ("cert", config.cert_file or systemd.credential("mqtt-cert")),
+            ("ca", config.ca_file or systemd.credential("mqtt-ca"))) if path is not None}
+        self.pages: dict[str, web.Page] = {"/metrics": self._metrics, "/healthz": self._live, "/readyz": self._ready}
+
+    def show(self, service: Service) -> None:
+        """From now on the pages are about this service, which also answers the verb `metrics`."""
+        self._service = service
+        self._exposition = Exposition(service, self._certificates)
+        service.reads["metrics"] = self._exposition.answer
+
+    async def _metrics(self) -> web.Answer:
+        if self._exposition is None:
+            return self._of(False)
+        return web.Answer(await self._exposition.text(), CONTENT_TYPE)
+
+    async def _live(self) -> web.Answer:
+        return self._of(health.of(self._service).live)
+
+    async def _ready(self) -> web.Answer:
+        return self._of(health.of(self._service).ready)
+
+    def _of(self, good: bool) -> web.Answer:
+        return web.Answer(json.dumps(health.of(self._service).body()) + "\n", status=200 if good else 503)
+
+
+def listening(config: Config) -> tuple[web.Address, web.Token]:
+    """Where to serve pages, and the token that they cost. Raises CannotListen."""
+    assert config.listen is not None
+    file = config.listen_token_file or systemd.credential("listen-token")
+    address, token = web.Address.parse(config.listen), None if file is None else web.read_token(Path(file))
+    web.check(address, token)
+    return address, token
+
+
 @contextlib.contextmanager
 def _extending_timeout() -> Any:
     """A long verification asks the manager for patience, and shows people that it goes on."""
@@ -202,15 +266,24 @@ def _extending_timeout() -> Any:
         print(file=sys.stderr)
 
 
+ABOUT = ("study", "trial", "worker", "fence", "seq")
+"""What a line may be about: given as `extra`, shown as fields."""
+
+
+def _about(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name in ABOUT if (value := getattr(record, name, None)) is not None}
+
+
 class JsonLines(logging.Formatter):
     """A log line as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        out = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(), "level": record.levelname.lower(),
-               "message": record.getMessage(), "logger": record.name}
+        out = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+               "level": record.levelname.lower(), "message": record.getMessage(), "logger": record.name,
+               **_about(record)}
         if record.exc_info:
             out["exception"] = self.formatException(record.exc_info)
-        return json.dumps(out)
+        return json.dumps(out, default=str)
 
 
 class TextLines(logging.Formatter):
@@ -220,6 +293,9 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = f"{record.levelname.lower()}: {record.getMessage()}"
+        about = _about(record)
+        if about:
+            text += f"  [{' '.join(f'{name}={value}' for name, value in about.items())}]"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if os.environ.get("JOURNAL_STREAM"):
@@ -231,3 +307,10 @@ def set_up_logging(config: Config) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if config.log_format == "json" else TextLines())
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
+    if config.log_format == "json":        # what would be written bare otherwise
+        logging.captureWarnings(True)
+        sys.unraisablehook = lambda what: logger.error(
+            "%s in %r", what.err_msg or "an exception that nobody could take", what.object,
+            exc_info=what.exc_value or True)
+        threading.excepthook = lambda what: logger.error(
+            "a thread ended with an exception", exc_info=what.exc_value or True)

@@ -80,7 +80,8 @@ async def fold(log: Log, until: int | None = None, *, aside: bool = False) -> tu
                 if rows[0].hash == loaded.hash:
                     state = loaded
         if state is not loaded:
-            logger.warning("the snapshot of event %d makes no sense; all events are folded instead", saved.seq)
+            logger.warning("the snapshot of event %d makes no sense; all events are folded instead", saved.seq,
+                           extra={"seq": saved.seq})
     folded, replay = 0, Replay(state)
     async for rows in log.read(state.seq, until):
         if aside:

@@ -43,6 +43,8 @@ from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
 from bayesd.study.fork import Prefix
 from bayesd.study.problem import Problem, Suggestion
+from bayesd.study.row import Row
+from bayesd.tally import Durations, Tally
 from bayesd_schemas.messages import Ask, BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
@@ -112,6 +114,16 @@ class Counters:
     events: int = 0
     suggestions: int = 0
     fallbacks: int = 0
+    letters: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """What was sent: (kind, status, reason) -> how often. All three are words of the protocol."""
+    append_s: Durations = field(default_factory=Durations)
+    suggest_s: Durations = field(default_factory=Durations)
+    fit_s: Durations = field(default_factory=Durations)
+    """Of suggestions that fitted a model on the way."""
+    lag_s: Durations = field(default_factory=Durations)
+    """How late the loop came back to the ticker."""
+    replay_s: float = 0.0
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +213,8 @@ class Service:
         self._drift: float | None = None
         self._conflict: LogError | None = None
         self._slow: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self.reads: dict[str, Callable[[Request], Awaitable[Any]]] = {}
+        """Further verbs, answered beside the service like those of `reads.py`."""
         self._past = Past()
         self._looks: set[asyncio.Task[None]] = set()
         """Heads that are being held against the log."""
@@ -230,7 +244,9 @@ class Service:
 
     async def _fold(self) -> None:
         """Every restart is a replay: the only way to a state."""
+        began = self.clock.now()
         state, self.replayed = await replay.fold(self.log)
+        self.counters.replay_s = self.clock.now() - began
         self.desk = Desk(state, operators=self.settings.operators, new_salt=self._new_salt)
         self._committed = state.seq
         self._past.drop()
@@ -254,11 +270,12 @@ class Service:
         try:
             await self.log.append(rows)
         except DiskFull as error:
-            logger.error("%s", error)
+            logger.error("%s", error, extra={"seq": self._committed})
             await self._fold()
             self.desk.disk_full = True
             return
         self._committed = rows[-1].seq
+        self.counters.tally.add(rows)
         self._given_up = []
         if self._outside.forget is not None:
             self._outside.forget()     # what was accepted is on record, and only now
@@ -289,6 +306,40 @@ class Service:
         """The loop turns and no commit hangs: both were seen within this time."""
         now = self.clock.now()
         return now - self._ticked < within_s and (self._committing is None or now - self._committing < within_s)
+
+    @property
+    def committed(self) -> int:
+        """The seq up to which the log is on disk."""
+        return self._committed
+
+    @property
+    def committing_s(self) -> float:
+        """How long the commit that is under way has taken."""
+        return 0.0 if self._committing is None else self.clock.now() - self._committing
+
+    @property
+    def refused(self) -> LogError | None:
+        """Why this log is not served any more: another future of it, or another daemon, was found."""
+        return self._conflict
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopped or self._stopping.is_set()
+
+    @property
+    def announced(self) -> bool:
+        """The broker has our word that we are online."""
+        return self._announced
+
+    @property
+    def slow_reads(self) -> int:
+        """Reads that take time and are under way."""
+        return len(self._slow)
+
+    def heard_within(self, seconds: float) -> set[str]:
+        """Workers that sent something within this time."""
+        since = self.clock.now() - seconds
+        return {who for who, bucket in self._buckets.items() if bucket.at >= since} - self.desk.clients
 
     async def _drain(self) -> None:
         self._stopped = True           # nothing new is taken: what comes now is sent again to the next life
@@ -331,7 +382,7 @@ class Service:
         try:
             await self.log.save_snapshot(saved.seq, saved.codec, saved.digest, saved.blob)
         except LogError as error:      # a cache: the log is whole without it
-            logger.warning("the snapshot was not saved: %s", error)
+            logger.warning("the snapshot was not saved: %s", error, extra={"seq": saved.seq})
 
     def _touch_clock(self) -> None:
         self.desk.at(self.clock.now(), self.clock.time())
@@ -403,7 +454,8 @@ class Service:
             if who in desk.state.workers:
                 admin.fail(desk, who, message.id, admin.Refused(
                     "name-in-use", f"{who} is a worker; an operator needs a name of its own", "client"))
-            elif message.verb in reads.SLOW or (message.args.get("at") is not None and message.verb in _AT):
+            elif message.verb in reads.SLOW or message.verb in self.reads or (
+                    message.args.get("at") is not None and message.verb in _AT):
                 self._later(who, message)
             else:
                 admin.on_request(desk, who, message)
@@ -557,7 +609,7 @@ class Service:
                 continue
             rows = self.desk.take_rows()
             if rows:
-                self._committing = self.clock.now()
+                began = self._committing = self.clock.now()
                 try:
                     await self.log.append(rows)
                 except DiskFull as error:
@@ -568,6 +620,10 @@ class Service:
                 self._committed = rows[-1].seq
                 self.counters.commits += 1
                 self.counters.events += len(rows)
+                self.counters.append_s.add(self.clock.now() - began)
+                self.counters.tally.add(rows)
+                if logger.isEnabledFor(logging.DEBUG):
+                    _say_events(rows)
                 if self.settings.events:
                     for row in rows:
                         if row.study is not None:
@@ -580,7 +636,7 @@ class Service:
 
     async def _on_full_disk(self, error: DiskFull) -> None:
         """Nothing was written: throw the memory away, fold again, grant nothing until a write succeeds."""
-        logger.error("%s", error)
+        logger.error("%s", error, extra={"seq": self._committed})
         self._acks.clear()             # never acknowledged: their senders have no receipt and try again
         await self._fold()
         self.desk.disk_full = True
@@ -592,7 +648,8 @@ class Service:
         await self._start_writing()    # nothing is decided meanwhile: a second failure would cut it out of the middle
         if desk is self.desk:          # not folded again
             desk.disk_full = False
-            logger.warning("there is space again: the log goes on at event %d", self.desk.state.seq)
+            logger.warning("there is space again: the log goes on at event %d", self.desk.state.seq,
+                           extra={"seq": self.desk.state.seq})
             self._think.set()
 
     def _deliver(self) -> None:
@@ -601,13 +658,20 @@ class Service:
         for letter in self.desk.committed(self._committed):
             if letter.kind == "grant" and self._conflict is not None:
                 continue               # its number and fence may be out with other parameters
-            if not publish(to(letter.who, letter.kind), encode(letter)):
+            if publish(to(letter.who, letter.kind), encode(letter)):
+                self._count_letter(letter)
+            else:
                 self.counters.undeliverable += 1        # the receipts make that safe: it is asked for again
         if self._conflict is None:
             self._show()
         acks = self._acks
         while acks and acks[0][0] <= self._committed:
             acks.popleft()[1]()
+
+    def _count_letter(self, letter: Letter) -> None:
+        body, sent = letter.body, self.counters.letters
+        key = letter.kind, body.get("status", ""), body.get("reason", "") if letter.kind == "receipt" else ""
+        sent[key] = sent.get(key, 0) + 1
 
     # ------------------------------------------------------------ thinking
 
@@ -621,7 +685,12 @@ class Service:
                 group.create_task(self._suggest_one(self.desk, order), name=f"suggest {order.study}")
 
     async def _suggest_one(self, desk: Desk, order: Order) -> None:
+        began = self.clock.now()
         suggestion = await self._suggestion(order)
+        took_s = self.clock.now() - began
+        self.counters.suggest_s.add(took_s)
+        if suggestion.fit is not None:
+            self.counters.fit_s.add(took_s)
         self.counters.suggestions += len(suggestion.proposals)
         if desk is not self.desk or self._stopped:
             return                     # folded again meanwhile: what was asked for is history
@@ -636,7 +705,8 @@ class Service:
         try:
             return await self._suggest(order.problem, order.wanted)
         except Exception as error:
-            logger.exception("the optimiser failed on %s; a random point answers. Please report this", order.study)
+            logger.exception("the optimiser failed on %s; a random point answers. Please report this", order.study,
+                             extra={"study": order.study, "trial": order.problem.number})
             self.counters.fallbacks += order.wanted
             plain = await self._plainly(replace(order.problem, method="random"), order.wanted)
             return replace(plain, proposals=tuple(
@@ -657,10 +727,12 @@ class Service:
     async def _ticker(self) -> None:
         full_since: float | None = None
         while True:
+            slept = self.clock.now()
             await asyncio.sleep(self.settings.tick_s)
             if self._stopped:
                 return
             self._touch_clock()
+            self.counters.lag_s.add(max(0.0, self.clock.now() - slept - self.settings.tick_s))
             now = self._ticked = self.clock.now()
             if self.desk.disk_full:
                 full_since = now if full_since is None else full_since
@@ -733,7 +805,8 @@ class Service:
             try:
                 note = await heads.sign(self.clock.now(), self.desk.state.repairs)
             except DiskFull as error:
-                logger.warning("the head is not signed: %s", error)     # the next commit fails as well
+                # The next commit fails as well.
+                logger.warning("the head is not signed: %s", error, extra={"seq": self._committed})
                 return
             if note is None:
                 return
@@ -757,7 +830,8 @@ class Service:
             await asyncio.to_thread(keep, note)
         except OSError as error:
             if self._kept:
-                logger.error("the heads file cannot be written: %s; the daemon goes on", error)
+                logger.error("the heads file cannot be written: %s; the daemon goes on", error,
+                             extra={"seq": self._committed})
             self._kept = False
         else:
             self._kept = True
@@ -836,7 +910,8 @@ class Service:
                 "reason": reason, "accepted": conflict.note, "size": conflict.theirs.size, "fences_from": base,
                 "shared": conflict.shared, "signature": heads.sign_repair(conflict, desk.state.hash.hex(), base)})
         logger.warning("%s has a head of %d events, the log has %d: what is lost is given up, fences go on from %d",
-                       conflict.where, conflict.theirs.size, conflict.ours.size, desk.state.fence_base)
+                       conflict.where, conflict.theirs.size, conflict.ours.size, desk.state.fence_base,
+                       extra={"seq": desk.state.seq, "fence": desk.state.fence_base})
         self._repaired = conflict.note
 
     # ------------------------------------------------------------ reads that take time
@@ -866,7 +941,9 @@ class Service:
                 taken = await asyncio.to_thread(admin.fork_prefix, desk, request, moment.state)
                 self._write_of_past(client, request, moment, taken)
                 return
-            if request.verb in reads.SLOW:
+            if request.verb in self.reads:
+                result = await self.reads[request.verb](request)
+            elif request.verb in reads.SLOW:
                 result = await reads.SLOW[request.verb](
                     reads.Reading(self.log, self.desk, self._committed, moment), request)
             else:
@@ -881,7 +958,8 @@ class Service:
         except LogError as error:        # what it reads is damaged or gone: the next commit says the same and ends us
             admin.fail(desk, client, request.id, admin.Refused("log", str(error)))
         except Exception:
-            logger.exception("%s for %s failed; please report this", request.verb, client)
+            logger.exception("%s for %s failed; please report this", request.verb, client, extra={
+                name: request.args[name] for name in ("study", "trial", "worker") if name in request.args})
             admin.fail(desk, client, request.id, admin.Refused("bug", "the daemon failed at this; its log says where"))
         else:
             admin.reply(desk, client, request.id, "ok", result)
@@ -905,6 +983,15 @@ class Service:
 
 
 _AT = frozenset((*admin.READS, "study.fork"))      # verbs that may also ask about an earlier moment
+
+
+def _say_events(rows: Sequence[Row]) -> None:
+    """Each committed event as a line, for who looks for what happened to a trial."""
+    for row in rows:
+        data = orjson.loads(row.body)["data"]
+        logger.debug("%s by %s", row.type, row.actor, extra={
+            "seq": row.seq, "study": row.study, "trial": row.trial, "fence": data.get("fence"),
+            "worker": data.get("worker") or (row.actor[7:] if row.actor.startswith("worker/") else None)})
 
 
 # ---------------------------------------------------------------- what goes out, as bytes

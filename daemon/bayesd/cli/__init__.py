@@ -24,6 +24,7 @@ from bayesd.cli import (
     help,
     logs,
     pack,
+    probe,
     redact,
     server,
     studies,
@@ -33,7 +34,7 @@ from bayesd.cli import (
     why,
     workers,
 )
-from bayesd.cli.common import CONFIG, NO, UNREACHABLE, USAGE, Trouble
+from bayesd.cli.common import BUG, CONFIG, NO, UNREACHABLE, USAGE, Trouble
 from bayesd.config import ConfigError
 from bayesd.files import BadFile
 
@@ -62,7 +63,8 @@ def bayesd(debug: bool) -> None:
     """
 
 
-for _module in (server, studies, pack, trials, workers, hand, watch, why, logs, audit, diff, redact, whatif, help):
+for _module in (server, probe, studies, pack, trials, workers, hand, watch, why, logs, audit, diff, redact, whatif,
+                help):
     _module.register(bayesd)
 
 
@@ -122,14 +124,15 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, BaseExceptionGroup):
         # A task group wraps what its tasks raise; the first that we can explain is the reason.
         found = [explain(each) for each in error.exceptions]
-        return next((each for each in found if each[0] != _BUG), found[0])
+        return next((each for each in found if each[0] != BUG), found[0])
     if isinstance(error, Refusal):
         return (USAGE if error.code in ("bad-field", "bad-json") else NO), str(error)
     if isinstance(error, BusError):
         return UNREACHABLE, str(error)
     if isinstance(error, BadFile):
         return USAGE, str(error)
-    if isinstance(error, (Trouble, ConfigError)) or _is_ours(error, "bayesd.logfile", "LogError"):
+    if (isinstance(error, (Trouble, ConfigError)) or _is_ours(error, "bayesd.logfile", "LogError")
+            or _is_ours(error, "bayesd.web", "CannotListen")):
         return getattr(error, "exit_code", NO), str(error)
     if _is_ours(error, "bayesd.broker", "BrokerError"):
         return UNREACHABLE, str(error)
@@ -137,10 +140,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return CONFIG, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return USAGE, "a file name that was given is too long for this system: name a file that is there"
-    return _BUG, f"{type(error).__name__}: {error}. This is a bug: please report it with the output of --debug"
-
-
-_BUG = 70      # EX_SOFTWARE: nobody but us can mend it
+    return BUG, f"{type(error).__name__}: {error}. This is a bug: please report it with the output of --debug"
 
 
 def _is_ours(error: BaseException, module: str, name: str) -> bool:

@@ -18,6 +18,7 @@ from bayesd.bus import BusError
 from bayesd.show import FORMATS
 
 NO, USAGE, UNREACHABLE, CONFIG = 1, 2, 3, 78      # 65, 74, 75 and 76 are said by errors of the log
+BUG = 70      # EX_SOFTWARE: nobody but us can mend it
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -10,7 +10,7 @@ import click
 
 from bayesd import show
 from bayesd.bus import BusError
-from bayesd.cli.common import CONFIG, Trouble, Verb, format_option, need, verb
+from bayesd.cli.common import BUG, CONFIG, Trouble, Verb, format_option, need, verb
 from bayesd.config import ENVIRONMENT, Config, load
 from bayesd_schemas.address import shown
 
@@ -73,14 +73,14 @@ def _serve(file: Path | None, read_only: bool, accept_rollback: str | None, sett
     daemon = need("bayesd.daemon")
     flags = _flags(settings)
     settings_now, found = load(flags, file)
-    if settings_now.broker is not None and "port" in flags:
-        show.talk(f"--port does nothing with a broker of yours ({shown(settings_now.broker)}, from "
-                  f"{found['broker'].said_by}): leave one of the two out")
     if read_only:
         from bayesd.cli import logs
         logs.verify_file(daemon.log_path(settings_now), "table")
         return
     daemon.set_up_logging(settings_now)
+    if settings_now.broker is not None and "port" in flags:
+        daemon.logger.warning("--port does nothing with a broker of yours (%s, from %s): leave one of the two out",
+                              shown(settings_now.broker), found["broker"].said_by)
 
     def ready(service: Any, url: str) -> None:
         if sys.stderr.isatty():
@@ -91,9 +91,15 @@ def _serve(file: Path | None, read_only: bool, accept_rollback: str | None, sett
     try:
         asyncio.run(daemon.serve(settings_now, reload=lambda: load(flags, file)[0], on_ready=ready,
                                  accept_rollback=accept_rollback))
-    except BusError as error:
-        # A daemon dials for ever; what it raises is wrong in the settings.
-        raise Trouble(str(error), CONFIG) from error
+    except Exception as error:
+        # A daemon dials for ever; what the bus raises is wrong in the settings.
+        end = Trouble(str(error), CONFIG) if isinstance(error, BusError) else error
+        if settings_now.log_format != "json":
+            raise end from (None if end is error else error)
+        from bayesd.cli import explain
+        code, text = explain(end)
+        daemon.logger.critical("%s", text, exc_info=error if code == BUG else None)
+        raise click.exceptions.Exit(code) from error
 
 
 @click.group()
@@ -135,5 +141,7 @@ def config_check(file: Path | None) -> None:
             need("bayesd.daemon")._address(settings, settings.broker).check()
         except BusError as error:
             raise Trouble(str(error), CONFIG) from error
+    if settings.listen is not None:
+        need("bayesd.daemon").listening(settings)
     show.talk(f"{len(found)} settings given, all of them good"
               f" ({ENVIRONMENT}... in the environment, or the file, or the defaults)")
