@@ -79,7 +79,8 @@ print(json.dumps({
 
 
 def _sandboxed(unit: str, state: Path, config: Path, *command: str) -> list[str]:
-    visible = [str(each) for each in {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)} if each.parts[1] != "usr"]
+    code = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
+    visible = [str(each) for each in code if not code & set(each.parents) and each.parts[1] != "usr"]
     return [sys.executable, str(LAUNCHER), str(UNITS / unit), str(state), *visible, str(config), "--", *command]
 
 
