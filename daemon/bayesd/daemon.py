@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesd import __version__, systemd
+from bayesd.archiver import Archiver
 from bayesd.broker import EmbeddedBroker
 from bayesd.bus import BrokerAddress, MqttBus, Will
 from bayesd.config import Config, ConfigError, state_directory, write_runtime
@@ -131,10 +132,13 @@ async def _live(service: Service, config: Config, reload: Callable[[], Config] |
     if on_ready is not None:
         on_ready(service, url)
     beats = asyncio.create_task(_watchdog(service), name="watchdog")
+    archiving = asyncio.create_task(_archive(service, config), name="archiver")
     try:
         await service.run()
     finally:
         beats.cancel()
+        archiving.cancel()
+        await asyncio.wait({archiving})         # its process goes first
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
@@ -181,6 +185,12 @@ async def _watchdog(service: Service) -> None:
         await asyncio.sleep(every_s / 3)
         if service.is_healthy(within_s=every_s):
             systemd.notify(WATCHDOG=1)
+
+
+async def _archive(service: Service, config: Config) -> None:
+    if config.archive is not None:
+        archiver = Archiver(log_path(config), config.archive, config.archive_events)
+        await archiver.run(service.desk.state.log, lambda: service.log.head()[0])
 
 
 @contextlib.contextmanager

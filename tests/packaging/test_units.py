@@ -139,7 +139,8 @@ def test_the_daemon_works_under_what_its_unit_forbids(tmp_path: Path) -> None:
     state, config = _folders(tmp_path)
     unit = sandbox.settings(UNITS / "bayesd.service")
     with Mosquitto(tmp_path) as broker, Wire(broker.url) as wire:
-        (config / "bayesd.toml").write_text(f'broker = "{broker.url}"\nusername = "bayesd"\noperators = ["alice"]\n')
+        (config / "bayesd.toml").write_text(f'broker = "{broker.url}"\nusername = "bayesd"\noperators = ["alice"]\n'
+                                            f'archive = "{state}/archive"\narchive_events = 5\n')
         (config / "mqtt-password").write_text("secret\n")
         _give(state, config)
         manager = Manager(state)            # a socket that the sandbox can see
@@ -166,6 +167,7 @@ def test_the_daemon_works_under_what_its_unit_forbids(tmp_path: Path) -> None:
                 worker.ask(f"a{number}", study="s1")
                 worker.tell(f"t{number}", worker.grant(f"a{number}"), value=0.1 * number)
                 assert worker.receipt(f"t{number}")["status"] == "recorded"
+            wire.until(lambda: "are archived in" in errors.read_text(), "a process of its own has written a segment")
             daemon.terminate()
             assert daemon.wait(20) == 0, errors.read_text()
         finally:
