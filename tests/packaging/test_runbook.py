@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from click import Context, Group
 from click.testing import CliRunner
+from tests.edges.daemon import Daemon, Wire
+from tests.edges.mosquitto import Mosquitto
+from tests.edges.test_cli import Shell
 
 from bayesd.cli import bayesd
 from bayesd.config import Config
@@ -62,3 +65,53 @@ def test_every_exit_code_of_the_contract_is_explained() -> None:
 def test_every_unit_and_drop_in_is_in_the_page() -> None:
     for path in (ROOT / "deploy" / "systemd").iterdir():
         assert path.name in PAGE, f"{path.name} is nowhere explained"
+
+
+# --- What it promises of a daemon --------------------------------------------------------------------
+
+
+@pytest.fixture
+def sh(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+@pytest.mark.mosquitto
+def test_a_restored_backup_is_served_once_what_is_lost_is_given_up(tmp_path: Path, sh: Shell) -> None:
+    heads, copy = tmp_path / "heads.txt", tmp_path / "copy.db"
+    with Mosquitto(tmp_path) as broker, Wire(broker.url) as wire:
+        def life(*flags: str) -> Daemon:
+            return Daemon(tmp_path, broker.url, "--heads", str(heads), *flags)
+
+        with life() as daemon:
+            daemon.ready(wire)
+            wire.create("s1")
+            sh(f"log backup {daemon.log} -o {copy}")
+            wire.create("s2")
+            assert daemon.stop() == 0
+        said = sh(f"log restore {copy} -o {daemon.log} --move-aside --head {heads} -f json")
+        assert said.json["lacks"] is not None
+        with life() as daemon:
+            assert daemon.wait() == 65              # as the restore has said
+        with life("--accept-rollback", "the disk died") as daemon:
+            daemon.ready(wire)
+            assert [each["study"] for each in wire.ok("study.list")["studies"]] == ["s1"]
+            assert daemon.stop() == 0
+    sh(f"log verify {daemon.log}")
+
+
+@pytest.mark.mosquitto
+def test_a_new_key_signs_and_the_notes_of_the_old_one_stay_valid(tmp_path: Path, sh: Shell) -> None:
+    with Mosquitto(tmp_path) as broker, Wire(broker.url) as wire:
+        for number in range(2):
+            with Daemon(tmp_path, broker.url) as daemon:
+                daemon.ready(wire)
+                wire.create(f"s{number}")
+                assert daemon.stop() == 0
+            key = Path(f"{daemon.log}.key")
+            if number == 0:
+                key.rename(tmp_path / "old.key")
+    assert key.read_text() != (tmp_path / "old.key").read_text()
+    found = sh(f"log verify {daemon.log} -f json").json
+    assert len(found["keys"]) == 2
+    assert found["notes"] >= 2
+    assert found["signed_events"] == found["events"]
