@@ -79,6 +79,18 @@ def test_a_copy_is_the_log_and_nothing_else_is_left(log: Path, sh: Shell, tmp_pa
     assert events(named) == events(log)
 
 
+def test_without_a_name_it_is_the_log_of_this_user(sh: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STATE_DIRECTORY", "BAYESD_LOG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    assert "name the FILE" in sh(f"log backup -o {tmp_path}/copy.db", code=2).err
+    (tmp_path / "bayesd").mkdir()
+    log = live(tmp_path / "bayesd" / "log.db", 1, log_notes=False)
+    sh(f"log backup -o {tmp_path}/copy.db")
+    assert events(tmp_path / "copy.db") == events(log)
+
+
 def test_what_stands_in_the_way_is_never_lost(log: Path, sh: Shell, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     sh(f"log backup {log} -o {log}", code=2)
