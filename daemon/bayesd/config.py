@@ -48,6 +48,8 @@ class Config(BaseModel):
     heads: Path | None = Field(None, description="Append each signed head to this file, best on another disk")
     note_events: int = Field(1000, ge=1, description="Sign the head after so many events")
     note_s: float = Field(60, gt=0, description="Sign the head after so many seconds with news")
+    archive: Path | None = Field(None, description="Write segments of the log to this folder, as log archive does")
+    archive_events: int = Field(1_000_000, ge=1, description="Write one whenever so many events are in none")
     root: str = Field("", description="Prefix of every topic: acme puts acme/ before bayesd/1")
     operators: list[Name] | None = Field(None, description="Who may change things; none: everyone on the broker")
     events: bool = Field(False, description="Publish committed events at study/{study}/events")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesd import __version__, health, systemd, web
+from bayesd.archiver import Archiver
 from bayesd.broker import EmbeddedBroker
 from bayesd.bus import BrokerAddress, MqttBus, Will
 from bayesd.config import Config, ConfigError, RuntimeNote, state_directory, write_runtime
@@ -146,11 +147,14 @@ async def _live(service: Service, config: Config, reload: Callable[[], Config] |
         on_ready(service, url)
     beats = [asyncio.create_task(_watchdog(service), name="watchdog"),
              asyncio.create_task(_say_health(service, note), name="health")]
+    archiving = asyncio.create_task(_archive(service, config), name="archiver")
     try:
         await service.run()
     finally:
         for beat in beats:
             beat.cancel()
+        archiving.cancel()
+        await asyncio.wait({archiving})         # its process goes first
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
@@ -245,6 +249,12 @@ def listening(config: Config) -> tuple[web.Address, web.Token]:
     address, token = web.Address.parse(config.listen), None if file is None else web.read_token(Path(file))
     web.check(address, token)
     return address, token
+
+
+async def _archive(service: Service, config: Config) -> None:
+    if config.archive is not None:
+        archiver = Archiver(log_path(config), config.archive, config.archive_events)
+        await archiver.run(service.desk.state.log, lambda: service.log.head()[0])
 
 
 @contextlib.contextmanager

@@ -93,6 +93,7 @@ READING = (
     "PRAGMA cell_size_check = ON",      # notice a broken page before its numbers are used
     "PRAGMA mmap_size = 0",             # an I/O error is then an error and not a SIGBUS
 )
+RESTORING = ".restore"          # beside a log: the copy that is being put in its place
 READ_CHUNK = 1024               # events a read hands over at once
 BUSY_S = 5.0                    # how long to wait for a stranger who holds SQLite's write lock
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -502,6 +503,9 @@ def create(path: Path) -> None:
         # SQLite would take the pages of that WAL for pages of the new file.
         raise CannotOpen(f"{path} is missing or empty, but {stale.name} beside it holds events of a log: "
                          "put the log back, or move both away")
+    if Path(f"{path}{RESTORING}").exists():
+        raise CannotOpen(f"{path} is missing or empty, and {path.name}{RESTORING} beside it is a restore that was "
+                         "broken off: do it again (bayesd log restore), or move that file away to begin a new log")
     new = Path(f"{path}.new")
     for leftover in (new, Path(f"{new}-journal"), Path(f"{new}-wal"), Path(f"{new}-shm")):
         leftover.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ them. They hold no free text (see `texts.py`), so what is redacted in a log is n
 """
 
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
@@ -30,6 +31,7 @@ from bayesd.logfile import (
     CannotOpen,
     Damaged,
     DiskFull,
+    LockedOut,
     LogError,
     Look,
     Progress,
@@ -105,11 +107,13 @@ class Written:
 # --- Write -------------------------------------------------------------------------------------
 
 
-def archive(log: AnyPath, folder: Path, events: int = EVENTS, on_progress: Progress | None = None) -> list[Written]:
-    """Write what no segment in `folder` holds yet, in segments of `events`, the last one as long as there is.
+def archive(log: AnyPath, folder: Path, events: int = EVENTS, on_progress: Progress | None = None, *,
+            whole: bool = False) -> list[Written]:
+    """Write what no segment in `folder` holds yet, in segments of `events`, the last one as long as there is, or left
+    for later if segments shall be `whole`.
 
     Reads only, so it may run beside a daemon. Every event is checked on the way, and so is the join with the
-    segments that are there.
+    segments that are there. Raises LockedOut when somebody else writes to `folder`.
     """
     report = verify(log, on_progress)
     if report.damage is not None:
@@ -118,17 +122,42 @@ def archive(log: AnyPath, folder: Path, events: int = EVENTS, on_progress: Progr
         return []
     with _writing(folder):
         make_directory(folder)
-        done = _newest(folder, report.log)
+    with _alone_in(folder):
+        return _archive(log, report.log, report.seq, folder, events, whole)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    with _writing(folder):
+        guard = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise LockedOut(f"somebody else writes segments to {folder}; wait for them") from error
+    finally:
+        os.close(guard)
+
+
+def last_in(folder: Path, log: str) -> int:
+    """The last event of this log that a segment in `folder` holds; 0 when there is none."""
+    done = _newest(folder, log)
+    return done.last if done is not None else 0
+
+
+def _archive(log: AnyPath, id: str, seq: int, folder: Path, events: int, whole: bool) -> list[Written]:
+    with _writing(folder):
+        done = _newest(folder, id)
     after, prev = (done.last, done.hash) if done is not None else (0, ZERO)
-    if after > report.seq:
-        raise Misused(f"{folder} holds events of this log up to {after}, and {log} ends at {report.seq}: it is an "
+    if after > seq:
+        raise Misused(f"{folder} holds events of this log up to {after}, and {log} ends at {seq}: it is an "
                       "older copy. Nothing was written")
     with _writing(folder):
-        _clear(folder, report.log)
+        _clear(folder, id)
     out: list[Written] = []
-    while after < report.seq:
-        last = min(after + events, report.seq)
-        out.append(_write(log, folder, report.log, after, last, prev))
+    while after < seq and not (whole and after + events > seq):
+        last = min(after + events, seq)
+        out.append(_write(log, folder, id, after, last, prev))
         after, prev = last, out[-1].header.hash
     return out
 

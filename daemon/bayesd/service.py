@@ -632,7 +632,11 @@ class Service:
             if self.heads is not None and self.heads.is_due(self.clock.now(), self.settings.note_events, float("inf")):
                 self._note.set()
             if self.log.checkpoint_due:
-                await self.log.checkpoint()
+                self._committing = self.clock.now()     # what is decided meanwhile waits for it as for a commit
+                try:
+                    await self.log.checkpoint()
+                finally:
+                    self._committing = None
 
     async def _on_full_disk(self, error: DiskFull) -> None:
         """Nothing was written: throw the memory away, fold again, grant nothing until a write succeeds."""

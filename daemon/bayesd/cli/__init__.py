@@ -19,6 +19,7 @@ from bayesd.bus import BusError
 from bayesd.call import Refusal
 from bayesd.cli import (
     audit,
+    backups,
     diff,
     hand,
     help,
@@ -63,8 +64,8 @@ def bayesd(debug: bool) -> None:
     """
 
 
-for _module in (server, probe, studies, pack, trials, workers, hand, watch, why, logs, audit, diff, redact, whatif,
-                help):
+for _module in (server, probe, studies, pack, trials, workers, hand, watch, why, logs, backups, audit, diff, redact,
+                whatif, help):
     _module.register(bayesd)
 
 

@@ -329,16 +329,18 @@ def export(file: Path, output: Path | None, after: int) -> None:
 @_file
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The folder; default FILE's.")
 @click.option("--events", type=click.IntRange(min=1), help="Events of a segment; default 1,000,000.")
+@click.option("--whole", is_flag=True, help="Leave what does not fill a segment for later.")
 @format_option
-def archive(file: Path, output: Path | None, events: int | None, format: str) -> None:
+def archive(file: Path, output: Path | None, events: int | None, whole: bool, format: str) -> None:
     """Write events that are in no segment yet as compressed segments, to keep elsewhere.
 
     A segment has the hashed bytes of each event on a line, and a file beside it that says where it belongs. FILE
-    stays as it is and may be in use. Free text (errors, reasons) stays in FILE alone.
+    stays as it is and may be in use. Free text (errors, reasons) stays in FILE alone. A daemon does it by itself
+    when its settings archive and archive_events say so.
     """
     segments = need("bayesd.segments")
     with show.progress("archiving", offline.count(file)) as advance:
-        made = segments.archive(file, output or file.parent, events or segments.EVENTS, advance)
+        made = segments.archive(file, output or file.parent, events or segments.EVENTS, advance, whole=whole)
     rows = [{"segment": str(each.path), "first": each.header.first, "last": each.header.last,
              "bytes": each.header.bytes, "size": each.size, "ratio": round(each.ratio, 3)} for each in made]
     show.rows(format, rows, _SEGMENTS, "nothing new: segments hold every event")
