@@ -18,6 +18,7 @@ from bayesd.bus import BusError
 from bayesd.call import Refusal
 from bayesd.cli import (
     audit,
+    deploy,
     diff,
     hand,
     help,
@@ -61,7 +62,7 @@ def bayesd(debug: bool) -> None:
     """
 
 
-for _module in (server, studies, pack, trials, workers, hand, watch, why, logs, audit, diff, redact, whatif, help):
+for _module in (server, studies, pack, trials, workers, hand, watch, why, logs, audit, diff, redact, whatif, deploy, help):
     _module.register(bayesd)
 
 
