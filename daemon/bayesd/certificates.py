@@ -89,7 +89,8 @@ def issue(folder: Path, hosts: Sequence[str], clients: Mapping[str, str], *, day
                                "for each, for example --host broker.example --host localhost")
     _new_folder(folder)
     authority, key, made = _authority(folder)
-    wanted = {BROKER: BROKER, **{name: seen.role for name, seen in there.items() if name not in (BROKER, CA)}, **clients}
+    known = {name: seen.role for name, seen in there.items() if name not in (BROKER, CA)}
+    wanted = {BROKER: BROKER, **known, **clients}
     for name, role in wanted.items():
         seen = there.get(name)
         fits = seen is not None and (name != BROKER or not hosts or set(hosts) == set(seen.hosts))
@@ -128,7 +129,8 @@ def is_issued_by(file: Path, ca_file: Path) -> bool:
 def check_name(name: str) -> None:
     """Raises CertificateError for what is no name of the contract, or one that a file of ours has."""
     if not is_name(name):
-        raise CertificateError(f"{name!r} is not a name: up to 64 of a-z, 0-9, dot, dash and underscore, beginning with "
+        raise CertificateError(f"{name!r} is not a name: up to 64 of a-z, 0-9, dot, dash and underscore, beginning "
+                               f"with "
                                "a letter or digit, for example w1")
     if name in (CA, BROKER):
         raise CertificateError(f"an identity cannot be named {name}: files of that name are the "
@@ -141,7 +143,8 @@ def check_name(name: str) -> None:
 def _check_roles(there: Mapping[str, Seen], clients: Mapping[str, str]) -> None:
     for name, role in clients.items():
         if name in there and there[name].role != role:
-            raise CertificateError(f"{name} is the name of {_a(there[name].role)} already: a name is one or the other, so "
+            raise CertificateError(f"{name} is the name of {_a(there[name].role)} already: a name is one or the "
+                                   f"other, so "
                                    f"give the {role} another name")
 
 
@@ -175,11 +178,13 @@ def _authority(folder: Path) -> tuple[x509.Certificate, PrivateKey, list[Made]]:
         if _bytes(authority.public_key()) != _bytes(key.public_key()):
             raise CertificateError(f"{key_file} does not belong to {file}: bring the right one back")
         if authority.not_valid_after_utc <= _now():
-            raise CertificateError(f"the authority in {folder} ended on {authority.not_valid_after_utc:%Y-%m-%d}: begin "
+            raise CertificateError(f"the authority in {folder} ended on {authority.not_valid_after_utc:%Y-%m-%d}: "
+                                   f"begin "
                                    "with a new one in another folder, and give its ca.crt to everybody")
         return authority, key, [Made(file, _seen(authority), "kept")]
     if left := sorted(folder.glob("*.crt")):
-        raise CertificateError(f"{left[0]} is there, but not the authority that made it: bring {CA}.crt and {CA}.key back, "
+        raise CertificateError(f"{left[0]} is there, but not the authority that made it: bring {CA}.crt and {CA}.key "
+                               f"back, "
                                "or name an empty folder")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"bayesd CA {_now():%Y-%m-%d} {secrets.token_hex(3)}")])

@@ -56,7 +56,8 @@ def access_list(identities: Mapping[str, str], root: str = "", place: str = PLAC
     """`bayesd.acl` for identities, as roles by name. A revoked one, whose certificate is still good, may do nothing."""
     below = Topics(root).prefix
     lines = [f"# {place}/bayesd.acl: identity is the topic, so this file is the authority.",
-             "# `bayesd deploy mosquitto` writes it; mosquitto reads it again on SIGHUP (systemctl reload mosquitto).", "",
+             "# `bayesd deploy mosquitto` writes it; mosquitto reads it again on SIGHUP (systemctl reload "
+             "mosquitto).", "",
              "# Everybody who is known to the broker, as themselves.",
              f"pattern write {below}/from/%u/#", f"pattern write {below}/worker/%u", f"pattern read {below}/to/%u/#"]
     said = {f"{below}/from/", f"{below}/worker/", f"{below}/to/"}
@@ -118,7 +119,8 @@ def settings(profile: Profile, *, place: str = PLACE, state: str = STATE, plugin
                 f"# `bayesd deploy certs` makes the certificates, `bayesd deploy mosquitto` this file.\n"
                 f"{tls}acl_file {place}/bayesd.acl\n\n{_COMMON}")
     return (f"# /etc/mosquitto/conf.d/bayesd.conf: TLS, and a role for each identity in the Dynamic Security plugin.\n"
-            f"# The plugin writes its file, so that one lies with mosquitto's state. `bayesd deploy mosquitto` writes both.\n"
+            f"# The plugin writes its file, so that one lies with mosquitto's state. `bayesd deploy mosquitto` "
+            f"writes both.\n"
             f"{tls}plugin {plugin}\nplugin_opt_config_file {state}/bayesd-dynamic-security.json\n\n{_COMMON}")
 
 
@@ -180,7 +182,8 @@ def daemon_settings(profile: Profile, identities: Mapping[str, str], *, root: st
 
 def unit_credentials() -> str:
     """A drop-in of bayesd.service: certificates in place of the password."""
-    return ("# /etc/systemd/system/bayesd.service.d/certificates.conf: `bayesd deploy mosquitto` writes it.\n[Service]\n"
+    return ("# /etc/systemd/system/bayesd.service.d/certificates.conf: `bayesd deploy mosquitto` writes "
+            "it.\n[Service]\n"
             "LoadCredential=\nLoadCredential=mqtt-ca:/etc/bayesd/ca.crt\nLoadCredential=mqtt-cert:/etc/bayesd/daemon.crt\n"
             "LoadCredential=mqtt-key:/etc/bayesd/daemon.key\n"
             "#LoadCredential=signing-key:/etc/bayesd/signing-key\n")

@@ -62,7 +62,8 @@ def bayesd(debug: bool) -> None:
     """
 
 
-for _module in (server, studies, pack, trials, workers, hand, watch, why, logs, audit, diff, redact, whatif, deploy, help):
+for _module in (server, studies, pack, trials, workers, hand, watch, why, logs, audit, diff, redact, whatif, deploy,
+                help):
     _module.register(bayesd)
 
 

@@ -22,7 +22,8 @@ def deploy() -> None:
 
 def _identities(command: Any) -> Any:
     for option in (
-            click.option("--operator", "operators", multiple=True, metavar="NAME", help="Somebody who changes studies."),
+            click.option("--operator", "operators", multiple=True, metavar="NAME", help="Somebody who changes "
+                                                                                        "studies."),
             click.option("--worker", "workers", multiple=True, metavar="NAME", help="A worker; once for each."),
             click.option("--daemon", "daemon", metavar="NAME", help="The daemon; there is one for each broker.")):
         command = option(command)
@@ -49,7 +50,8 @@ def _roles(daemon: str | None, workers: Sequence[str], operators: Sequence[str])
 @click.option("--host", "hosts", multiple=True, metavar="NAME",
               help="A name or address under which the broker is reached; once for each.")
 @_identities
-@click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="Life of a client's certificate.")
+@click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="Life of a client's "
+                                                                                          "certificate.")
 @click.option("--broker-days", type=click.IntRange(1, 3650), default=397, show_default=True,
               help="Life of the broker's certificate.")
 @click.option("--renew", is_flag=True, help="Make those anew, with the same authority, that have less than a third of "
@@ -79,8 +81,10 @@ def certs(folder: Path, hosts: tuple[str, ...], daemon: str | None, workers: tup
     show.rows(format, shown, [show.Column("name", "NAME"), show.Column("role", "ROLE"), show.Column("done", "DONE"),
                               show.Column("ends", "ENDS"), show.Column("goes_to", "GOES TO")])
     if any(row["done"] != "kept" for row in rows):
-        show.talk(f"\nKeys are in {folder}, readable by you only. Copy each pair, and ca.crt with it, to the place named"
-                  f" above.\n{folder}/ca.key stays here: whoever has it can be anybody. deploy/README.md has the commands;"
+        show.talk(f"\nKeys are in {folder}, readable by you only. Copy each pair, and ca.crt with it, to the place "
+                  f"named"
+                  f" above.\n{folder}/ca.key stays here: whoever has it can be anybody. deploy/README.md has the "
+                  f"commands;"
                   f" next:\n  bayesd deploy mosquitto {folder}")
     elif renew:
         show.talk("nothing is near its end")
@@ -115,8 +119,8 @@ def _goes_to(name: str, role: str) -> str:
 @click.option("--plugin", default=mosquitto.PLUGIN, show_default=True, help="The Dynamic Security plugin there.")
 @format_option
 def mosquitto_files(folder: Path, profile: mosquitto.Profile, daemon: str | None, workers: tuple[str, ...],
-                    operators: tuple[str, ...], revoked: tuple[str, ...], root: str, port: int | None, bind: str | None, place: str, state: str,
-                    plugin: str, format: str) -> None:
+                    operators: tuple[str, ...], revoked: tuple[str, ...], root: str, port: int | None,
+                    bind: str | None, place: str, state: str, plugin: str, format: str) -> None:
     """Write mosquitto's settings and access list for the named identities, and the daemon's settings.
 
     Without names, they are those whose certificates are in FOLDER. With passwords, one is made for each identity
