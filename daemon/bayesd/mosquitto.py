@@ -87,7 +87,8 @@ max_inflight_messages 1000
 # Twice what bayesd reads, so that the daemon itself can answer a message that is too large.
 max_packet_size 131072
 
-# Comfort, not correctness: the daemon says everything again.
+# Comfort, not correctness: the daemon says everything again. Saving at each change costs 0.3 ms a message: for more
+# than 400 a second set it to false, and a crash forgets up to a second.
 persistence true
 autosave_on_changes true
 autosave_interval 1

@@ -17,7 +17,7 @@ import pytest
 from tests.edges.installed import HOST, QUICK, Installation, installation
 from tests.edges.mosquitto import Mosquitto, binary, free_port
 
-from bayesd import call, certificates, logfile
+from bayesd import call, certificates, logfile, mosquitto
 from bayesd.cli import run
 from bayesd.doctor import Finding, examine, machine, queue, ways
 from bayesd.doctor.broker import of_version
@@ -136,6 +136,12 @@ def test_a_fault_of_the_access_list(standing: Installation, fault: Fault) -> Non
         standing.grant(())
     standing.grant(((fault.old, fault.new), *fault.more))
     named(look(standing), fault.check, fault.words, fault.remedy)
+
+
+def test_a_revoked_identity_may_do_nothing(standing: Installation) -> None:
+    left = {"bayesd": "daemon", "w1": "worker", "alice": "operator"}
+    standing.grant(((standing.rights, mosquitto.access_list(left, revoked=["w2"])),))
+    named(look(standing, worker="w2"), "way of a worker", "w2 may not write bayesd/1/from/w2/ask", "w2")
 
 
 @pytest.mark.parametrize(("topic", "check"), [
