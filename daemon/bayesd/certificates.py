@@ -130,8 +130,7 @@ def check_name(name: str) -> None:
     """Raises CertificateError for what is no name of the contract, or one that a file of ours has."""
     if not is_name(name):
         raise CertificateError(f"{name!r} is not a name: up to 64 of a-z, 0-9, dot, dash and underscore, beginning "
-                               f"with "
-                               "a letter or digit, for example w1")
+                               "with a letter or digit, for example w1")
     if name in (CA, BROKER):
         raise CertificateError(f"an identity cannot be named {name}: files of that name are the "
                                f"{'authority' if name == CA else 'broker'}'s")
@@ -143,9 +142,8 @@ def check_name(name: str) -> None:
 def _check_roles(there: Mapping[str, Seen], clients: Mapping[str, str]) -> None:
     for name, role in clients.items():
         if name in there and there[name].role != role:
-            raise CertificateError(f"{name} is the name of {_a(there[name].role)} already: a name is one or the "
-                                   f"other, so "
-                                   f"give the {role} another name")
+            raise CertificateError(f"{name} is the name of {_a(there[name].role)} already: a name is one or the other, "
+                                   f"so give the {role} another name")
 
 
 def _a(role: str) -> str:
@@ -179,13 +177,11 @@ def _authority(folder: Path) -> tuple[x509.Certificate, PrivateKey, list[Made]]:
             raise CertificateError(f"{key_file} does not belong to {file}: bring the right one back")
         if authority.not_valid_after_utc <= _now():
             raise CertificateError(f"the authority in {folder} ended on {authority.not_valid_after_utc:%Y-%m-%d}: "
-                                   f"begin "
-                                   "with a new one in another folder, and give its ca.crt to everybody")
+                                   "begin with a new one in another folder, and give its ca.crt to everybody")
         return authority, key, [Made(file, _seen(authority), "kept")]
     if left := sorted(folder.glob("*.crt")):
         raise CertificateError(f"{left[0]} is there, but not the authority that made it: bring {CA}.crt and {CA}.key "
-                               f"back, "
-                               "or name an empty folder")
+                               "back, or name an empty folder")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"bayesd CA {_now():%Y-%m-%d} {secrets.token_hex(3)}")])
     usage = x509.KeyUsage(digital_signature=False, content_commitment=False, key_encipherment=False,

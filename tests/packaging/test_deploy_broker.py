@@ -206,7 +206,7 @@ def typed(commands: str, root: Path, port: int) -> None:
         program.chmod(0o755)
     (root / "etc/mosquitto/conf.d").mkdir(parents=True, exist_ok=True)      # mosquitto's package brings it
     commands = re.sub(r"(?<![\w.])/(etc|root)/", rf"{root}/\1/", commands).replace(" -o mosquitto -g mosquitto", "")
-    here = f"--port {port} --place {root}/etc/mosquitto/bayesd"
+    here = f"--port {port} --bind 127.0.0.1 --place {root}/etc/mosquitto/bayesd"
     commands = re.sub(r"^(bayesd deploy mosquitto .*)$", rf"\1 {here}", commands,
                       flags=re.MULTILINE)
     subprocess.run(["sh", "-euc", commands], check=True, capture_output=True,

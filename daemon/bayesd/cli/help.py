@@ -34,9 +34,9 @@ def completion(context: click.Context, shell: str) -> None:
     show.talk(f"to have it always, put this line into {file}:\n  {line}")
 
 
-@click.command("doctor", cls=Verb, example="bayesd doctor\nbayesd doctor --broker mqtts://broker.example --ca-file "
-                                           "ca.crt "
-               "--cert-file alice.crt --key-file alice.key --worker-cert-file w1.crt --worker-key-file w1.key\n"
+@click.command("doctor", cls=Verb, example="bayesd doctor\n"
+               "bayesd doctor --broker mqtts://broker.example --ca-file ca.crt --cert-file alice.crt "
+               "--key-file alice.key --worker-cert-file w1.crt --worker-key-file w1.key\n"
                "bayesd doctor --username alice --password-file alice.password --worker-user w1 "
                "--worker-password-file w1.password -f json")
 @click.option("--log", type=click.Path(path_type=Path), help="The log file to look at; default where serve puts it.")

@@ -72,9 +72,9 @@ async def examine(reach: Reach) -> Finding:
                        f"{ALL_S:g} s", "the daemon or the broker is very busy; try again, and look at "
                                        "max_queued_messages")
     if len(slow.ids) < len(quick.ids):
-        return Finding("waiting messages", "warn", f"of {len(quick.ids)} messages that waited for a slow listener "
-                       f"the broker dropped {len(quick.ids) - len(slow.ids)}, which it had acknowledged; receipts make "
-                       "that safe, and slow",
+        return Finding("waiting messages", "warn", f"of {len(quick.ids)} messages that waited for a slow listener the "
+                                                   f"broker dropped {len(quick.ids) - len(slow.ids)}, which it had "
+                                                   "acknowledged; receipts make that safe, and slow",
                        "max_queued_messages 100000 in mosquitto.conf, then restart it")
     return Finding("waiting messages", "ok", f"{len(quick.ids)} wait for a slow listener, none is dropped")
 

@@ -15,9 +15,8 @@ def examine(file: Path) -> list[Finding]:
     try:
         found = dict(_lines(file))
     except (OSError, UnicodeDecodeError) as error:
-        return [Finding("broker's settings", "bad", f"{file} cannot be read ({error})", "name mosquitto's file, and "
-                                                                                        "be one "
-                        "who may read it")]
+        return [Finding("broker's settings", "bad", f"{file} cannot be read ({error})", "name mosquitto's file, and be "
+                                                                                        "one who may read it")]
     wrong = [Finding("broker's settings", "warn", f"{file}: {words}", f"{advice}, then restart mosquitto; {WRITES}")
              for words, advice in _wrong(found)]
     return wrong or [Finding("broker's settings", "ok", f"{file} is as bayesd wants it")]
@@ -49,9 +48,8 @@ def _wrong(found: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
     if 0 < _number(last("max_packet_size", "0")) < PACKET_MIN:
         yield "max_packet_size is below what bayesd needs", f"max_packet_size {PACKET_MIN}"
     if last("persistence", "false") != "true":
-        yield ("persistence is off, so a restart of the broker forgets what is retained and queued; results are "
-               "safe, since "
-               "they are sent until their receipt comes", "persistence true")
+        yield ("persistence is off, so a restart of the broker forgets what is retained and queued; results are safe, "
+               "since they are sent until their receipt comes", "persistence true")
     elif _number(last("autosave_interval", "1800")) > AUTOSAVE_MAX_S:
         yield ("it saves every half hour unless told otherwise, so a crash forgets what came since",
                "autosave_interval 1")

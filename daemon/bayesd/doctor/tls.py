@@ -80,8 +80,7 @@ async def why_not(reach: Reach, said: str) -> str:
                 "certificates, take one that the broker's authority has made")
     if "Nothing listens" in said or "not known" in said or "does not answer" in said or "cannot be reached" in said:
         return ("look whether the broker runs (systemctl status mosquitto) and where it listens (ss -ltn); `bayesd "
-                "serve` "
-                "brings one of its own on this machine")
+                "serve` brings one of its own on this machine")
     if not address.tls:
         return "if it wants TLS: --broker mqtts://..., with --ca-file; else look into the broker's log"
     met = await _handshake(address, alert_s=ALERT_S)
@@ -89,21 +88,18 @@ async def why_not(reach: Reach, said: str) -> str:
         which = "has ended" if met.code == EXPIRED else "is not valid yet: is this clock right?"
         return f"the broker's certificate {which}; {RENEW}, copy broker.crt and broker.key to the broker and restart it"
     if met.code in (MISMATCH, OTHER_HOST_ADDRESS):
-        return (f"{address.host} is not a name in the broker's certificate: reach it under one that is, or "
-                f"`{RENEW} --host {address.host} --host OTHER-NAMES`, copy broker.crt and broker.key there and "
-                f"restart it")
+        return (f"{address.host} is not a name in the broker's certificate: reach it under one that is, or `{RENEW} "
+                f"--host {address.host} --host OTHER-NAMES`, copy broker.crt and broker.key there and restart it")
     if met.code is not None:
         return (f"the broker's certificate was not made by the authority in {address.ca_file or 'this system'}: give "
-                f"the "
-                "ca.crt of the folder in which `bayesd deploy certs` made it with --ca-file")
+                "the ca.crt of the folder in which `bayesd deploy certs` made it with --ca-file")
     if "certificate_required" in met.alert or (address.cert_file is None and met.alert):
         return "the broker wants a certificate of ours: give --cert-file and --key-file"
     if "expired" in met.alert:
         return f"our certificate has ended; {RENEW}, then copy the pair to here"
     if met.alert:
         return (f"the broker refuses our certificate ({met.alert}): take the pair that its own authority made, from "
-                f"the "
-                "folder of `bayesd deploy certs`")
+                "the folder of `bayesd deploy certs`")
     return "check the port, whether TLS is spoken there, and the broker's log"
 
 

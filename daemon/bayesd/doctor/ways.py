@@ -60,9 +60,8 @@ async def examine(reach: Reach, worker: Reach | None, daemon: Said, head: Said, 
     found.append(await _guarded_finding("waiting messages", lambda: queue.examine(first)))
     if worker is None and reach.known_as is not None:
         found.append(Finding("another identity", "ok", "not looked at: what a worker may do is seen with its own "
-                                                       "login; "
-                             "--worker-user NAME --worker-password-file FILE, or --worker-cert-file and "
-                             "--worker-key-file"))
+                                                       "login; --worker-user NAME --worker-password-file FILE, or "
+                                                       "--worker-cert-file and --worker-key-file"))
     return found
 
 
@@ -114,9 +113,9 @@ def _log_of(reach: Reach, said: Said, log: Path | None) -> list[Finding]:
     if here is None or said is None or here == said.get("log"):
         return []
     return [Finding("log of the root", "bad", f"{log} is log {here}, but the daemon at {reach.address.url} under "
-                    f"{reach.topics.prefix} has log {said.get('log')}", "two daemons want one root: stop one, or "
-                                                                        "give it "
-                    "another --root; or name the right file with --log")]
+                    f"{reach.topics.prefix} has log {said.get('log')}", "two daemons want one root: stop one, or give "
+                                                                        "it another --root; or name the right file "
+                                                                        "with --log")]
 
 
 def _head(reach: Reach, said: Said) -> Finding:
@@ -248,8 +247,7 @@ async def _forgery(reach: Reach, other: Reach | None) -> Finding:
     if wide:
         return Finding("acting as another", "bad", f"{reach.client} may write as {' and as '.join(wide)}: it may tell "
                        "results in every worker's name", f"pattern write {topics.prefix}/from/%u/# in the broker's "
-                                                         f"access "
-                       f"list, and no wider right for {reach.client}")
+                                                         f"access list, and no wider right for {reach.client}")
     if open_question:
         return Finding("acting as another", "ok", f"not known for {reach.client}: this broker does not say what it "
                                                   f"denies")
