@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from bayesd.bus import BrokerAddress, BusError, Caller, Message
 from bayesd.config import read_runtime
+from bayesd_client.certificate import common_name
 from bayesd_schemas.names import is_name
 from bayesd_schemas.topics import Topics
 
@@ -55,6 +56,8 @@ class Reach:
     client: str
     root: str = ""
     timeout_s: float = TIMEOUT_S
+    known_as: str | None = None
+    """The name by which the broker knows us: the user, else the one in our certificate; None for nobody."""
 
     @property
     def topics(self) -> Topics:
@@ -75,12 +78,13 @@ def find(broker: str | None = None, *, root: str | None = None, client: str | No
     address = BrokerAddress.parse(
         broker or (note["broker"] if note is not None else DEFAULT_BROKER), username=username,
         password_file=password_file, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
-    name = client or (clean(address.username) if address.username else f"cli-{secrets.token_hex(4)}")
+    known_as = address.username or (common_name(cert_file) if cert_file is not None else None)
+    name = client or (clean(known_as) if known_as else f"cli-{secrets.token_hex(4)}")
     if not is_name(name):
         raise ValueError(f"{name!r} is not a client's name: up to 64 of a-z, 0-9, dot, dash and underscore, "
                          "for example alice")
     Topics(root or "")
-    return Reach(address, name, root or "", timeout_s)
+    return Reach(address, name, root or "", timeout_s, known_as)
 
 
 def clean(text: str) -> str:

@@ -200,7 +200,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secure = address("mqtts://gpu-07@[::1]:9999")
     assert (secure.host, secure.port, secure.user, secure.password) == ("::1", 9999, "gpu-07", "s3cret ")
     assert secure.tls is not None
-    assert secure.tls.check_hostname
+    assert secure.tls.context().check_hostname
     assert address("mqtts://h").port == 8883
     assert address("localhost:1884").port == 1884
     assert "s3cret" not in str(secure)

@@ -50,5 +50,5 @@ def test_the_acl_lets_a_worker_act_only_as_itself(tmp_path: Path) -> None:
                  for who, ear in ears.items()}
     assert heard["bayesd"] == ["admin/alice/request", "daemon", "from/w1/tell", "study/s"]
     assert heard["w1"] == ["daemon", "study/s", "to/w1/grant"]
-    assert heard["w2"] == ["to/w2/grant"]
+    assert heard["w2"] == ["daemon", "study/s", "to/w2/grant"]
     assert heard["alice"] == ["daemon", "study/s", "worker/w1"]

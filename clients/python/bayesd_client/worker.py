@@ -95,7 +95,7 @@ class Worker:
         self._options = options
         self._say = say
         base = Path(options.spool) if options.spool is not None else None
-        self.name, self._spool = claim(options.name, address.user, base)
+        self.name, self._spool = claim(options.name, address.name, base)
         self._run_id = secrets.token_hex(4)
         self._topics = Topics(options.root)
         self.agent = Agent(

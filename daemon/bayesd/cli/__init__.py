@@ -20,6 +20,7 @@ from bayesd.call import Refusal
 from bayesd.cli import (
     audit,
     backups,
+    deploy,
     diff,
     hand,
     help,
@@ -65,7 +66,7 @@ def bayesd(debug: bool) -> None:
 
 
 for _module in (server, probe, studies, pack, trials, workers, hand, watch, why, logs, backups, audit, diff, redact,
-                whatif, help):
+                whatif, deploy, help):
     _module.register(bayesd)
 
 

@@ -39,7 +39,7 @@ def _lease(text: str) -> float:
 
 def _name(given: str | None, reach: Reach) -> str:
     """Whose hand it is: with broker users, theirs, because the access list knows no other."""
-    name = given or (clean(reach.address.username) if reach.address.username else hand_name())
+    name = given or (clean(reach.known_as) if reach.known_as else hand_name())
     if not is_name(name):
         raise Trouble(f"{name!r} is not a worker's name: up to 64 of a-z, 0-9, dot, dash and underscore", USAGE)
     return name
@@ -82,6 +82,9 @@ def tell_command(grant: dict[str, Any], hand: str, reach: Reach, name: str | Non
     words += ["--broker", reach.address.url]
     if reach.address.username is not None:
         words += ["--username", reach.address.username]
+    for option in ("password_file", "ca_file", "cert_file", "key_file"):
+        if (file := getattr(reach.address, option)) is not None:
+            words += [f"--{option.replace('_', '-')}", str(file)]
     return shlex.join(words)
 
 

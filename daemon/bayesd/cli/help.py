@@ -8,7 +8,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from bayesd import show
-from bayesd.cli.common import NO, USAGE, Reaching, Trouble, Verb, format_option, need, reaching
+from bayesd.cli.common import NO, USAGE, Reaching, Trouble, Verb, find, format_option, need, reaching
 
 _RC = {"bash": ("~/.bashrc", 'eval "$(bayesd completion bash)"'),
        "zsh": ("~/.zshrc", 'eval "$(bayesd completion zsh)"'),
@@ -34,18 +34,36 @@ def completion(context: click.Context, shell: str) -> None:
     show.talk(f"to have it always, put this line into {file}:\n  {line}")
 
 
-@click.command("doctor", cls=Verb, example="bayesd doctor\nbayesd doctor --broker mqtts://broker.example -f json")
+@click.command("doctor", cls=Verb, example="bayesd doctor\n"
+               "bayesd doctor --broker mqtts://broker.example --ca-file ca.crt --cert-file alice.crt "
+               "--key-file alice.key --worker-cert-file w1.crt --worker-key-file w1.key\n"
+               "bayesd doctor --username alice --password-file alice.password --worker-user w1 "
+               "--worker-password-file w1.password -f json")
 @click.option("--log", type=click.Path(path_type=Path), help="The log file to look at; default where serve puts it.")
+@click.option("--worker-user", metavar="NAME", help="A worker's login, to see as well what a worker may do.")
+@click.option("--worker-password-file", type=click.Path(path_type=Path))
+@click.option("--worker-cert-file", type=click.Path(path_type=Path))
+@click.option("--worker-key-file", type=click.Path(path_type=Path))
+@click.option("--broker-config", type=click.Path(path_type=Path),
+              help="mosquitto's settings, for what cannot be seen from outside: /etc/mosquitto/mosquitto.conf.")
 @reaching
 @format_option
-def doctor(log: Path | None, reach: Reaching, format: str) -> None:
+def doctor(log: Path | None, worker_user: str | None, worker_password_file: Path | None, worker_cert_file: Path | None,
+           worker_key_file: Path | None, broker_config: Path | None, reach: Reaching, format: str) -> None:
     """Find out what is wrong, and what to do.
 
-    Looks at the broker, the way to the daemon and back through its access list, clock, disk and
-    versions, and changes nothing. Ends with 1 if something is wrong.
+    Looks at the broker, the way to the daemon and back through its access list, certificates, clock, disk and
+    versions, and changes nothing. Takes a few seconds, and sends the broker about 2,300 small messages in one of them.
+    Ends with 1 if something is wrong.
     """
     from bayesd.doctor import examine
-    findings = asyncio.run(examine(reach(), log))
+    here = reach()
+    worker = None
+    if worker_user is not None or worker_cert_file is not None:
+        worker = find(broker=here.address.url, root=here.root, username=worker_user, password_file=worker_password_file,
+                      ca_file=here.address.ca_file, cert_file=worker_cert_file, key_file=worker_key_file,
+                      timeout_s=here.timeout_s)
+    findings = asyncio.run(examine(here, log, worker=worker, broker_settings=broker_config))
     marks = {"ok": "ok", "warn": "look", "bad": "BAD"}
     rows = [{"check": each.check, "state": each.state, "finding": each.finding, "advice": each.advice}
             for each in findings]

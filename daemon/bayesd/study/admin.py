@@ -529,8 +529,9 @@ def trial_show(desk: Desk, client: str, request: Request) -> Result:
 
 
 def worker_list(desk: Desk, client: str, request: Request) -> Result:
-    return "ok", page(request, ((name, view.worker_row(worker)) for name, worker in sorted(desk.state.workers.items())),
-                      "workers")
+    """With the daemon's time, by which others can see how far their clocks are apart."""
+    rows = ((name, view.worker_row(worker)) for name, worker in sorted(desk.state.workers.items()))
+    return "ok", {"time": desk.time, **page(request, rows, "workers")}
 
 
 def page(request: Request, rows: Iterable[tuple[Any, Any]], name: str, size: int = 0) -> dict[str, Any]:
