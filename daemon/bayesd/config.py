@@ -50,6 +50,9 @@ class Config(BaseModel):
     note_s: float = Field(60, gt=0, description="Sign the head after so many seconds with news")
     root: str = Field("", description="Prefix of every topic: acme puts acme/ before bayesd/1")
     operators: list[Name] | None = Field(None, description="Who may change things; none: everyone on the broker")
+    worker_keys: Path | None = Field(None, description="File with the keys of workers and operators that sign; "
+                                     "credential worker-keys; read again at SIGHUP")
+    require_signed: bool = Field(False, description="Take nothing that is not signed, but reads of operators")
     events: bool = Field(False, description="Publish committed events at study/{study}/events")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("text", pattern="^(text|json)$", description="Lines on stderr")

@@ -23,6 +23,7 @@ from bayesd.fingerprint import fingerprint
 from bayesd.heads import RolledBack
 from bayesd.log import SqliteLog
 from bayesd.outside import HeadFiles, signer_of
+from bayesd.seals import Seals, load_keys
 from bayesd.service import Outside, Service, Settings
 from bayesd.study.state import refuse_newer
 from bayesd_schemas.topics import Topics
@@ -88,7 +89,8 @@ async def serve(config: Config, *, reload: Callable[[], Config] | None = None,
             service = Service(log, bus, SystemClock(), settings=_settings(config, settle_s), version=__version__,
                               new_log=lambda: log_id, new_salt=new_salt,
                               fingerprint=await asyncio.to_thread(fingerprint, __version__),
-                              signer=signer, outside=outside)
+                              signer=signer, outside=outside,
+                              seals=Seals(_keys(config), required=config.require_signed))
             await service.open()
             if config.operators is None:
                 logger.warning("no list of operators is set: whoever may publish on %s may change studies", address.url)
@@ -150,10 +152,12 @@ def _reload(service: Service, reload: Callable[[], Config]) -> None:
     systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
     try:
         config = reload()
+        keys = _keys(config)
     except ConfigError as error:
         logger.error("the settings stay as they were: %s", error)
     else:
         service.reload(_settings(config, service.settings.settle_s))
+        service.seals.replace(keys, required=config.require_signed)
         logging.getLogger().setLevel(config.log_level.upper())
         logger.info("settings read again")
     systemd.notify(READY=1)
@@ -163,6 +167,13 @@ def _settings(config: Config, settle_s: float) -> Settings:
     operators = None if config.operators is None else frozenset(config.operators)
     return Settings(root=config.root, operators=operators, events=config.events, settle_s=settle_s,
                     note_events=config.note_events, note_s=config.note_s)
+
+
+def _keys(config: Config) -> dict[str, bytes]:
+    """The keys of those that sign. Raises ConfigError."""
+    handed = systemd.credential("worker-keys")
+    path = config.worker_keys or (Path(handed) if handed is not None else None)
+    return load_keys(path) if path is not None else {}
 
 
 def _address(config: Config, broker: str) -> BrokerAddress:

@@ -511,8 +511,9 @@ def reject(desk: Desk, worker: str, id: str, reason: Reason, detail: str, run: s
 # ---------------------------------------------------------------- tells [2, 5, 7]
 
 
-def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
-    """Record an outcome once per (trial, fence); every copy gets the first answer again."""
+def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> None:
+    """Record an outcome once per (trial, fence); every copy gets the first answer again. `auth`: how it is known
+    that the worker said it, beside the broker's word."""
     lease = _leased_to(desk, worker, tell)
     if lease is None:
         return
@@ -540,6 +541,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
         type = "outcome.late"
     elif type == "trial.failed" and _may_retry(study, trial, data["class"], after=1):
         data["retry"] = True
+    if auth is not None and type != "lease.released":
+        data["auth"] = auth
     desk.deadlines.pop(lease, None)
     desk.missed.pop(lease, None)
     event = desk.record(type, data, actor=f"worker/{worker}", study=study, trial=trial.number,
