@@ -3,7 +3,7 @@
 // The daemon may be away, every message may be lost or come twice, and this process may die at any moment. So what we
 // owe the daemon is state (leases with or without a tell, asks), `advance` sends whatever of it is due, and only a
 // receipt takes something off the list. The leases are kept in files too, one each, for the process that comes after.
-import { randomBytes } from 'node:crypto'
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import fs from 'node:fs'
 import { homedir, hostname } from 'node:os'
 import { join } from 'node:path'
@@ -44,15 +44,21 @@ class Worker {
   beatAt = 0
   epoch = null
   seen = undefined // the signed head of the daemon's log; asks show it, so that a log that went back is noticed
+  log = null // the daemon's log: what its topic claims, and with a key, once `sure`, what it has proved
+  nonce = undefined
+  doubted = new Set() // what was said about messages that we did not believe
+  count = 0
   leaving = null // why no new trial is wanted: 'closed', 'stopped' or an error
 
-  constructor({ broker = 'mqtt://127.0.0.1:1883', root, name, study, slots = 1, spool, signal, times, connect }, objective, resolve, reject) {
+  constructor({ broker = 'mqtt://127.0.0.1:1883', root, name, study, slots = 1, spool, signal, times, connect, signKey }, objective, resolve, reject) {
     for (const word of [name, study]) if (!NAME.test(word)) throw new TypeError(`not a name: ${word}`)
     const state = process.env.XDG_STATE_HOME || join(homedir(), '.local/state')
     spool ??= join(state, 'bayesd/javascript', name)
     Object.assign(this, { broker, name, study, slots, spool, signal, connect, objective, resolve, reject })
     this.topics = root ? `${root}/bayesd/1` : 'bayesd/1'
     this.times = { ...TIMES_MS, ...times }
+    signKey ??= process.env.BAYESD_SIGN_KEY_FILE
+    this.key = signKey ? readKey(signKey) : null
   }
 
   start() {
@@ -71,7 +77,7 @@ class Worker {
       this.client.subscribe([`${this.topics}/to/${this.name}/+`, `${this.topics}/daemon`, `${this.topics}/head`])
       this.sayAgain()
     })
-    this.client.on('message', (topic, payload) => this.hear(topic.split('/').at(-1), payload))
+    this.client.on('message', (topic, payload) => this.hear(topic.split('/').at(-1), topic, payload))
     this.client.on('error', ({ message }) => { // it connects again by itself
       if (message !== this.trouble) console.error(`bayesd worker ${this.name}: ${this.trouble = message}`)
     })
@@ -83,7 +89,50 @@ class Worker {
   // --- What we say ---
 
   publish(kind, message) {
-    if (this.client.connected) this.client.publish(`${this.topics}/from/${this.name}/${kind}`, JSON.stringify(message))
+    if (!this.client.connected || (this.key && this.log === null)) return // it is sent again
+    const topic = `from/${this.name}/${kind}`
+    this.client.publish(`${this.topics}/${topic}`, this.key ? this.signed(topic, kind, message) : JSON.stringify(message))
+  }
+
+  /** The envelope of a message. Receipts answer to its id, so the id says which process may believe them. */
+  signed(topic, kind, message) {
+    const stamped = kind === 'ask' || kind === 'beat'
+    const added = stamped ? { nonce: this.nonce, count: ++this.count } : { id: `${message.id}:${this.run}` }
+    const text = JSON.stringify({ ...message, ...added })
+    return JSON.stringify({ signed: text, mac: this.mac(this.leaseLog(message) ?? this.log, topic, text) })
+  }
+
+  mac(log, topic, text) {
+    return createHmac('sha256', this.key).update(`bayesd/1\n${log}\n${topic}\n${text}`).digest('hex')
+  }
+
+  /** A result belongs to the log that its grant came from, whatever the topic claims now. */
+  leaseLog({ study, trial, fence }) {
+    return this.leases.get(keyOf({ study, trial, fence }))?.log
+  }
+
+  /** What the daemon has said to this process; null when anybody may have said it. */
+  believed(kind, topic, payload) {
+    let envelope
+    try { envelope = JSON.parse(payload) } catch { return null }
+    const { signed: text, mac } = envelope ?? {}
+    if (typeof text !== 'string' || !/^[0-9a-f]{64}$/.test(mac) || this.log === null) return this.doubt(envelope)
+    const made = this.mac(this.log, topic.slice(this.topics.length + 1), text)
+    if (!timingSafeEqual(Buffer.from(made), Buffer.from(mac))) return this.doubt(envelope)
+    const message = JSON.parse(text)
+    if (kind === 'stop') return this.sure ? message : null
+    const ours = `:${this.run}`
+    if (kind === 'receipt' && message.id.endsWith(ours)) message.id = message.id.slice(0, -ours.length)
+    else if (message.run !== this.run) return null // said to another process of this name
+    this.sure = true
+    return message
+  }
+
+  doubt(envelope) {
+    const words = `a message that the daemon did not sign with our key was ignored${envelope?.detail ? `; it says: ${envelope.detail}` : ''}`
+    if (this.doubted.size < 10 && !this.doubted.has(words)) console.error(`bayesd worker ${this.name}: ${words}`)
+    this.doubted.add(words)
+    return null
   }
 
   sayAgain() {
@@ -147,8 +196,8 @@ class Worker {
   }
 
   keep(key) {
-    const { grant, starts, tell } = this.leases.get(key)
-    write(this.spool, `${key}.json`, JSON.stringify({ grant, starts, tell }))
+    const { grant, starts, tell, log } = this.leases.get(key)
+    write(this.spool, `${key}.json`, JSON.stringify({ grant, starts, tell, log }))
   }
 
   tell(key, fields) {
@@ -198,9 +247,13 @@ class Worker {
 
   // --- What we hear ---
 
-  hear(kind, payload) {
+  hear(kind, topic, payload) {
     let message
-    try { message = JSON.parse(payload) } catch { return } // such as a retained topic that was emptied
+    if (this.key && topic.startsWith(`${this.topics}/to/`)) message = this.believed(kind, topic, payload)
+    else try { message = JSON.parse(payload) } catch { return } // such as a retained topic that was emptied
+    if (!message) return
+    if (this.key && kind === 'daemon' && !this.hearDaemon(message)) return
+    if (this.key && kind === 'head' && !String(message.note).startsWith(`bayesd/${this.log}\n`)) return
     if (kind === 'grant') this.granted(message)
     if (kind === 'stop') this.stopped(keyOf(message), message.reason)
     if (kind === 'receipt') this.received(message)
@@ -212,6 +265,15 @@ class Worker {
     this.advance()
   }
 
+  /** With a key the topic is only a claim: a log that has proved itself is not given up for another name. */
+  hearDaemon({ log, nonce }) {
+    if (typeof log !== 'string' || (this.sure && log !== this.log)) return false
+    const first = this.log === null
+    Object.assign(this, { log, nonce })
+    if (first) this.sayAgain()
+    return true
+  }
+
   granted(grant) {
     if (grant.run !== this.run || !NAME.test(grant.study) || !Number.isInteger(grant.trial + grant.fence)) return
     this.asks.delete(grant.ask)
@@ -220,7 +282,7 @@ class Worker {
     if (lease) lease.sendAt = 0 // training, and the copy is ignored; or told, and the tell goes once more
     if (lease || this.settled.has(key)) return
     const full = this.leaving || this.training + this.queued() >= this.slots
-    this.leases.set(key, { grant, starts: 0 })
+    this.leases.set(key, { grant, starts: 0, ...(this.key && { log: this.log }) })
     if (full) this.tell(key, { state: 'released' })
     this.beatAt = Math.min(this.beatAt, performance.now() + (grant.lease_s * 1000) / 3)
   }
@@ -286,6 +348,12 @@ class Worker {
     if (this.leaving instanceof Error) this.reject(this.leaving)
     else this.resolve(this.leaving)
   }
+}
+
+function readKey(file) {
+  const text = fs.readFileSync(file, 'utf8').trim()
+  if (!/^[0-9a-f]{64}$/i.test(text)) throw new TypeError(`no key of 64 hex digits in ${file}`)
+  return Buffer.from(text, 'hex')
 }
 
 const keyOf = ({ study, trial, fence }) => `${study}.${trial}.${fence}`

@@ -12,16 +12,44 @@ host=${BAYESD_BROKER_HOST:-127.0.0.1} port=${BAYESD_BROKER_PORT:-1883} root=${BA
 tick_s=${BAYESD_TICK_S:-1} ask_s=${BAYESD_ASK_S:-30} tell_s=${BAYESD_TELL_S:-10} leave_s=${BAYESD_LEAVE_S:-10}
 spool=${BAYESD_SPOOL:-${XDG_STATE_HOME:-$HOME/.local/state}/bayesd/shell/$name} lease=$spool/lease.json
 run=$(od -An -N8 -tx1 /dev/urandom | tr -d ' ')     # one word for this process: the next one is another run
-key='' told='' training='' settled=' ' fenced=''    # key is study.trial.fence of what $lease holds
+key='' told='' training='' settled=' ' fenced='' log='' nonce='' count=0 sure='' doubted=''    # key is study.trial.fence of what $lease holds
 asks=1 wanted=1 beat_s=$ask_s beat_at=0 say_at=0 leave_at='' ear=''
 die() { echo "bayesd-worker $name: $1" >&2; exit 1; }
 
 # --- What we say ---------------------------------------------------------------------------------------------------
 # Each message has its own connection, and QoS 1 keeps them in order. The exit status of mosquitto_pub says nothing: a
 # forbidden publish ends with 0 too. Only a receipt counts, and until it comes we say it again.
-publish() { timeout 20 mosquitto_pub -h "$host" -p "$port" -q 1 -t "$root/from/$name/$1" -s; }
+publish() {
+    [ -z "$pads" ] || [ "$log" ] || { cat >/dev/null; return; }     # Nobody has said yet for which log we sign.
+    seal "$@" | timeout 20 mosquitto_pub -h "$host" -p "$port" -q 1 -t "$root/from/$name/$1" -s
+}
+
+# With a key: the message of this kind, and of the log that its grant came from, in its envelope. Receipts answer to its
+# id, so the id of a tell says which process may believe them. openssl gets the key in no argument, where ps shows it.
+seal() {
+    [ "$pads" ] || { cat; return; }
+    text=$(jq -c --arg kind "$1" --arg run "$run" --arg nonce "$nonce" --argjson count "$count" \
+        'if $kind == "tell" then .id += ":" + $run else . + {$nonce, $count} end')
+    jq -nc --arg signed "$text" --arg mac "$(mac "${2:-$log}" "from/$name/$1" "$text")" '$ARGS.named'
+}
+mac() {
+    printf 'bayesd/1\n%s\n%s\n%s' "$1" "$2" "$3" | cat "$pads.i" - | openssl dgst -sha256 -binary | cat "$pads.o" - |
+        openssl dgst -sha256 -r | cut -c 1-64
+}
+pad() {     # The key as HMAC wants it, each byte changed with this one.
+    hex=$(cat "$BAYESD_SIGN_KEY_FILE") || die "cannot read the key $BAYESD_SIGN_KEY_FILE"
+    case $hex in *[!0-9a-fA-F]*) hex='' ;; esac
+    [ ${#hex} -eq 64 ] || die "no key of 64 hex digits in $BAYESD_SIGN_KEY_FILE"
+    hex=${hex}0000000000000000000000000000000000000000000000000000000000000000
+    while [ "$hex" ]; do
+        rest=${hex#??}
+        printf "\\$(printf %03o $((0x${hex%"$rest"} ^ $1)))"
+        hex=$rest
+    done
+}
 
 beat() {
+    count=$((count + 1))
     [ "$fenced" ] || { [ -z "$key" ] || cat "$lease"; } | jq -nc --arg run "$run" --arg ask "$run.$asks" \
         '{$run, leases: [inputs | [.study, .trial, .fence]]} | .asks = if .leases == [] then [$ask] else [] end' |
         publish beat
@@ -29,8 +57,9 @@ beat() {
 }
 
 say() {     # The tell that we owe; or, when the slot is free, the ask, which wanted=0 withdraws.
+    count=$((count + 1))
     if [ "$told" ]; then
-        jq -c .tell "$lease" | publish tell; say_at=$((now + tell_s))
+        jq -c .tell "$lease" | publish tell "$(jq -r '.log // ""' "$lease")"; say_at=$((now + tell_s))
     elif [ -z "$key$training$fenced" ]; then
         jq -nc --arg id "$run.$asks" --arg run "$run" --arg study "$study" --argjson n "$wanted" '$ARGS.named' |
             publish ask
@@ -47,7 +76,7 @@ settle() { settled="$settled$key " key='' told=''; rm -f "$lease"; }    # Grants
 
 # --- The training --------------------------------------------------------------------------------------------------
 train() {   # Takes the grant on its input. A session of its own lets a stop reach each process of the training.
-    keep '.starts += 1'
+    keep --arg log "${pads:+$log}" '.starts += 1 | if $log == "" then . else .log //= $log end'
     beat_s=$(jq '[.lease_s / 3 | floor, 1] | max' "$lease") training=$key started=$now
     BAYESD_PARAMS=$(jq -c .params "$lease") BAYESD_GRANT=$(jq -c . "$lease") setsid sh -c \
         'trap : TERM; sh -c "$1" </dev/null >"$2" 4>&-; echo "ended $3 $?" >&4' \
@@ -76,6 +105,29 @@ listen() {
 words='def word: . // "-" | tostring | gsub("[^A-Za-z0-9._:-]"; "_") | if . == "" then "-" else . end;
     [(.topic / "/" | last), (.payload | fromjson | "\(.study).\(.trial).\(.fence)", .id, .run, .status, .reason,
     (.retry_after_s // 0 | ceil), .ask) | word] | join(" ")'
+
+doubt() {   # Once: it is the same each time, or a broker that wants to fill our log.
+    [ "$doubted" ] || echo "bayesd-worker $name: ignored, and so will be all that our key did not sign: $line" >&2
+    doubted=1
+}
+believe() { # With a key: whether a line is the daemon's word to this process; it is then as if it had come unsigned.
+    [ "$pads" ] || return 0
+    set -- "$(printf '%s\n' "$line" | jq -r '.topic / "/" | last')"
+    if [ "$1" = daemon ]; then      # A claim. A log that has proved itself is not given up for another name.
+        set -- "$(printf '%s\n' "$line" | jq -r '.payload | fromjson | .log')"
+        [ -z "$sure" ] || [ "$1" = "$log" ] || return 1
+        log=$1 nonce=$(printf '%s\n' "$line" | jq -r '.payload | fromjson | .nonce // ""')
+        return 0
+    fi
+    text=$(printf '%s\n' "$line" | jq -r '.payload | fromjson | .signed | strings' 2>/dev/null)
+    [ "$text" ] && [ "$(mac "$log" "to/$name/$1" "$text")" = "$(printf '%s\n' "$line" | jq -r '.payload | fromjson | .mac' 2>/dev/null)" ] ||
+        { doubt; return 1; }
+    [ "$1" != stop ] || [ "$sure" ] || return 1
+    line=$(printf '%s\n' "$line" | jq -ce --arg text "$text" --arg kind "$1" --arg run "$run" '
+        .payload = ($text | fromjson | if $kind == "stop" or .run == $run then .
+        elif $kind == "receipt" and (.id | endswith(":" + $run)) then .id |= rtrimstr(":" + $run)
+        else empty end | tojson)') && sure=1
+}
 
 hear() {    # kind key id run status reason retry_after_s ask
     case ${1:-} in      # Nothing at all when the message is not what we expect.
@@ -127,7 +179,11 @@ E
 mkdir -p "$spool/rejected" && exec 9>"$spool/lock" || die "no spool in $spool"
 timeout "${BAYESD_LOCK_S:-20}" flock 9 || die "another process uses $spool"     # What a killed run was just calling may hold it for a moment.
 rm -f "$spool/pipe" "$spool/out"; mkfifo "$spool/pipe" && exec 3<>"$spool/pipe" 4>"$spool/pipe" || die "no pipe in $spool"
-now=$(date +%s)
+now=$(date +%s) pads=''
+if [ "${BAYESD_SIGN_KEY_FILE:-}" ]; then
+    umask 077
+    pad 0x36 >"$spool/pad.i" && pad 0x5c >"$spool/pad.o" && pads=$spool/pad || exit 1
+fi
 trap 'wanted=0' TERM INT
 trap 'rm -f "$spool/out"' EXIT
 (   # The ear and the clock. When nobody reads them any more, however the worker ended, they also end the training.
@@ -161,7 +217,7 @@ while :; do
         training='' status=${line##* }; rm -f "$spool/pid.$run"
         [ -z "$key" ] || [ "$told" ] || tell "$(result "$status")"
         say ;;
-    '{'*) hear $(printf '%s\n' "$line" | jq -r "$words" 2>/dev/null) ;;
+    '{'*) ! believe || hear $(printf '%s\n' "$line" | jq -r "$words" 2>/dev/null) ;;
     esac
     [ -z "$leave_at" ] || [ "$now" -lt "$leave_at" ] || die "no answer within $leave_s s; the next start sends what is left"
     [ -z "$fenced" ] || [ "$told" ] || die "another process uses the name $name"

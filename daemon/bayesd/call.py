@@ -23,6 +23,7 @@ from bayesd.bus import BrokerAddress, BusError, Caller, Message
 from bayesd.config import read_runtime
 from bayesd_client.certificate import common_name
 from bayesd_schemas.names import is_name
+from bayesd_schemas.sealed import NotSigned, Sealer, read_key
 from bayesd_schemas.topics import Topics
 
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
@@ -58,6 +59,8 @@ class Reach:
     timeout_s: float = TIMEOUT_S
     known_as: str | None = None
     """The name by which the broker knows us: the user, else the one in our certificate; None for nobody."""
+    key: bytes | None = None
+    """What signs our messages and their answers."""
 
     @property
     def topics(self) -> Topics:
@@ -70,7 +73,7 @@ class Reach:
 
 def find(broker: str | None = None, *, root: str | None = None, client: str | None = None, username: str | None = None,
          password_file: Path | None = None, ca_file: Path | None = None, cert_file: Path | None = None,
-         key_file: Path | None = None, timeout_s: float = TIMEOUT_S) -> Reach:
+         key_file: Path | None = None, timeout_s: float = TIMEOUT_S, sign_key: Path | None = None) -> Reach:
     """The broker that was named, else the one of the daemon that runs on this machine, else the default one."""
     note = None if broker else read_runtime()
     if note is not None and root is None and isinstance(note.get("root"), str):
@@ -84,7 +87,7 @@ def find(broker: str | None = None, *, root: str | None = None, client: str | No
         raise ValueError(f"{name!r} is not a client's name: up to 64 of a-z, 0-9, dot, dash and underscore, "
                          "for example alice")
     Topics(root or "")
-    return Reach(address, name, root or "", timeout_s, known_as)
+    return Reach(address, name, root or "", timeout_s, known_as, read_key(sign_key) if sign_key is not None else None)
 
 
 def clean(text: str) -> str:
@@ -98,6 +101,43 @@ def hand_name() -> str:
     return clean(f"hand-{user}-{socket.gethostname().split('.')[0]}")
 
 
+class Voice:
+    """How messages are put, and which answers are believed: all of them without a key."""
+
+    def __init__(self, reach: Reach) -> None:
+        self._topics = reach.topics
+        self._sealer = Sealer(reach.key, self._topics.prefix) if reach.key is not None else None
+        self.daemon: str | None = None
+        """online or offline, as the topic says."""
+        self.complaint: str | None = None
+        """Why the last answer was not believed."""
+
+    def put(self, topic: str, message: Mapping[str, Any]) -> bytes | None:
+        """A message for a topic, anew for each transmission; None while it cannot be signed yet."""
+        if self._sealer is None:
+            return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+        return self._sealer.seal(topic, message) if self._sealer.log is not None else None
+
+    def take(self, message: Message) -> dict[str, Any] | None:
+        """An answer that is believed."""
+        said = read(message)
+        if message.topic == self._topics.daemon:
+            if said is not None:
+                self.daemon = said.get("state")
+                if self._sealer is not None:
+                    self._sealer.heard(said)
+            return None
+        if self._sealer is None:
+            return said
+        try:
+            believed: dict[str, Any] = json.loads(self._sealer.open(message.topic, message.payload))
+        except (NotSigned, ValueError) as error:
+            words = (said or {}).get("detail") or ((said or {}).get("error") or {}).get("message")
+            self.complaint = f"An answer was not signed by our key ({error})" + (f"; it says: {words}" if words else "")
+            return None
+        return believed
+
+
 class Client:
     """An operator's conversation with the daemon: requests one after another.
 
@@ -109,7 +149,7 @@ class Client:
         self.reach = reach
         self._topics = reach.topics
         self._caller: Caller | None = None
-        self._daemon: str | None = None
+        self._voice = Voice(reach)
         self.at: dict[str, Any] | None = None
         """The moment of the past that the last answer was of."""
 
@@ -142,8 +182,8 @@ class Client:
         if (args or {}).get("at") is not None:
             timeout_s = max(self.reach.timeout_s, PAST_TIMEOUT_S) if timeout_s is None else timeout_s
         id = secrets.token_hex(8)
-        payload = json.dumps({"id": id, "verb": verb, "args": dict(args or {})}, ensure_ascii=False,
-                             separators=(",", ":")).encode()
+        request = {"id": id, "verb": verb, "args": dict(args or {})}
+        topic = self._topics.request(self.reach.client)
         limit_s = self.reach.timeout_s if timeout_s is None else timeout_s
         until = time.monotonic() + limit_s
         trouble: BusError | None = None
@@ -152,8 +192,10 @@ class Client:
                 if self._caller is None:
                     await self._connect()
                 assert self._caller is not None
-                await self._caller.publish(self._topics.request(self.reach.client), payload)
-                reply = await self._reply(self._caller, id, min(again_s, left_s))
+                payload = self._voice.put(topic, request)
+                if payload is not None:
+                    await self._caller.publish(topic, payload)
+                reply = await self._reply(self._caller, id, min(again_s, left_s), payload is None)
             except BusError as error:
                 # A broker that was there a moment ago is likely to come back: it may have been restarted.
                 trouble = error
@@ -172,19 +214,21 @@ class Client:
                 await asyncio.sleep(BUSY_S)
         raise trouble or NoDaemon(self._silence(limit_s))
 
-    async def _reply(self, caller: Caller, id: str, timeout_s: float) -> dict[str, Any] | None:
+    async def _reply(self, caller: Caller, id: str, timeout_s: float, unsent: bool) -> dict[str, Any] | None:
         async for message in caller.messages(timeout_s):
-            said = read(message)
-            if message.topic == self._topics.daemon:
-                self._daemon = said.get("state") if said is not None else None
-            elif said is not None and said.get("id") == id:
+            said = self._voice.take(message)
+            if said is not None and said.get("id") == id:
                 return said
+            if unsent and self._voice.daemon is not None:
+                return None
         return None
 
     def _silence(self, limit_s: float) -> str:
         """Whose silence it is: the broker answered, so it is the daemon that is missing, or the way to it."""
         where = f"The broker at {self.reach.address.url} answers, but no daemon replied within {limit_s:g} s"
-        if self._daemon == "online":
+        if self._voice.complaint is not None:
+            return f"{where} that can be believed. {self._voice.complaint}"
+        if self._voice.daemon == "online":
             return (f"{where}, although one is announced there as online: the broker's access list may not let"
                     f" {self.reach.client} write {self._topics.request(self.reach.client)}; try `bayesd doctor`.")
         return (f"{where}: start one with `bayesd serve --broker {self.reach.address.url}`, or check --broker"

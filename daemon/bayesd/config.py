@@ -52,6 +52,9 @@ class Config(BaseModel):
     archive_events: int = Field(1_000_000, ge=1, description="Write one whenever so many events are in none")
     root: str = Field("", description="Prefix of every topic: acme puts acme/ before bayesd/1")
     operators: list[Name] | None = Field(None, description="Who may change things; none: everyone on the broker")
+    worker_keys: Path | None = Field(None, description="File with the keys of workers and operators that sign; "
+                                     "credential worker-keys; read again at SIGHUP")
+    require_signed: bool = Field(False, description="Take nothing that is not signed, but reads of operators")
     events: bool = Field(False, description="Publish committed events at study/{study}/events")
     listen: str | None = Field(None, description="Serve metrics and health at 127.0.0.1:9090 or unix:/PATH")
     listen_token_file: Path | None = Field(None, description="File with the token that readers send; credential "

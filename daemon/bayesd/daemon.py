@@ -26,6 +26,7 @@ from bayesd.heads import RolledBack
 from bayesd.log import SqliteLog
 from bayesd.metrics import CONTENT_TYPE, Exposition
 from bayesd.outside import HeadFiles, signer_of
+from bayesd.seals import Seals, load_keys
 from bayesd.service import Outside, Service, Settings
 from bayesd.study.state import refuse_newer
 from bayesd_schemas.topics import Topics
@@ -100,7 +101,8 @@ async def _serve(config: Config, view: "Shown", reload: Callable[[], Config] | N
             service = Service(log, bus, SystemClock(), settings=_settings(config, settle_s), version=__version__,
                               new_log=lambda: log_id, new_salt=new_salt,
                               fingerprint=await asyncio.to_thread(fingerprint, __version__),
-                              signer=signer, outside=outside)
+                              signer=signer, outside=outside,
+                              seals=Seals(_keys(config), required=config.require_signed))
             await asyncio.to_thread(service.counters.tally.read, log.path, log.head()[0])
             await service.open()
             view.show(service)
@@ -170,10 +172,12 @@ def _reload(service: Service, reload: Callable[[], Config]) -> None:
     systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
     try:
         config = reload()
+        keys = _keys(config)
     except ConfigError as error:
         logger.error("the settings stay as they were: %s", error)
     else:
         service.reload(_settings(config, service.settings.settle_s))
+        service.seals.replace(keys, required=config.require_signed)
         logging.getLogger().setLevel(config.log_level.upper())
         logger.info("settings read again")
     systemd.notify(READY=1)
@@ -183,6 +187,13 @@ def _settings(config: Config, settle_s: float) -> Settings:
     operators = None if config.operators is None else frozenset(config.operators)
     return Settings(root=config.root, operators=operators, events=config.events, settle_s=settle_s,
                     note_events=config.note_events, note_s=config.note_s)
+
+
+def _keys(config: Config) -> dict[str, bytes]:
+    """The keys of those that sign. Raises ConfigError."""
+    handed = systemd.credential("worker-keys")
+    path = config.worker_keys or (Path(handed) if handed is not None else None)
+    return load_keys(path) if path is not None else {}
 
 
 def _address(config: Config, broker: str) -> BrokerAddress:

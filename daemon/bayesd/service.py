@@ -39,6 +39,7 @@ from bayesd.moments import NoMoment
 from bayesd.notes import Checkpoint, Signer
 from bayesd.optimize import suggest
 from bayesd.past import Moment, Past
+from bayesd.seals import RETRY_S, Seals, Unverified
 from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.desk import Desk, Letter, Order, note_engine, restart
 from bayesd.study.fork import Prefix
@@ -47,7 +48,8 @@ from bayesd.study.row import Row
 from bayesd.tally import Durations, Tally
 from bayesd_schemas.messages import Ask, BadMessage, Request, decode, validate
 from bayesd_schemas.names import is_name
-from bayesd_schemas.topics import Topics
+from bayesd_schemas.sealed import STAMPED
+from bayesd_schemas.topics import Origin, Topics
 
 logger = logging.getLogger("bayesd")
 
@@ -175,7 +177,7 @@ class Service:
                  suggest: Suggest = in_thread, plainly: Suggest = in_thread,
                  new_log: Callable[[], str] = lambda: "log", new_salt: Callable[[], bytes] | None = None,
                  fingerprint: dict[str, Any] | None = None, signer: Signer | None = None,
-                 outside: Outside | None = None) -> None:
+                 outside: Outside | None = None, seals: Seals | None = None) -> None:
         self.log = log
         self.bus = bus
         self.clock = clock
@@ -187,6 +189,7 @@ class Service:
         self.replayed = 0
         self.heads = Heads(log, signer) if signer is not None else None
         self._outside = outside or Outside()
+        self.seals = seals or Seals()
         self._suggest = suggest
         self._plainly = plainly        # answers where `suggest` is too slow, or fails
         self._new_log = new_log
@@ -408,7 +411,8 @@ class Service:
     def presence(self, state: str) -> bytes:
         """The daemon's retained state; as `offline` it is also the last will."""
         return orjson.dumps({"state": state, "version": self.version, "log": self.desk.state.log,
-                             "epoch": self.log.epoch})
+                             "epoch": self.log.epoch,
+                             **({"nonce": self.seals.nonce} if self.seals.nonce is not None else {})})
 
     def on_message(self, topic: str, payload: bytes, ack: Ack) -> None:
         """Take one message. It is acknowledged to the broker after the commit of what it caused."""
@@ -431,16 +435,19 @@ class Service:
         before, letters = self.desk.state.seq, self.desk.letters
         if self._admit(origin.who, len(payload)):
             try:
-                self._handle(origin.who, origin.kind, decode(origin.kind, payload))
+                said, signed = self._open(topic, origin, payload) if self.seals.active else (payload, False)
+                self._handle(origin.who, origin.kind, decode(origin.kind, said), signed)
+            except Unverified as error:
+                self._turn_away(origin.who, origin.kind, error)
             except BadMessage as error:
                 self._refuse(origin.who, origin.kind, error)
-                self._ask_inside(origin.who, error.ask)
+                self._ask_inside(origin.who, error.ask, origin.who in self.seals.keys)
             if origin.kind == "beat" and self.desk.state.seq > before:
                 self._buckets[origin.who].tokens -= RUN_COST
             # Who makes us write many answers pays for them, be it later.
             self._buckets[origin.who].tokens -= max(0, self.desk.letters - letters - 1)
         elif origin.kind != "request":
-            self._shed(origin.who, origin.kind, payload)
+            self._shed(topic, origin, payload)
         if self.desk.state.seq == before:
             ack()
         else:
@@ -448,9 +455,33 @@ class Service:
         self._work.set()
         self._think.set()
 
-    def _handle(self, who: str, kind: str, message: Any) -> None:
-        desk = self.desk
+    def _open(self, topic: str, origin: Origin, payload: bytes) -> tuple[bytes, bool]:
+        """What a payload says, and whether its sender's key signed it. Raises Unverified."""
+        return self.seals.open(self.desk.state.log, topic[len(self.topics.prefix) + 1:], *origin, payload)
+
+    def _turn_away(self, who: str, kind: str, error: Unverified) -> None:
+        """Answer what may be anybody's: for people, and unsigned, so that it ends nothing for one who signs. A result
+        is kept by its worker until it has the right key; an ask or beat ends a worker that has the wrong one."""
+        self._count("unsigned")
+        if error.id is None:
+            return
         if kind == "request":
+            body: dict[str, Any] = {"id": error.id, "status": "error",
+                                    "error": {"code": error.reason, "message": error.detail}}
+        else:
+            body = {"id": error.id, "status": "rejected", "reason": error.reason, "detail": error.detail}
+            if kind in ("tell", "report"):
+                body["retry_after_s"] = RETRY_S
+        self.bus.publish(self.topics.to(who, "reply" if kind == "request" else "receipt"), orjson.dumps(body))
+
+    def _handle(self, who: str, kind: str, message: Any, signed: bool) -> None:
+        desk = self.desk
+        if signed and kind in STAMPED and not self._is_fresh(who, kind, message):
+            return
+        if kind == "request":
+            if self.seals.required and not signed and message.verb in admin.WRITES:
+                raise Unverified(f"this daemon takes changes from operators that sign only, and has no key for {who}: "
+                                 f"`bayesd worker key {who}` makes one", message.id)
             if who in desk.state.workers:
                 admin.fail(desk, who, message.id, admin.Refused(
                     "name-in-use", f"{who} is a worker; an operator needs a name of its own", "client"))
@@ -467,8 +498,8 @@ class Service:
             if desk.disk_full:
                 rules.reject(desk, who, message.id, "disk-full", "the log's disk is full; the result is not recorded")
             else:
-                rules.on_tell(desk, who, message)
-            self._ask_inside(who, message.ask)
+                rules.on_tell(desk, who, message, "hmac" if signed else None)
+            self._ask_inside(who, message.ask, signed)
         elif kind == "ask":
             self._on_ask(who, message)
         elif kind == "beat":
@@ -479,14 +510,24 @@ class Service:
         else:
             rules.on_report(desk, who, message)
 
-    def _ask_inside(self, who: str, ask: Any) -> None:
+    def _is_fresh(self, who: str, kind: str, message: Any) -> bool:
+        """Whether a signed message is no copy of an old one; a stale one is lost, and its sender says it again."""
+        source = message.id if kind == "request" else message.run
+        if self.seals.is_fresh(who, source, message.nonce, message.count):
+            return True
+        self._count("stale")
+        return False
+
+    def _ask_inside(self, who: str, ask: Any, signed: bool) -> None:
         """An ask inside a tell is judged on its own, whatever became of the tell [9]."""
         if ask is None or who in self.desk.clients:
             return
         try:
             if not isinstance(ask, dict):
                 raise BadMessage("bad-field", "ask: an ask is an object")
-            self._on_ask(who, validate("ask", ask))
+            inner = validate("ask", ask)
+            if not signed or self._is_fresh(who, "ask", inner):
+                self._on_ask(who, inner)
         except BadMessage as error:
             self._refuse(who, "ask", error)
 
@@ -536,14 +577,15 @@ class Service:
         bucket.tokens -= cost
         return True
 
-    def _shed(self, who: str, kind: str, payload: bytes) -> None:
+    def _shed(self, topic: str, origin: Origin, payload: bytes) -> None:
         """Drop a flooder's message unread; say so once a second, since its sender will try again."""
         self.counters.shed += 1
+        who = origin.who
         bucket = self._buckets[who]
         if self.desk.now - bucket.answered >= 1.0:
             bucket.answered = self.desk.now
             try:
-                message = decode(kind, payload)
+                message = decode(origin.kind, self._open(topic, origin, payload)[0])
             except BadMessage:
                 return
             run = getattr(message, "run", None)
@@ -658,11 +700,14 @@ class Service:
 
     def _deliver(self) -> None:
         """Send every letter whose facts are on disk, and acknowledge what caused them."""
-        publish, to = self.bus.publish, self.topics.to
+        publish, to, keys = self.bus.publish, self.topics.to, self.seals.keys
         for letter in self.desk.committed(self._committed):
             if letter.kind == "grant" and self._conflict is not None:
                 continue               # its number and fence may be out with other parameters
-            if publish(to(letter.who, letter.kind), encode(letter)):
+            text = encode(letter)
+            if letter.who in keys:
+                text = self.seals.seal(self.desk.state.log, f"to/{letter.who}/{letter.kind}", letter.who, text)
+            if publish(to(letter.who, letter.kind), text):
                 self._count_letter(letter)
             else:
                 self.counters.undeliverable += 1        # the receipts make that safe: it is asked for again
@@ -756,6 +801,8 @@ class Service:
             if self._announced:
                 self._say_cleared_again()
                 self._publish_states()
+                if self.seals.turn(now):
+                    self.bus.publish(self.topics.daemon, self.presence("online"), retain=True)
             if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:
                 self._checkpointed = now
                 await self.log.checkpoint()

@@ -33,6 +33,7 @@ from bayesd.bus import Ack
 from bayesd.log import Hook, MemoryDisk, MemoryLog
 from bayesd.notes import Signer
 from bayesd.optimize import suggest
+from bayesd.seals import Seals
 from bayesd.service import Outside, Service, Settings, Suggest
 from bayesd.study.problem import Problem, Suggestion
 from bayesd_schemas.topics import Topics
@@ -359,7 +360,7 @@ class Daemon:
                  make_bus: Callable[[MemoryBroker], MemoryBus] = MemoryBus,
                  on_end: Callable[[BaseException | None], None] = lambda error: None,
                  fingerprint: dict[str, Any] | None = None, signer: Signer | None = None,
-                 outside: Outside | None = None) -> None:
+                 outside: Outside | None = None, seals: Callable[[], Seals] | None = None) -> None:
         self.broker = broker
         self.disk = MemoryDisk() if disk is None else disk
         self.settings = settings or Settings(settle_s=0.0)
@@ -368,6 +369,8 @@ class Daemon:
         self.bus: MemoryBus | None = None
         self.signer = signer
         self.outside = outside
+        self.seals = seals
+        """Makes what each life knows of keys; None: nobody signs."""
         self.ended: BaseException | None = None
         """What ended the last life that ended by itself."""
         self.clock = HandClock()
@@ -390,7 +393,8 @@ class Daemon:
         service = Service(log, bus, self.clock, settings=self.settings, suggest=self._suggest,
                           plainly=inline, new_log=lambda: "memory", version="testing",
                           new_salt=lambda: b"%d salt" % service.desk.state.seq,
-                          fingerprint=self._fingerprint, signer=self.signer, outside=self.outside)
+                          fingerprint=self._fingerprint, signer=self.signer, outside=self.outside,
+                          seals=self.seals() if self.seals is not None else None)
         self.service = service
         self._task = asyncio.create_task(self._live(service, log), name=f"life {self.lives}")
         return service

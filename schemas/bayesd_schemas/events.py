@@ -224,6 +224,8 @@ class _Outcome(_Data):
     promoted: Count | None = Field(None, description="The seq of the late outcome that became the result")
     ended: Literal["cancelled"] | None = None
     elapsed_s: Number | None = None
+    auth: Literal["hmac"] | None = Field(None, description="The worker's key signed the message; else the broker alone "
+                                                           "says who sent it")
 
 
 class TrialCompleted(_Outcome):

@@ -76,6 +76,11 @@ Measured = Annotated[float | None, BeforeValidator(measured), WithJsonSchema({
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
+Nonce = Annotated[str, Field(max_length=64, description="Of the daemon's retained state; in signed messages only")]
+Transmission = Annotated[int, Field(ge=1, le=2**53 - 1, strict=True, description="Grows with each transmission of a "
+                                    "run, or of a request's id; in signed messages only")]
+
+
 class _Incoming(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -90,6 +95,8 @@ class Ask(_Incoming):
     lease_s: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     tags: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=64)] = []
     seen: Annotated[str, Field(max_length=4096)] | None = None
+    nonce: Nonce | None = None
+    count: Transmission | None = None
 
 
 class Beat(_Incoming):
@@ -98,6 +105,8 @@ class Beat(_Incoming):
     run: Run
     leases: Annotated[list[tuple[Name, Count, Count]], Field(max_length=10_000)] = []
     asks: Annotated[list[Id], Field(max_length=10_000)] = []
+    nonce: Nonce | None = None
+    count: Transmission | None = None
 
 
 class Report(_Incoming):
@@ -158,6 +167,8 @@ class Request(_Incoming):
     id: Id
     verb: Annotated[str, Field(pattern=r"^[a-z]+(\.[a-z]+)?$", max_length=64)]
     args: dict[str, Any] = {}
+    nonce: Nonce | None = None
+    count: Transmission | None = None
 
 
 class _Outgoing(BaseModel):
@@ -245,6 +256,8 @@ class DaemonState(_Outgoing):
     version: str
     log: str
     epoch: Count
+    nonce: str | None = None
+    """What signed asks, beats and requests carry; it changes every few minutes, and is there only with keys."""
 
 
 class Head(_Outgoing):

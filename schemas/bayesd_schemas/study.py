@@ -4,11 +4,13 @@ TOML, JSON and YAML mean the same. Every key has a type, a default and a sentenc
 unknown key is an error.
 """
 
+import math
 import re
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -50,6 +52,26 @@ def seconds(text: Any) -> Any:
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=1e10)]
 
 
+def _open_ended(bounds: Any) -> Any:
+    """TOML has no null, but it has inf: an end that is infinite is none."""
+    if isinstance(bounds, list | tuple):
+        return [None if isinstance(end, float) and math.isinf(end) and (end > 0) == bool(i) else end
+                for i, end in enumerate(bounds)]
+    return bounds
+
+
+def _ordered(bounds: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    low, high = bounds
+    if low is None and high is None:
+        raise ValueError("both ends are open, so nothing is bounded: leave bounds out, or give [0, 1] or [0, null]")
+    if low is not None and high is not None and low >= high:
+        raise ValueError(f"the low end, {low:g}, is not below the high end, {high:g}")
+    return bounds
+
+
+Bounds = Annotated[tuple[Finite | None, Finite | None], BeforeValidator(_open_ended), AfterValidator(_ordered)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,6 +82,16 @@ class Objective(_Part):
     name: MetricName
     direction: Direction = "minimize"
     reference: Finite | None = Field(None, description="Reference value for the hypervolume of several objectives.")
+    bounds: Bounds | None = Field(None, description="What this metric can be, [low, high]; null, or inf in TOML, is an "
+                                  "open end. A value outside is a failure of class other, and is not learned from.")
+
+    def misses(self, value: float) -> str | None:
+        """Why a value cannot be one of this metric, in words; None when it can."""
+        low, high = self.bounds or (None, None)
+        if (low is None or value >= low) and (high is None or value <= high):
+            return None
+        ends = [f"{word} {end!r}" for word, end in (("at least", low), ("at most", high)) if end is not None]
+        return f"{self.name} is {value!r}, but by the study's bounds it is {' and '.join(ends)}"
 
 
 class Budget(_Part):
@@ -108,6 +140,7 @@ class StudySpec(_Part):
     name: Name
     metric: MetricName | None = Field(None, description="The one metric; or [[objectives]] for several.")
     direction: Direction | None = Field(None, description="Which way the metric is better. Default minimize.")
+    bounds: Bounds | None = Field(None, description="What the one metric can be, as in [[objectives]].")
     objectives: Annotated[list[Objective], Field(max_length=16)] | None = None
     method: Method = "bayes"
     seed: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = 0
@@ -145,6 +178,8 @@ class StudySpec(_Part):
         if self.objectives is not None:
             if self.metric is not None or self.direction is not None:
                 raise ValueError("give metric and direction, or [[objectives]], not both")
+            if self.bounds is not None:
+                raise ValueError("with [[objectives]], bounds stand in each of them")
             if not self.objectives:
                 raise ValueError("objectives is empty")
             names = [objective.name for objective in self.objectives]
@@ -164,7 +199,8 @@ class StudySpec(_Part):
         """The objectives in order, however the file spelled them."""
         if self.objectives:
             return tuple(self.objectives)
-        return (Objective(name=self.metric or "value", direction=self.direction or "minimize"),)
+        return (Objective(name=self.metric or "value", direction=self.direction or "minimize",
+                          bounds=self.bounds),)
 
     @cached_property
     def constrained(self) -> tuple[constraining.Constraint, ...]:

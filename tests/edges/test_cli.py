@@ -194,9 +194,9 @@ def test_every_example_can_be_pasted() -> None:
 def test_every_verb_of_the_contract_is_there() -> None:
     wanted = """serve; demo; doctor; ask; tell; watch; completion; config show; config check; study create; study list;
         study show; study pause; study resume; study close; study amend; study enqueue; study best; study export;
-        trial list; trial show; trial cancel; trial void; worker list; worker revoke; worker run; log verify;
-        log replay; log show; log tail; log export; log diff; log audit; log archive; log import; log redact;
-        study fork; study what-if; study confirm"""
+        trial list; trial show; trial cancel; trial void; worker list; worker revoke; worker run; worker key;
+        log verify; log replay; log show; log tail; log export; log diff; log audit; log archive; log import;
+        log redact; study fork; study what-if; study confirm"""
     assert {tuple(each.split()) for each in wanted.split(";")} <= set(ALL)
 
 

@@ -88,6 +88,8 @@ class Send:
 
     kind: Literal["ask", "beat", "report", "tell"]
     message: dict[str, Any]
+    log: str | None = None
+    """The log that a tell or report belongs to, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -537,7 +539,7 @@ class Agent:
             self._ask_sent(ask, now)
         told.due_s = now + self._resend_after_s(told.tries)
         told.tries += 1
-        self._out.append(Send("tell", message))
+        self._out.append(Send("tell", message, told.log))
 
     def _on_tell_receipt(self, key: Key, receipt: Receipt, now: float) -> None:
         told = self._told[key]
@@ -562,7 +564,7 @@ class Agent:
         held.reports_left -= 1
         held.report_ids.add(message["id"])
         self._report_ids[message["id"]] = (held.lease.key, message["step"])
-        self._out.append(Send("report", message))
+        self._out.append(Send("report", message, held.log))
 
     def _forget_reports(self, held: _Held) -> None:
         for id in held.report_ids:

@@ -39,13 +39,15 @@ def _seconds(text: str) -> float:
 @click.option("--ca-file", "ca_file", type=click.Path(), help="Certificates to trust (mqtts).")
 @click.option("--cert-file", "cert_file", type=click.Path(), help="This worker's certificate (mqtts).")
 @click.option("--key-file", "key_file", type=click.Path(), help="Its private key (mqtts).")
+@click.option("--sign-key", type=click.Path(path_type=Path), help="Sign with the key in this file; default "
+              "BAYESD_SIGN_KEY_FILE.")
 @click.option("--root", default="", envvar="BAYESD_ROOT", help="The operator's topic prefix.")
 @click.option("--spool", type=click.Path(path_type=Path), help="Where results are kept until they are recorded.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def worker_run(study: str, name: str | None, slots: int, prefetch: int, timeout: float | None, lease: float | None,
                keep: bool, tags: tuple[str, ...], broker: str | None, password_file: Path | None,
-               ca_file: str | None, cert_file: str | None, key_file: str | None, root: str, spool: Path | None,
-               command: tuple[str, ...]) -> None:
+               ca_file: str | None, cert_file: str | None, key_file: str | None, sign_key: Path | None, root: str,
+               spool: Path | None, command: tuple[str, ...]) -> None:
     """Run COMMAND once per trial, for example: -- python train.py --lr {lr}
 
     Parameters come as placeholders, or as JSON in BAYESD_PARAMS. The value is the last line that
@@ -59,7 +61,7 @@ def worker_run(study: str, name: str | None, slots: int, prefetch: int, timeout:
             command, broker, timeout_s=timeout, password_file=password_file, ca_file=ca_file,
             cert_file=cert_file, key_file=key_file, say=lambda text: click.echo(text, err=True),
             options=Options(study=study, name=name, slots=slots, prefetch=min(prefetch, slots), lease_s=lease,
-                            tags=tags, keep=keep, root=root, spool=spool))
+                            tags=tags, keep=keep, root=root, spool=spool, sign_key=sign_key))
     except (BadAddress, CannotTrain, ValueError) as error:       # the command line is wrong
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

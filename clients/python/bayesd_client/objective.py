@@ -24,7 +24,8 @@ def worker(broker: str | None = None, *, study: str | None = None, name: str | N
            password_file: str | os.PathLike[str] | None = None, ca_file: str | None = None,
            cert_file: str | None = None, key_file: str | None = None, lease_s: float | None = None,
            tags: Sequence[str] = (), prefetch: int = 1, root: str = "",
-           spool: str | os.PathLike[str] | None = None) -> Callable[[Callable[[Trial], Any]], "Objective"]:
+           spool: str | os.PathLike[str] | None = None,
+           sign_key: str | os.PathLike[str] | None = None) -> Callable[[Callable[[Trial], Any]], "Objective"]:
     """Make an objective of a function of one trial.
 
     @bayesd.worker("mqtt://localhost", study="digits-svm")
@@ -33,7 +34,7 @@ def worker(broker: str | None = None, *, study: str | None = None, name: str | N
     objective.run(slots=4)
     """
     options = Options(study=study, name=name, lease_s=lease_s, tags=tuple(tags), prefetch=prefetch, root=root,
-                      spool=spool)
+                      spool=spool, sign_key=sign_key)
     line = _Line(broker, password_file, ca_file, cert_file, key_file)
 
     def decorate(function: Callable[[Trial], Any]) -> Objective:

@@ -26,10 +26,12 @@ from bayesd_client.agent import Agent, Answered, Effect, End, Halt, Lease, Send,
 from bayesd_client.errors import BadOptions, CannotTrain, NameInUse, Refused, Undelivered, WorkerError
 from bayesd_client.kept import Key
 from bayesd_client.link import Address, Link, Presence
+from bayesd_client.signing import Ignored, Signing
 from bayesd_client.spool import claim
 from bayesd_client.trial import Trial
 from bayesd_schemas.messages import BadMessage, parse
 from bayesd_schemas.names import is_name
+from bayesd_schemas.sealed import read_key
 from bayesd_schemas.space import Space
 from bayesd_schemas.topics import Topics
 
@@ -66,6 +68,8 @@ class Options:
     root: str = ""
     spool: str | os.PathLike[str] | None = None
     """The folder of all spools; default $XDG_STATE_HOME/bayesd/workers."""
+    sign_key: str | os.PathLike[str] | None = None
+    """The file with the key that signs; default BAYESD_SIGN_KEY_FILE, else nothing is signed."""
 
     def check(self) -> None:
         if self.study is not None and is_name(self.study) is None:
@@ -91,6 +95,7 @@ class Worker:
 
     def __init__(self, training: Training, address: Address, options: Options, say: Say) -> None:
         options.check()
+        key = _sign_key(options.sign_key)
         self._training = training
         self._options = options
         self._say = say
@@ -98,6 +103,9 @@ class Worker:
         self.name, self._spool = claim(options.name, address.name, base)
         self._run_id = secrets.token_hex(4)
         self._topics = Topics(options.root)
+        self._signing = Signing(key, self.name, self._run_id, self._topics) if key is not None else None
+        self._line_up = False
+        """The line is up, and the agent does not know, since nothing can be signed yet."""
         self.agent = Agent(
             Settings(self._run_id, options.study, options.slots, options.prefetch, options.lease_s,
                      tuple(options.tags), options.keep),
@@ -167,7 +175,7 @@ class Worker:
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
-                self._link.send(self._topics.sent(self.name, effect.kind), encode(effect.message))
+                self._send(effect)
                 if effect.kind == "tell" and effect.message.get("state") != "released":
                     self._told.add(effect.message["id"])
             elif isinstance(effect, Start):
@@ -181,6 +189,13 @@ class Worker:
             else:
                 self._say(("warning: " if effect.warning else "") + effect.text)
         self._wake.set()
+
+    def _send(self, send: Send) -> None:
+        if self._signing is None:
+            payload = encode(send.message)
+        else:
+            payload = self._signing.seal(send.kind, send.message, send.log)
+        self._link.send(self._topics.sent(self.name, send.kind), payload)
 
     # Trainings.
 
@@ -261,7 +276,9 @@ class Worker:
         self._do(effects)
 
     async def _space_of(self, study: str) -> Space | None:
-        """The declared space, from the study's retained topic."""
+        """The declared space, from the study's retained topic, which nobody signs."""
+        if self._signing is not None:
+            return None
         if study not in self.agent.studies:
             seen = self._study_seen.setdefault(study, asyncio.Event())
             with contextlib.suppress(TimeoutError):
@@ -295,8 +312,17 @@ class Worker:
         subscriptions = [topics.to(self.name, "+"), topics.daemon, topics.head,
                          topics.study(study) if study is not None else f"{topics.prefix}/study/+"]
         return Link(address, f"bayesd-{self.name}-{self._run_id}", subscriptions, presence,
-                    lambda: self._do(self.agent.connected(self._now())),
-                    lambda: self._do(self.agent.disconnected(self._now())), self._received, self._say)
+                    self._connected, self._disconnected, self._received, self._say)
+
+    def _connected(self) -> None:
+        if self._signing is not None and not self._signing.ready:
+            self._line_up = True
+        else:
+            self._do(self.agent.connected(self._now()))
+
+    def _disconnected(self) -> None:
+        self._line_up = False
+        self._do(self.agent.disconnected(self._now()))
 
     def _received(self, topic: str, payload: bytes, retained: bool) -> None:
         if topic == self._topics.daemon:
@@ -310,13 +336,37 @@ class Worker:
         if not payload:
             return                    # a retained topic that was emptied
         try:
-            data = parse(payload, 1024 * 1024)
+            data = self._believed(kind, topic, payload) if self._signing is not None else parse(payload, 1024 * 1024)
         except BadMessage as error:
             self._say(f"warning: a message at {topic} was ignored: {error.detail}")
+            return
+        except Ignored as error:
+            if str(error):
+                self._say(f"warning: {error}")
             return
         self._do(self.agent.received(kind, data, self._now(), retained))
         if kind == "study" and (seen := self._study_seen.get(str(data.get("study")))) is not None:
             seen.set()
+
+    def _believed(self, kind: str, topic: str, payload: bytes) -> dict[str, Any]:
+        """What a worker that signs believes of a message. Raises BadMessage or Ignored."""
+        assert self._signing is not None
+        if kind in ("grant", "receipt", "stop"):
+            data, claim = self._signing.open(kind, topic, payload)
+            if claim is not None:
+                self._do(self.agent.received("daemon", claim, self._now(), retained=True))
+            return data
+        data = parse(payload, 1024 * 1024)
+        if kind == "daemon":
+            known = self._signing.heard(data)
+            if self._line_up and self._signing.ready:
+                self._line_up = False
+                self._do(self.agent.connected(self._now()))
+            if known:
+                return data
+        elif kind == "head" and self._signing.knows(data.get("log")):
+            return data
+        raise Ignored("")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -335,6 +385,16 @@ class Worker:
         kept = f"; see {self._spool.folder}" if end.reason in ("undelivered", "closed", "stopped") else ""
         kind = {"name-in-use": NameInUse, "refused": Refused}.get(end.reason, Undelivered)
         return kind(f"{end.detail}{kept}")
+
+
+def _sign_key(path: str | os.PathLike[str] | None) -> bytes | None:
+    path = path or os.environ.get("BAYESD_SIGN_KEY_FILE")
+    if not path:
+        return None
+    try:
+        return read_key(Path(path))
+    except ValueError as error:
+        raise BadOptions(str(error)) from error
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

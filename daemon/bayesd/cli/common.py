@@ -108,10 +108,13 @@ _OPTIONS = (
                  help="Our client certificate (mqtts)."),
     click.option("--key-file", envvar="BAYESD_KEY_FILE", show_envvar=True, type=click.Path(path_type=Path),
                  help="The private key of --cert-file (mqtts). Not a key of a log."),
+    click.option("--sign-key", envvar="BAYESD_SIGN_KEY_FILE", show_envvar=True, type=click.Path(path_type=Path),
+                 help="Sign with the key in this file, and believe only what it signed."),
     click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=call.TIMEOUT_S, show_default=True,
                  help="Seconds to wait for the daemon."),
 )
-_NAMES = ("broker", "root", "client", "username", "password_file", "ca_file", "cert_file", "key_file", "timeout_s")
+_NAMES = ("broker", "root", "client", "username", "password_file", "ca_file", "cert_file", "key_file", "sign_key",
+          "timeout_s")
 
 
 def reaching(command: Callable[..., Any]) -> Callable[..., Any]:

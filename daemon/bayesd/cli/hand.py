@@ -14,7 +14,7 @@ import click
 
 from bayesd import show
 from bayesd.bus import Caller
-from bayesd.call import NoDaemon, Reach, clean, hand_name, read
+from bayesd.call import NoDaemon, Reach, Voice, clean, hand_name
 from bayesd.cli.common import NO, USAGE, Reaching, Trouble, Verb, reaching, study_argument
 from bayesd_schemas.names import is_name
 from bayesd_schemas.study import seconds
@@ -92,20 +92,23 @@ async def _ask(reach: Reach, hand: str, study: str | None, lease_s: float) -> di
     topics, id = reach.topics, f"ask.{secrets.token_hex(6)}"
     message: dict[str, Any] = {"id": id, "run": f"hand.{secrets.token_hex(4)}", "lease_s": lease_s,
                                **({"study": study} if study is not None else {})}
-    async with reach.caller(topics.to(hand, "grant"), topics.to(hand, "receipt"), name=hand) as caller:
-        async for said in _answers(caller, topics.sent(hand, "ask"), message, reach):
+    async with reach.caller(topics.to(hand, "grant"), topics.to(hand, "receipt"), topics.daemon, name=hand) as caller:
+        voice = Voice(reach)
+        async for said in _answers(caller, topics.sent(hand, "ask"), message, reach, voice):
             if said.get("ask") == id and "params" in said:
                 return said
             if said.get("id") == id:
-                return said if said["status"] != "waiting" else await _withdraw(caller, reach, hand, message, said)
-    raise NoDaemon(_silence(reach))
+                if said["status"] != "waiting":
+                    return said
+                return await _withdraw(caller, reach, hand, message, said, voice)
+    raise NoDaemon(_silence(reach, voice))
 
 
 async def _withdraw(caller: Caller, reach: Reach, hand: str, message: dict[str, Any],
-                    waiting: dict[str, Any]) -> dict[str, Any]:
+                    waiting: dict[str, Any], voice: Voice) -> dict[str, Any]:
     """Nobody will wait here, so the ask may not stand: a trial that is granted to it would be lost for its lease."""
     taken_back = {**message, "n": 0}
-    async for said in _answers(caller, reach.topics.sent(hand, "ask"), taken_back, reach):
+    async for said in _answers(caller, reach.topics.sent(hand, "ask"), taken_back, reach, voice):
         if said.get("ask") == message["id"] and "params" in said:
             return said
         if said.get("id") == message["id"] and said["status"] != "waiting":
@@ -113,19 +116,25 @@ async def _withdraw(caller: Caller, reach: Reach, hand: str, message: dict[str, 
     return waiting
 
 
-async def _answers(caller: Caller, topic: str, message: dict[str, Any], reach: Reach) -> AsyncIterator[dict[str, Any]]:
-    """Send a message again and again until the time is up; yield whatever comes."""
-    payload = json.dumps(message, ensure_ascii=False).encode()
+async def _answers(caller: Caller, topic: str, message: dict[str, Any], reach: Reach,
+                   voice: Voice) -> AsyncIterator[dict[str, Any]]:
+    """Send a message again and again until the time is up; yield whatever comes and is believed."""
     until = time.monotonic() + reach.timeout_s
     while (left_s := until - time.monotonic()) > 0:
-        await caller.publish(topic, payload)
+        payload = voice.put(topic, message)
+        if payload is not None:
+            await caller.publish(topic, payload)
         async for heard in caller.messages(min(AGAIN_S, left_s)):
-            said = read(heard)
+            said = voice.take(heard)
             if said is not None:
                 yield said
+            if payload is None and voice.daemon is not None:
+                break                                # now it can be signed
 
 
-def _silence(reach: Reach) -> str:
+def _silence(reach: Reach, voice: Voice) -> str:
+    if voice.complaint is not None:
+        return f"No answer within {reach.timeout_s:g} s can be believed. {voice.complaint}"
     return (f"The broker at {reach.address.url} answers, but no daemon replied within {reach.timeout_s:g} s: start one"
             f" with `bayesd serve --broker {reach.address.url}`, or check --broker and --root.")
 
@@ -203,15 +212,18 @@ def _number(text: str) -> Any:
 
 async def _tell(reach: Reach, hand: str, message: dict[str, Any]) -> dict[str, Any]:
     topics = reach.topics
-    async with reach.caller(topics.to(hand, "receipt"), name=hand) as caller:
+    if reach.key is not None:
+        message = {**message, "id": f"{message['id']}:{secrets.token_hex(4)}"}     # an old receipt is none for this one
+    async with reach.caller(topics.to(hand, "receipt"), topics.daemon, name=hand) as caller:
+        voice = Voice(reach)
         last: dict[str, Any] | None = None
-        async for said in _answers(caller, topics.sent(hand, "tell"), message, reach):
+        async for said in _answers(caller, topics.sent(hand, "tell"), message, reach, voice):
             if said.get("id") == message["id"]:
                 last = said
                 if "retry_after_s" not in said:      # with it the result is not on disk yet: it is sent again
                     return said
     if last is not None:
         return last
-    raise NoDaemon(_silence(reach))
+    raise NoDaemon(_silence(reach, voice))
 
 

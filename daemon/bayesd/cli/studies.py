@@ -125,6 +125,14 @@ def show_(name: str, reach: Reaching, format: str, log: Path | None, at: str | N
         folded.must_be_whole()
 
 
+def _bounds(goal: dict[str, Any]) -> str:
+    low, high = goal.get("bounds") or (None, None)
+    if low is None and high is None:
+        return ""
+    return f" (from {low:g} to {high:g})" if None not in (low, high) else (
+        f" (at least {low:g})" if low is not None else f" (at most {high:g})")
+
+
 def _show_study(format: str, page: dict[str, Any]) -> None:
     best, budget, spec = page["best"], page["budget"], page["spec"]
     counts = {state: n for state, n in page["trials"].items() if state != "total" and n}
@@ -135,7 +143,8 @@ def _show_study(format: str, page: dict[str, Any]) -> None:
         ("cost", budget["cost"], budget["used_cost"], show.cell)]
     lines = [("study", page["study"]), *_from(page), ("state", state), ("method", f"{spec.get('method', 'bayes')}, "
                                                                     f"seed {spec.get('seed', 0)}"),
-             ("objective", ", ".join(f"{goal['direction']} {goal['name']}" for goal in page["objectives"])),
+             ("objective", ", ".join(f"{goal['direction']} {goal['name']}{_bounds(goal)}"
+                                     for goal in page["objectives"])),
              ("trials", show.params(counts) if counts else "none yet"),
              *((f"budget {name}", f"{text(used)} of {text(limit)}") for name, limit, used, text in limits
                if limit is not None),
@@ -229,7 +238,7 @@ def close(name: str, running: str, reach: Reaching, format: str) -> None:
 def amend(name: str, changes: tuple[str, ...], reach: Reaching, format: str) -> None:
     """Change parts of an open study from now on.
 
-    These can be changed: budget, lease, retry, late, noise, tags, method, surrogate, space, constraints. Old
+    These can be changed: budget, lease, retry, late, noise, tags, method, surrogate, space, constraints, bounds. Old
     trials stay as they are. FILE holds the changed parts only. VALUE is JSON, or else text; a parameter of
     the space that is set to null leaves it.
     """

@@ -1,14 +1,20 @@
 """`bayesd worker`: make a program a worker, and look after the workers there are."""
 
 import asyncio
+import secrets
+from pathlib import Path
 from typing import Any
 
 import click
 
 from bayesd import show
 from bayesd.call import Client
-from bayesd.cli.common import Reaching, Trouble, Verb, format_option, reaching, verb
+from bayesd.cli.common import CONFIG, USAGE, Reaching, Trouble, Verb, format_option, need, reaching, verb
+from bayesd.config import ConfigError, load
+from bayesd.durable import write_private
 from bayesd.show import Column
+from bayesd_schemas.names import is_name
+from bayesd_schemas.sealed import KEY_BYTES
 
 SHOWN_MAX = 20
 
@@ -59,6 +65,38 @@ def list_(reach: Reaching, format: str) -> None:
         async with Client(reach()) as client:
             return await client.all("worker.list", "workers")
     show.rows(format, asyncio.run(go()), _WORKERS, "no workers yet")
+
+
+@verb(worker, "key", "bayesd worker key gpu-7 --keys /etc/bayesd/worker-keys.toml\n"
+                     "bayesd worker key alice -o ~/.config/bayesd/alice.key    # an operator signs as well")
+@click.argument("name", metavar="NAME")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file for who signs; default NAME.key.")
+@click.option("--keys", type=click.Path(path_type=Path), help="The daemon's file; default its setting worker_keys.")
+@click.option("--replace", is_flag=True, help="Give a name that has a key another one.")
+def key(name: str, output: Path | None, keys: Path | None, replace: bool) -> None:
+    """Make a key for a worker or operator, so that its messages cannot be forged on the way.
+
+    It is written to a file for who signs (`worker run --sign-key FILE`), and added to the file that the daemon
+    reads at its start and at SIGHUP. Both are secrets. Under a key the broker can only delay and drop.
+    """
+    if not is_name(name):
+        raise Trouble(f"{name!r} is not a name: up to 64 of a-z, 0-9, dot, dash and underscore", USAGE)
+    try:
+        seals = need("bayesd.seals")
+        keys = keys or load({})[0].worker_keys
+        if keys is None:
+            raise Trouble("which file does the daemon read? Name it with --keys, and in its setting worker_keys", USAGE)
+        output = output or Path(f"{name}.key")
+        if not replace and (output.exists() or (keys.exists() and name in seals.load_keys(keys))):
+            raise Trouble(f"{name} has a key in {output if output.exists() else keys}; --replace makes another one")
+        secret = secrets.token_bytes(KEY_BYTES)
+        write_private(output, secret.hex().encode() + b"\n")
+        seals.add_key(keys, name, secret)
+    except ConfigError as error:
+        raise Trouble(str(error), CONFIG) from error
+    except OSError as error:
+        raise Trouble(f"{error.filename} cannot be written: {error.strerror}") from error
+    show.talk(f"{output} is for {name}, {keys} for the daemon: give it a SIGHUP")
 
 
 async def _revoke(reach: Reaching, name: str, args: dict[str, Any], force: bool) -> dict[str, Any]:

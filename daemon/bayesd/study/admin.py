@@ -232,7 +232,7 @@ def study_confirm(desk: Desk, client: str, request: Request) -> Result:
 
 
 AMENDABLE = ("budget", "lease", "retry", "confirm", "late", "noise", "tags", "method", "surrogate", "space",
-             "constraints")
+             "constraints", "bounds", "objectives")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:
@@ -245,6 +245,10 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
         if key not in AMENDABLE:
             raise Refused("bad-field", f"{cut(str(key), 80)} cannot be amended; {', '.join(AMENDABLE)} can", str(key))
     spec = _spec(_changed(study.spec, changes))
+    if [goal.model_copy(update={"bounds": None}) for goal in spec.goals] != [
+            goal.model_copy(update={"bounds": None}) for goal in study.goals]:
+        raise Refused("bad-field", "of objectives only the bounds can be amended: results of another metric or "
+                      "direction would mean something else; fork the study", "objectives")
     new_space = spec.space != study.spec.space
     data: dict[str, Any] = {**spec_data(spec), "space_rev": study.space_rev + new_space}
     dropped = 0

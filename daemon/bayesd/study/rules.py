@@ -9,7 +9,7 @@ Nothing here reads a clock: `desk.now` is given, and only differences of it are 
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -460,6 +460,10 @@ def on_report(desk: Desk, worker: str, report: Report) -> None:
     if lease.fence != trial.fence or trial.status in FINAL:
         _receipt(desk, worker, report.id, "late", stop=_stop_of(lease))
         return
+    outside = _outside(trial.study, values)
+    if outside is not None:
+        reject(desk, worker, report.id, "bad-field", f"values: {outside}")
+        return
     if trial.reports is not None and report.step in trial.reports:
         first, seq, hash = trial.reports[report.step]
         _receipt(desk, worker, report.id, "duplicate" if first == values else "late", seq, hash, stop=_stop_of(lease))
@@ -520,8 +524,9 @@ def reject(desk: Desk, worker: str, id: str, reason: Reason, detail: str, run: s
 # ---------------------------------------------------------------- tells [2, 5, 7]
 
 
-def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
-    """Record an outcome once per (trial, fence); every copy gets the first answer again."""
+def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> None:
+    """Record an outcome once per (trial, fence); every copy gets the first answer again. `auth`: how it is known
+    that the worker said it, beside the broker's word."""
     lease = _leased_to(desk, worker, tell)
     if lease is None:
         return
@@ -549,6 +554,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell) -> None:
         type = "outcome.late"
     elif type == "trial.failed" and _may_retry(study, trial, data["class"], after=1):
         data["retry"] = True
+    if auth is not None and type != "lease.released":
+        data["auth"] = auth
     desk.deadlines.pop(lease, None)
     desk.missed.pop(lease, None)
     event = desk.record(type, data, actor=f"worker/{worker}", study=study, trial=trial.number,
@@ -617,7 +624,25 @@ def _outcome(study: Study, tell: Tell) -> tuple[str, Data]:
                          f"{', '.join(goal.name for goal in goals)}")
     if tell.state == "complete" and any(values is not None and values[goal.name] is None for goal in goals):
         return "trial.failed", {**data, "class": "nonfinite"}
+    outside = _outside(study, values or {}, tell.folds)
+    if outside is not None:
+        # On record as a failure: a rejection would be sent again by some, and forgotten by all.
+        goal_names = {goal.name for goal in goals}
+        data["values"] = {name: None if name in goal_names else value for name, value in (values or {}).items()}
+        return "trial.failed", {**data, "class": "other", "error": outside}
     return ("trial.completed" if tell.state == "complete" else "trial.pruned"), data
+
+
+def _outside(study: Study, values: Mapping[str, float | None],
+             folds: Sequence[float | None] | None = None) -> str | None:
+    """Which value cannot be one of its metric, in words; of folds each counts, and not their rounded mean."""
+    for goal in study.goals:
+        if goal.bounds is not None:
+            for value in folds if folds is not None else (values.get(goal.name),):
+                words = goal.misses(value) if value is not None else None
+                if words is not None:
+                    return words if folds is None else f"in a fold, {words}"
+    return None
 
 
 def _fold(name: str, folds: list[float | None]) -> tuple[dict[str, float | None], float | None]:
