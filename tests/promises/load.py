@@ -126,6 +126,10 @@ class Load:
     def unsettled(self) -> int:
         return sum(map(len, self._owed.values()))
 
+    @property
+    def asking(self) -> int:
+        return sum(map(len, self._asks.values()))
+
     # ------------------------------------------------------------ on the wire
 
     def _say(self, topic: str, body: Body) -> None:

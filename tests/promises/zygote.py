@@ -3,8 +3,8 @@
 `python tests/promises/zygote.py` imports everything that `bayesd serve` needs and waits, before any thread or SQLite
 handle exists. Each start forks it; the child runs the command line as ever (`bayesd serve ...`) and differs from a
 daemon that was started by hand in this alone: its modules are there already, it ends with its starter, and, with
-`brisk`, it listens for a twin 20 ms and not 500, saves a snapshot at every stop, and cuts its WAL at 64 KiB. A fault
-or a point to die at (points.py) is planted in the child.
+`brisk`, it listens for a twin 20 ms and not 500, saves a snapshot at every stop, cuts its WAL at 64 KiB, and
+waits 0.3 s and not 5 for another who writes. A fault or a point to die at (points.py) is planted in the child.
 
     with Zygote() as zygote, Forked(zygote, folder, broker.url) as daemon: ...
 """
@@ -122,7 +122,7 @@ def _make_brisk() -> None:
     """Shorter waits: the same code, more lives a second."""
     from dataclasses import replace
 
-    from bayesd import daemon, log
+    from bayesd import daemon, log, logfile
 
     plain = daemon._settings
 
@@ -132,6 +132,7 @@ def _make_brisk() -> None:
 
     daemon._settings = brisk
     log.WAL_MAX_BYTES = 64 * 1024
+    log.BUSY_S = logfile.BUSY_S = 0.3
 
 
 def _live(request: dict[str, Any]) -> int:
