@@ -34,6 +34,9 @@ class Follower:
         self.results: dict[tuple[str, int], int] = {}
         """(study, trial) -> the fence that its result has."""
         self.leased: dict[Lease, Body] = {}
+        self.newest: dict[tuple[str, int], int] = {}
+        """(study, trial) -> the newest fence, if its lease has not ended by itself."""
+        self.late: set[Lease] = set()
         self._told: set[Lease] = set()
         self._replay = Replay()
 
@@ -67,15 +70,25 @@ class Follower:
             self.epochs.append(data["epoch"])
         elif type == "trial.leased":
             self.leased[event["study"], event["trial"], data["fence"]] = event
+            self.newest[event["study"], event["trial"]] = data["fence"]
+        elif type == "lease.expired":
+            self.newest.pop((event["study"], event["trial"]), None)
+        elif type == "lease.held":
+            self.newest[event["study"], event["trial"]] = data["fence"]
         elif type in TOLD and data.get("fence") is not None:
             lease = event["study"], event["trial"], data["fence"]
             if lease in self._told:
                 broken.append(f"event {event['seq']}: {lease} is told twice")
             self._told.add(lease)
+            if type == "outcome.late":
+                self.late.add(lease)
             if type == "trial.completed":
                 if lease[:2] in self.results:
                     broken.append(f"event {event['seq']}: {lease[:2]} has a second result")
                 self.results[lease[:2]] = lease[2]
+
+    def is_told(self, study: str, trial: int, fence: int) -> bool:
+        return (study, trial, fence) in self._told
 
     def lacks(self, receipts: Iterable[Receipt]) -> list[str]:
         """Receipts that the log does not bear out: each names an event, by number and hash, which says the same."""

@@ -63,6 +63,7 @@ class Load:
             [(f"{self.prefix}/{topic}", 0) for topic in ("to/+/+", "daemon", "head")])
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._on_message
+        self._client.reconnect_delay_set(1, 1)
 
     def __enter__(self) -> Self:
         self._client.connect("127.0.0.1", self._port)
@@ -98,7 +99,7 @@ class Load:
     def create(self) -> None:
         """Create the study; the answer is awaited. A daemon that comes online is asked for it, too."""
         with self.changed:
-            if not self._created:
+            if not self._created and self._owed:
                 self._send_again()
         self.until(lambda: self._created, "the study is created")
 
@@ -136,7 +137,7 @@ class Load:
         self._client.publish(f"{self.prefix}/{topic}", json.dumps(body), qos=0)
 
     def _send_again(self) -> None:
-        if not self._created:
+        if not self._created and self._owed:
             self._say("admin/op/request", {"id": f"create.{self.study}", "verb": "study.create", "args": {"spec": {
                 "name": self.study, "method": "random", "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}}}}})
         for worker, owed in self._owed.items():
