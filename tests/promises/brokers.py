@@ -67,7 +67,8 @@ class World:
             broken = self.look()
             lost = [each for each in returned if each not in self._logged]
             if broken or not lost or time.monotonic() > deadline_s:
-                broken += [f"trial {trial} = {value} is not in the log after {ARRIVE_S:g} s" for trial, value in lost[:3]]
+                broken += [f"trial {trial} = {value} is not in the log after {ARRIVE_S:g} s"
+                           for trial, value in lost[:3]]
                 return broken + [f"trial {trial} = {value} is in the log {self._logged[trial, value]} times"
                                  for trial, value in returned if self._logged[trial, value] > 1][:3]
             time.sleep(0.02)        # a file does not call us
