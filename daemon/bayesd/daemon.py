@@ -82,8 +82,8 @@ async def _serve(config: Config, view: "Shown", reload: Callable[[], Config] | N
                                    look=refuse_newer)
     try:
         log_id = await _log_id(log)
-        signer = await signer_of(log, log_id, path, config.key, systemd.credential("signing-key"))
-        outside = Outside(files.read(), accept_rollback, files.keep, files.forget)
+        signer, save_key = await signer_of(log, log_id, path, config.key, systemd.credential("signing-key"))
+        outside = Outside(files.read(), accept_rollback, files.keep, files.forget, save_key)
         async with contextlib.AsyncExitStack() as stack:
             broker, qos, settle_s = config.broker, 1, 0.5
             if broker is None:

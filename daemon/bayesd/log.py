@@ -28,6 +28,7 @@ from bayesd.logfile import (
     READ_CHUNK,
     READING,
     TEXTS,
+    WRITTEN_HERE,
     AnyPath,
     CannotOpen,
     CommitFailed,
@@ -168,7 +169,7 @@ class SqliteLog:
         self._dirty = True              # something may be in the WAL that is not in the file
         self._wal_bound_bytes = WAL_MAX_BYTES
         self._scrub = False             # the WAL has pages with text that was redacted: cut it soon
-        self._file = os.stat(path)
+        self._file = _identity(path)
 
     @classmethod
     async def open(cls, path: AnyPath, *, allow_network: bool = False, on_progress: Progress | None = None,
@@ -186,9 +187,12 @@ class SqliteLog:
             refuse_network(path.parent, allow_network)
             lock = take_lock(path)
         opened: list[aiosqlite.Connection] = []
+        file: tuple[int, int] | None = None
         try:
             report = await asyncio.to_thread(prepare, path, on_progress, look)
             with translated(report.seq):
+                file = _identity(path)
+                WRITTEN_HERE.append(file)
                 writer = await aiosqlite.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_S,
                                                  isolation_level="IMMEDIATE")
                 opened.append(writer)
@@ -209,6 +213,8 @@ class SqliteLog:
             for connection in reversed(opened):
                 with suppress(sqlite3.Error):
                     await connection.close()
+            if file is not None:
+                WRITTEN_HERE.remove(file)
             os.close(lock)
             raise
 
@@ -295,11 +301,11 @@ class SqliteLog:
         # An administrator who moves the log away, or restores a backup over it, under a running
         # daemon would have it acknowledge results into a file without a name.
         try:
-            here = os.stat(self.path)
+            here = _identity(self.path)
         except OSError as error:
             self._end(CommitFailed(f"{self.path} is gone while the daemon has it open ({error.strerror}); nothing "
                                    "was written. Put the file back and start again"), error)
-        if (here.st_dev, here.st_ino) != (self._file.st_dev, self._file.st_ino):
+        if here != self._file:
             self._end(CommitFailed(f"{self.path} was replaced while the daemon has it open; nothing was written. "
                                    "Start again to work with the file that is there now"))
 
@@ -476,7 +482,14 @@ class SqliteLog:
             async with self._one_at_a_time:
                 await self._writer.close()      # the last one out moves the WAL into the file
         finally:
+            WRITTEN_HERE.remove(self._file)
             os.close(self._lock)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file a name stands for now."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 _OURS = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)

@@ -492,6 +492,10 @@ def prepare(path: Path, on_progress: Progress | None, look: Look | None = None) 
             create(path)
     report = verify(path, on_progress, look, alone=True)
     if report.damage is not None:
+        # Unless a daemon whose lock was stolen is at work: then we were not alone, and what was read that way is no
+        # picture of one moment.
+        report = verify(path, on_progress, look)
+    if report.damage is not None:
         raise report.damage
     return report
 
@@ -518,8 +522,18 @@ def create(path: Path) -> None:
     put_in_place(new, path)
 
 
+WRITTEN_HERE: list[tuple[int, int]] = []
+"""The files, as (device, inode), that this process has open to write. Any other handle of this process on one of them
+would take SQLite's locks along when it is closed, since locks of POSIX belong to the process; and without them the next
+program that leaves the file takes its WAL away under the writer, with every event that follows."""
+
+
 def _look_at_header(path: Path) -> None:
     """Decide from the first 100 bytes whether this is a log we may open, before SQLite touches it."""
+    with suppress(OSError):
+        status = path.stat()
+        if (status.st_dev, status.st_ino) in WRITTEN_HERE:
+            return              # it was looked at when it was opened
     try:
         with path.open("rb") as file:
             header = file.read(100)

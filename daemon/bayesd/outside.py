@@ -11,7 +11,7 @@ by mistake, and what a worker or an auditor keeps shows the rest.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bayesd.config import ConfigError
@@ -22,30 +22,46 @@ from bayesd.notes import NOTE_MAX_BYTES, PREFIX, BadKey, BadNote, Signer, is_cut
 logger = logging.getLogger("bayesd")
 
 
-async def signer_of(log: Log, log_id: str, log_path: Path, given: Path | None, credential: str | None) -> Signer:
+async def signer_of(log: Log, log_id: str, log_path: Path, given: Path | None,
+                    credential: str | None) -> tuple[Signer, Callable[[], None]]:
     """The key of a log: the one that is given, else the manager's, else the one beside the log. A log that has
-    never signed a head gets a new one. Raises ConfigError."""
+    never signed a head gets a new one.
+
+    Also what saves a new key: to be called when the log has its first event, which names the log. A key that a crash
+    left beside a log without a name would be the key of no log, and in the way of every start after it. Both raise
+    ConfigError.
+    """
     path = given or (Path(credential) if credential is not None else Path(f"{log_path}.key"))
     try:
         if path.exists():
-            return Signer.load(path, log_id)
+            return Signer.load(path, log_id), lambda: None
         before = await log.load_note()
         if before is not None and given is not None:
             raise ConfigError(f"the key {path} (setting key) is not there, but the log has signed heads: put the key "
                               "back, or leave the setting out to go on with a new key beside the log")
-        signer = Signer.generate(log_id)
-        signer.save(path)
     except BadKey as error:
         raise ConfigError(str(error)) from error
     except OSError as error:
-        raise ConfigError(f"the key {path} cannot be used ({error.strerror or error}): name another one with --key") \
-            from error
-    if before is not None:
-        logger.warning("%s is missing, so a new key signs this log's heads from now on; who holds the public key of "
-                       "before must be told", path)
-    logger.warning("the public key of this log is %s. Keep a copy of this line on another machine: with it anybody can "
-                   "tell later whether the log is still the same. The private key is %s", signer.vkey, path)
-    return signer
+        raise _unusable(path, error) from error
+    signer = Signer.generate(log_id)
+
+    def save() -> None:
+        try:
+            signer.save(path)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        if before is not None:
+            logger.warning("%s is missing, so a new key signs this log's heads from now on; who holds the public key "
+                           "of before must be told", path)
+        logger.warning("the public key of this log is %s. Keep a copy of this line on another machine: with it "
+                       "anybody can tell later whether the log is still the same. The private key is %s",
+                       signer.vkey, path)
+
+    return signer, save
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"the key {path} cannot be used ({error.strerror or error}): name another one with --key")
 
 
 class HeadFiles:

@@ -140,6 +140,8 @@ class Outside:
     """Takes each note that is signed, in a thread; it may raise OSError."""
     forget: Callable[[], None] | None = None
     """Called when the log is right, or what was given up is on record."""
+    save_key: Callable[[], None] | None = None
+    """Called once, when the first start that writes is on record: the log has a name from then on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -280,6 +282,9 @@ class Service:
         self._committed = rows[-1].seq
         self.counters.tally.add(rows)
         self._given_up = []
+        if self._outside.save_key is not None:
+            self._outside.save_key()
+            self._outside = replace(self._outside, save_key=None)
         if self._outside.forget is not None:
             self._outside.forget()     # what was accepted is on record, and only now
 

@@ -1,5 +1,6 @@
-"""The heads file: notes and nothing else, whatever a crash or a person did to it."""
+"""The heads file: notes and nothing else, whatever a crash or a person did to it. And the key beside a new log."""
 
+import asyncio
 import logging
 import os
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bayesd.config import ConfigError
+from bayesd.log import MemoryLog
 from bayesd.notes import Signer, is_cut, join, split
-from bayesd.outside import HeadFiles
+from bayesd.outside import HeadFiles, signer_of
 
 SIGNER = Signer("0123456789abcdef", bytes(32))
 NOTES = [SIGNER.sign(size, bytes([size]) * 32) for size in (1, 2, 3)]
@@ -63,3 +65,17 @@ def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
     assert list(kept.read()[0][1]) == []
     kept.keep(NOTES[0])
     assert (tmp_path / "heads.txt").read_text(encoding="utf-8") == join(NOTES[:1])
+
+
+def test_a_new_key_is_saved_when_the_log_has_a_name_and_not_before(tmp_path: Path) -> None:
+    # A first start that is killed before its first event leaves a log without a name. The next start gives it
+    # another one, and a key of the name before would be refused for ever.
+    async def lives() -> None:
+        log = await MemoryLog.open()
+        for log_id in ("name-of-a-life-that-was-killed", "name-of-the-next-life"):
+            signer, save = await signer_of(log, log_id, tmp_path / "log.db", None, None)
+            assert not (tmp_path / "log.db.key").exists()
+        save()
+        again, _ = await signer_of(log, log_id, tmp_path / "log.db", None, None)
+        assert again.vkey == signer.vkey
+    asyncio.run(lives())

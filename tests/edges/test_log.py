@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -1082,3 +1083,45 @@ def test_a_row_holds_the_canonical_bytes_of_its_envelope() -> None:
     assert row.body == canonical(envelope)
     assert row.hash == hashlib.sha256(b"\0" + row.body).digest()
     assert orjson.loads(row.body) == envelope
+
+
+def test_to_verify_in_the_process_of_the_writer_leaves_its_locks(tmp_path: Path) -> None:
+    # A handle that this process opens and closes would take SQLite's locks along, and then whoever leaves the file next
+    # takes the WAL away under the writer.
+    path = tmp_path / "log.db"
+    stranger = ("import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
+                "db.execute('SELECT count(*) FROM event').fetchall(); db.close()")
+
+    async def live() -> None:
+        log = await SqliteLog.open(path)
+        try:
+            await log.append(following(log.head(), 3))
+            assert verify(path).seq == 3
+            subprocess.run([sys.executable, "-c", stranger, str(path)], check=True)
+            assert Path(f"{path}-wal").exists()
+            await log.append(following(log.head(), 2))
+            said = subprocess.run([sys.executable, "-c", stranger.replace("fetchall()", "fetchall(); print('read')"),
+                                   str(path)], check=True, capture_output=True)
+            assert said.stdout == b"read\n"
+        finally:
+            await log.close()
+    asyncio.run(live())
+    assert verify(path).seq == 5
+
+
+def test_what_a_stolen_lock_lets_one_misread_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Alone under the lock the file is read without locks. A daemon whose lock was stolen may write meanwhile.
+    path = tmp_path / "log.db"
+
+    async def live() -> None:
+        log = await SqliteLog.open(path)
+        await log.append(following(log.head(), 3))
+        await log.close()
+    asyncio.run(live())
+    plain = bayesd.logfile.verify
+
+    def misread(*arguments: Any, alone: bool = False, **named: Any) -> Any:
+        report = plain(*arguments, alone=alone, **named)
+        return replace(report, damage=Damaged(2, "torn")) if alone else report
+    monkeypatch.setattr(bayesd.logfile, "verify", misread)
+    assert bayesd.logfile.prepare(path, None).seq == 3

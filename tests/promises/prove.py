@@ -179,7 +179,7 @@ def publish(tallies: dict[str, Tally], proofs: list[Proof]) -> None:
     for name, tally in tallies.items():
         figures["proofs"][name] = {
             "rounds": tally.rounds, "figure": tally.figure(by_name[name]), "holds": tally.holds(by_name[name]),
-            "date": f"{datetime.now(UTC):%Y-%m-%d}", "seconds": round(tally.seconds, 1),
+            "date": f"{datetime.now(UTC):%Y-%m-%d}", "code": code(), "seconds": round(tally.seconds, 1),
             "broken": [list(each) for each in tally.broken] if not by_name[name].is_control else []}
     figures["proofs"] = {name: figures["proofs"][name] for name in sorted(figures["proofs"])}
     FIGURES.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
