@@ -94,6 +94,7 @@ READING = (
     "PRAGMA mmap_size = 0",             # an I/O error is then an error and not a SIGBUS
 )
 READ_CHUNK = 1024               # events a read hands over at once
+ROOM_BYTES = 2**20              # free space without which a log that found none is not written again
 BUSY_S = 5.0                    # how long to wait for a stranger who holds SQLite's write lock
 AnyPath: TypeAlias = str | os.PathLike[str]
 Progress: TypeAlias = Callable[[int], None]
@@ -586,6 +587,25 @@ def make_directory(directory: Path) -> None:
         directory = directory.parent
     for each in reversed(missing):
         each.mkdir(mode=0o700, exist_ok=True)
+
+
+def refuse_no_room(path: Path) -> None:
+    """Raise DiskFull unless there is space for `ROOM_BYTES` beside the log: tried with a file, since a quota or a limit
+    shows in no figure."""
+    scratch = Path(f"{path}.room")
+    try:
+        try:
+            with scratch.open("wb", buffering=0) as file:
+                fits = sum(file.write(bytes(2**16)) for _ in range(ROOM_BYTES // 2**16)) == ROOM_BYTES
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise LogError(f"cannot see whether there is space for {path}: {error.strerror}") from error
+        fits = False
+    if not fits:
+        raise DiskFull(f"no space left for {path}; nothing was written. Free {ROOM_BYTES // 2**20} MiB or more, the "
+                       "daemon goes on by itself")
 
 
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs",

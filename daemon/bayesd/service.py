@@ -556,7 +556,14 @@ class Service:
             if self.heads is not None and self.heads.is_due(self.clock.now(), self.settings.note_events, float("inf")):
                 self._note.set()
             if self.log.checkpoint_due:
-                await self.log.checkpoint()
+                await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
+        """Housekeeping. What it finds no space for stays in the WAL, and no result waits for it."""
+        try:
+            await self.log.checkpoint()
+        except DiskFull as error:
+            logger.warning("%s", error)
 
     async def _on_full_disk(self, error: DiskFull) -> None:
         """Nothing was written: throw the memory away, fold again, grant nothing until a write succeeds."""
@@ -661,7 +668,7 @@ class Service:
                 self._publish_states()
             if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:
                 self._checkpointed = now
-                await self.log.checkpoint()
+                await self._checkpoint()
             if self.heads is not None and self.heads.is_due(now, self.settings.note_events, self.settings.note_s):
                 self._note.set()
             self._work.set()

@@ -43,8 +43,8 @@ class Call:
     """write, sync, truncate or delete."""
     file: str
     """The name in its folder, such as log.db-wal."""
-    grows: bool = False
-    """A write behind the end of the file: only that needs space."""
+    grows_bytes: int = 0
+    """By how much a write makes the file longer: only that needs space."""
 
 
 @dataclass(slots=True)
@@ -120,11 +120,11 @@ class Disk:
 
     # ------------------------------------------------------------ what the VFS tells
 
-    def _call(self, kind: str, path: Path, grows: bool = False) -> None:
+    def _call(self, kind: str, path: Path, grows_bytes: int = 0) -> None:
         if self.dead:
             raise broken()
         self.calls += 1
-        self.fail(Call(self.calls, kind, path.name, grows))
+        self.fail(Call(self.calls, kind, path.name, grows_bytes))
 
     def _opened(self, path: Path) -> None:
         if path not in self._files:
@@ -221,7 +221,7 @@ class _VfsFile(apsw.VFSFile):
         if self.path is not None:
             held = self.disk.dead
             try:
-                self.disk._call("write", self.path, grows=offset + len(data) > super().xFileSize())
+                self.disk._call("write", self.path, max(0, offset + len(data) - super().xFileSize()))
             finally:
                 if self.disk.dead and not held:     # the power went while this was under way
                     self.disk._did(self.path, (offset, bytes(data)))
