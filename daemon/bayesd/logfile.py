@@ -683,7 +683,7 @@ def _damage(error: Exception, seq: int) -> Damaged:
     code = sqlite_code(error)
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH):
         raise CannotOpen(f"cannot open the log ({says(error)}); check the path and who may read it") from error
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
         raise DiskFull("no space left to open the log; nothing was written. Free some space") from error
     if code in _NOT_DAMAGE:
         raise LogError(f"cannot read the log ({says(error)}). Look at the disk and try again") from error

@@ -350,6 +350,10 @@ class Service:
         self._publish_head()
         self._publish_states(all=True)
 
+    def _announce_if_due(self, now: float) -> None:
+        if self._announce_at is not None and now >= self._announce_at and self.bus.connected and not self._looks:
+            self._announce()
+
     def presence(self, state: str) -> bytes:
         """The daemon's retained state; as `offline` it is also the last will."""
         return orjson.dumps({"state": state, "version": self.version, "log": self.desk.state.log,
@@ -654,6 +658,8 @@ class Service:
                 if now - full_since >= self.settings.full_disk_retry_s:
                     full_since = now
                     await self._retry_disk()
+                elif self.desk.state.log:      # reads are answered in a life that began on a full disk, too
+                    self._announce_if_due(now)
                 continue
             full_since = None
             self._note_jump(now)
@@ -662,8 +668,7 @@ class Service:
             if self._stopped or self.desk.disk_full:
                 continue
             self._past.tidy(now)
-            if self._announce_at is not None and now >= self._announce_at and self.bus.connected and not self._looks:
-                self._announce()
+            self._announce_if_due(now)
             if self._announced:
                 self._publish_states()
             if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:

@@ -156,16 +156,16 @@ class Disk:
             self._gone[path] = bytes(file.synced)
 
 
-def broken() -> apsw.IOError:
+def broken() -> Any:
     """EIO."""
-    error = apsw.IOError("input/output error (a simulated disk)")
+    error: Any = apsw.IOError("input/output error (a simulated disk)")
     error.result = error.extendedresult = sqlite3.SQLITE_IOERR
     return error
 
 
-def full() -> apsw.FullError:
+def full() -> Any:
     """ENOSPC."""
-    error = apsw.FullError("no space left (a simulated disk)")
+    error: Any = apsw.FullError("no space left (a simulated disk)")
     error.result = error.extendedresult = sqlite3.SQLITE_FULL
     return error
 
