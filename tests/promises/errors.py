@@ -6,8 +6,8 @@ Linux does, and half of the rounds cut the power as well. The next start must re
 
 `full writes`: from the n-th write on there is no space for some seconds, for any write or for those that make a file
 longer than the little that is left allows. Nothing that has a receipt is lost, results are refused with the time after
-which to try again, reads are answered, nothing is granted, and when there is space again all goes on by itself, without a restart but at the start
-itself, without a gap, and without one more life in the log than tries that could succeed.
+which to try again, reads are answered, nothing is granted, and when there is space again all goes on by itself, without
+a restart but at the start itself, without a gap, and with one more start in the log at most.
 """
 
 import asyncio
