@@ -201,7 +201,7 @@ def _lab(one: Callable[[int, int, Path], object]) -> Callable[[Path], contextlib
 
 
 PROOFS = [
-    Proof("disk errors", ("P10",), "disk errors", _lab(_error), quick=50, release=4_000, within=50, faults=(
+    Proof("disk errors", ("P10",), "disk errors", _lab(_error), quick=40, release=2_000, within=50, faults=(
         Fault("an error of the disk is taken for a full one", LOG,
               "if clean and sqlite_code(error) == sqlite3.SQLITE_FULL:", "if clean:"),
         Fault("a receipt before its commit", SERVICE, "                self._committing = self.clock.now()\n",
@@ -209,7 +209,7 @@ PROOFS = [
               "                self._deliver()\n"),
         Fault("a failed checkpoint is passed over", LOG, 'self._end(CommitFailed(f"the checkpoint of',
               'str(CommitFailed(f"the checkpoint of'))),
-    Proof("full writes", ("P9",), "full disks", _lab(_full), quick=50, release=3_000, within=50, faults=(
+    Proof("full writes", ("P9",), "full disks", _lab(_full), quick=40, release=2_000, within=50, faults=(
         Fault("what was not written is said all the same", SERVICE,
               "        await self._fold()\n        self.desk.disk_full = True\n        self._deliver()",
               "        self._committed = self.desk.state.seq\n        self._deliver()\n        await self._fold()\n"
