@@ -47,6 +47,7 @@ from bayesd.logfile import (
     read_events,
     refuse_bad_rows,
     refuse_network,
+    refuse_no_room,
     says,
     sqlite_code,
     take_lock,
@@ -168,6 +169,7 @@ class SqliteLog:
         self._closed = False
         self._dirty = True              # something may be in the WAL that is not in the file
         self._wal_bound_bytes = WAL_MAX_BYTES
+        self._was_full = False          # the last append found no space
         self._scrub = False             # the WAL has pages with text that was redacted: cut it soon
         self._file = _identity(path)
 
@@ -245,6 +247,8 @@ class SqliteLog:
             self._must_be_able_to_write()
             refuse_bad_rows(rows, self._head)
             self._refuse_other_file()
+            if self._was_full:      # a small write finds a place in the WAL long before there is space for the next
+                await asyncio.to_thread(refuse_no_room, self.path)
             try:
                 # Two trips to the connection's thread and not four (each costs about 0.1 ms):
                 # the module begins the transaction itself, IMMEDIATE, and each INSERT carries
@@ -268,6 +272,7 @@ class SqliteLog:
                 raise
             except Exception as error:
                 await self._give_up_transaction(error)
+            self._was_full = False
             self._head = rows[-1][0], rows[-1][2]
             self._tree.extend(row[2] for row in rows)
             self._dirty = True
@@ -334,6 +339,7 @@ class SqliteLog:
         except sqlite3.Error:
             clean = False
         if clean and sqlite_code(error) == sqlite3.SQLITE_FULL:
+            self._was_full = True
             raise DiskFull(f"no space left for {self.path}; nothing was written. Free some space, "
                            "the daemon goes on by itself") from error
         if clean and (not isinstance(error, sqlite3.Error) or isinstance(error, _OURS)):
@@ -460,10 +466,12 @@ class SqliteLog:
                     # Cutting needs a moment without readers. Do not wait for one while results
                     # wait for us: try again when the file has grown by another quarter.
                     await self._writer.execute("PRAGMA busy_timeout = 0")
-                    done = await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-                    self._scrub = self._scrub and next(iter(done))[0] != 0      # a reader was in the way
-                    await self._writer.execute(_BUSY_TIMEOUT)
-                    self._wal_bound_bytes = max(WAL_MAX_BYTES, self.wal_bytes + WAL_MAX_BYTES // 4)
+                    try:
+                        done = await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                        self._scrub = self._scrub and next(iter(done))[0] != 0      # a reader was in the way
+                    finally:
+                        await self._writer.execute(_BUSY_TIMEOUT)
+                        self._wal_bound_bytes = max(WAL_MAX_BYTES, self.wal_bytes + WAL_MAX_BYTES // 4)
             except sqlite3.Error as error:
                 if sqlite_code(error) == sqlite3.SQLITE_FULL:
                     raise DiskFull(f"no space left to move the WAL into {self.path}; nothing is lost") from error

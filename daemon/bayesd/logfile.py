@@ -95,6 +95,7 @@ READING = (
 )
 RESTORING = ".restore"          # beside a log: the copy that is being put in its place
 READ_CHUNK = 1024               # events a read hands over at once
+ROOM_BYTES = 2**20              # free space without which a log that found none is not written again
 BUSY_S = 5.0                    # how long to wait for a stranger who holds SQLite's write lock
 AnyPath: TypeAlias = str | os.PathLike[str]
 Progress: TypeAlias = Callable[[int], None]
@@ -606,6 +607,25 @@ def make_directory(directory: Path) -> None:
         each.mkdir(mode=0o700, exist_ok=True)
 
 
+def refuse_no_room(path: Path) -> None:
+    """Raise DiskFull unless there is space for `ROOM_BYTES` beside the log: tried with a file, since a quota or a limit
+    shows in no figure."""
+    scratch = Path(f"{path}.room")
+    try:
+        try:
+            with scratch.open("wb", buffering=0) as file:
+                fits = sum(file.write(bytes(2**16)) for _ in range(ROOM_BYTES // 2**16)) == ROOM_BYTES
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise LogError(f"cannot see whether there is space for {path}: {error.strerror}") from error
+        fits = False
+    if not fits:
+        raise DiskFull(f"no space left for {path}; nothing was written. Free {ROOM_BYTES // 2**20} MiB or more, the "
+                       "daemon goes on by itself")
+
+
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs",
                      "gpfs", "ncpfs", "coda", "beegfs", "pvfs2"})
 
@@ -681,7 +701,7 @@ def _damage(error: Exception, seq: int) -> Damaged:
     code = sqlite_code(error)
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH):
         raise CannotOpen(f"cannot open the log ({says(error)}); check the path and who may read it") from error
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
         raise DiskFull("no space left to open the log; nothing was written. Free some space") from error
     if code in _NOT_DAMAGE:
         raise LogError(f"cannot read the log ({says(error)}). Look at the disk and try again") from error

@@ -413,6 +413,10 @@ class Service:
         self._publish_head()
         self._publish_states(all=True)
 
+    def _announce_if_due(self, now: float) -> None:
+        if self._announce_at is not None and now >= self._announce_at and self.bus.connected and not self._looks:
+            self._announce()
+
     def presence(self, state: str) -> bytes:
         """The daemon's retained state; as `offline` it is also the last will."""
         return orjson.dumps({"state": state, "version": self.version, "log": self.desk.state.log,
@@ -681,9 +685,16 @@ class Service:
             if self.log.checkpoint_due:
                 self._committing = self.clock.now()     # what is decided meanwhile waits for it as for a commit
                 try:
-                    await self.log.checkpoint()
+                    await self._checkpoint()
                 finally:
                     self._committing = None
+
+    async def _checkpoint(self) -> None:
+        """Housekeeping. What it finds no space for stays in the WAL, and no result waits for it."""
+        try:
+            await self.log.checkpoint()
+        except DiskFull as error:
+            logger.warning("%s", error)
 
     async def _on_full_disk(self, error: DiskFull) -> None:
         """Nothing was written: throw the memory away, fold again, grant nothing until a write succeeds."""
@@ -793,6 +804,8 @@ class Service:
                 if now - full_since >= self.settings.full_disk_retry_s:
                     full_since = now
                     await self._retry_disk()
+                elif self.desk.state.log:      # reads are answered in a life that began on a full disk, too
+                    self._announce_if_due(now)
                 continue
             full_since = None
             self._note_jump(now)
@@ -801,8 +814,7 @@ class Service:
             if self._stopped or self.desk.disk_full:
                 continue
             self._past.tidy(now)
-            if self._announce_at is not None and now >= self._announce_at and self.bus.connected and not self._looks:
-                self._announce()
+            self._announce_if_due(now)
             if self._announced:
                 self._say_cleared_again()
                 self._publish_states()
@@ -810,7 +822,7 @@ class Service:
                     self.bus.publish(self.topics.daemon, self.presence("online"), retain=True)
             if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:
                 self._checkpointed = now
-                await self.log.checkpoint()
+                await self._checkpoint()
             if self.heads is not None and self.heads.is_due(now, self.settings.note_events, self.settings.note_s):
                 self._note.set()
             self._work.set()

@@ -15,11 +15,13 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.promises.disk import Call, Disk, full
 
 import bayesd.log
 import bayesd.logfile
@@ -1125,3 +1127,53 @@ def test_what_a_stolen_lock_lets_one_misread_is_no_damage(tmp_path: Path, monkey
         return replace(report, damage=Damaged(2, "torn")) if alone else report
     monkeypatch.setattr(bayesd.logfile, "verify", misread)
     assert bayesd.logfile.prepare(path, None).seq == 3
+
+
+async def _full_until(path: Path) -> tuple[list[str], int]:
+    """What appends say on a disk that is full, then has place for small writes only, then is free."""
+    is_full, has_room, said = False, True, []
+
+    def fail(call: Call) -> None:
+        if is_full and call.kind == "write":
+            raise full()
+
+    def no_room(_: Path) -> None:
+        if not has_room:
+            raise DiskFull("no room (a simulated disk)")
+
+    with Disk(fail).under_the_log(), mock.patch.object(bayesd.log, "refuse_no_room", no_room):
+        log = await SqliteLog.open(path)
+        for now in ((True, False), (False, False), (False, True)):
+            is_full, has_room = now
+            try:
+                await log.append(following(log.head(), 1))
+            except DiskFull as error:
+                said.append(str(error).split(" for ")[0].split(" (")[0])
+            else:
+                said.append("done")
+        is_full = True
+        log._wal_bound_bytes = 0
+        with pytest.raises(DiskFull, match="move the WAL"):
+            await log.checkpoint()
+        is_full = False
+        timeout_ms = next(iter(await log._writer.execute_fetchall("PRAGMA busy_timeout")))[0]
+        await log.close()
+    return said, timeout_ms
+
+
+def test_a_log_that_found_no_space_asks_for_more_than_a_small_write_takes(tmp_path: Path) -> None:
+    said, timeout_ms = asyncio.run(_full_until(tmp_path / "log.db"))
+    assert said == ["no space left", "no room", "done"]
+    assert timeout_ms == 5000       # a checkpoint that failed gives the patience back
+
+
+def test_room_is_tried_with_a_file_that_does_not_stay(tmp_path: Path) -> None:
+    bayesd.logfile.refuse_no_room(tmp_path / "log.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_space_for_the_index_of_the_wal_is_a_full_disk() -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    with pytest.raises(DiskFull), bayesd.logfile.translated(0):
+        raise error

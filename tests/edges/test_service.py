@@ -134,6 +134,42 @@ def test_who_trains_for_long_waits_some_seconds_for_a_modelled_point() -> None:
     assert [event["data"].get("fallback") for event in events(run(story()), "trial.proposed")] == [None, None]
 
 
+def test_a_full_disk_does_not_end_the_daemon_at_its_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_space(log: MemoryLog) -> None:
+        raise DiskFull("no space left to move the WAL")
+
+    async def story() -> Daemon:
+        daemon = Daemon(MemoryBroker(), settings=Settings(checkpoint_idle_s=1.0, settle_s=0.0))
+        await daemon.start()
+        await asyncio.sleep(10.0)
+        await daemon.stop()
+        return daemon
+
+    monkeypatch.setattr(MemoryLog, "checkpoint", no_space)
+    assert run(story()).ended is None
+
+
+def test_a_life_that_begins_on_a_full_disk_answers_reads() -> None:
+    async def story() -> dict[str, Any]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        await Daemon(broker, disk).start()
+        await asyncio.sleep(1.0)
+        disk.kill()
+
+        async def before(rows: object) -> None:
+            raise DiskFull("no space left")
+
+        broker = MemoryBroker()
+        daemon = Daemon(broker, disk, before_commit=before, settings=Settings(settle_s=0.5))
+        await daemon.start()
+        await asyncio.sleep(5.0)
+        operator = Worker(broker, "op")
+        operator.say("request", id="1", verb="study.list", args={})
+        return await operator.wait(lambda kind, body: kind == "reply")
+
+    assert run(story())["status"] == "ok"
+
+
 def test_a_full_disk_loses_nothing_and_the_daemon_goes_on_by_itself() -> None:
     async def story() -> MemoryDisk:
         broker, disk = MemoryBroker(), MemoryDisk()
