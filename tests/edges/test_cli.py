@@ -698,7 +698,7 @@ def test_with_an_access_list(tmp_path: Path, sh: Shell, monkeypatch: pytest.Monk
         assert (bob["way of an operator"], bob["way of a worker"]) == ("warn", "ok")
         eve = {row["check"]: row for row in sh("doctor --username eve -f json", code=1).json}
         assert eve["way of a worker"]["state"] == "bad"
-        assert "bayesd/1/from/eve/#" in eve["way of a worker"]["advice"]
+        assert "bayesd/1/from/eve/+" in eve["way of a worker"]["advice"]
 
 
 def test_doctor_finds_nothing_wrong_at_home(at_home: Home, sh: Shell) -> None:

@@ -70,7 +70,7 @@ class Stage:
 
     @property
     def canaries(self) -> dict[str, bytes]:
-        seed = Path(f"{self.folder / 'log.db'}.key").read_bytes().strip().rpartition(b"+")[2]
+        seed = Path(f"{self.folder / 'log.db'}.key").read_bytes().strip().split(b"+", 4)[4]
         out = {"the signing key": seed, "the signing key's bytes": base64.b64decode(seed)[1:]}
         if self.guard.profile == "password":
             out |= {f"the password of {name}": word.encode() for name, word in self.guard.passwords.items()}
