@@ -228,7 +228,7 @@ def test_bad_messages_leave_nothing_behind(wire: Wire, daemon: Daemon) -> None:
     for _ in range(6):
         pour(20_000)
         rss_kib.append(daemon.rss_kib())
-        if rss_kib[-1] - rss_kib[-2] < 8 * 1024:             # a queue may get longer on a busy machine; a leak always does
+        if rss_kib[-1] - rss_kib[-2] < 8 * 1024:             # a queue gets longer on a busy machine; a leak always
             break
     assert rss_kib[-1] - rss_kib[-2] < 8 * 1024, rss_kib
     assert len(daemon.events()) == rows
