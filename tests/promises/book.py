@@ -103,7 +103,7 @@ class Proof:
     """Programs without which it cannot run, such as mosquitto."""
 
 
-MODULES: tuple[str, ...] = ("worlds", "machine", "fuzz", "flood")
+MODULES: tuple[str, ...] = ("worlds", "machine", "evidence", "fuzz", "flood")
 """The modules of this folder that hold proofs, each as PROOFS, in the order of the table."""
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("daemon", "clients/python", "schemas"))]
 
 import hypothesis  # noqa: E402  # the path comes first
+import orjson  # noqa: E402
 from hypothesis import HealthCheck, Phase, Verbosity, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from hypothesis.stateful import (  # noqa: E402
@@ -43,12 +44,12 @@ class Committing(Story):
 
     def said(self) -> Said:
         early = self.desk.committed(len(self.rows))
-        on_disk = {(row.trial, row.seq) for row in self.rows}
+        leased = {(row.trial, orjson.loads(row.body)["data"]["fence"]) for row in self.rows
+                  if row.type == "trial.leased"}
         for letter in early:
             body = letter.body
             assert body.get("seq", 0) <= len(self.rows), "a receipt left before the commit of its event [1]"
-            assert letter.kind != "grant" or body["trial"] in {trial for trial, _ in on_disk}, \
-                "a grant left before its commit"
+            assert letter.kind != "grant" or (body["trial"], body["fence"]) in leased, "a grant left before its commit"
         self.desk._letters.extendleft(reversed(early))
         facts, letters = super().said()
         assert [row.seq for row in self.rows] == list(range(1, len(self.rows) + 1)), "seq has a gap"
@@ -65,7 +66,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(late=st.sampled_from(("use", "ignore")), lost=st.integers(0, 2), crash=st.integers(0, 1),
                 budget=st.sampled_from((4, 12, 1000)), confirm=st.booleans())
     def begin(self, late: str, lost: int, crash: int, budget: int, confirm: bool) -> None:
-        more = {"confirm": {"top": 2, "repeats": 1}} if confirm else {}
+        more: dict[str, Any] = {"confirm": {"top": 2, "repeats": 1}} if confirm else {}
         retry = {"lost": lost, "crash": crash}
         self.story = Committing(points=2000, late=late, retry=retry, budget={"trials": budget}, **more)
         self.model = Model(late, retry, budget, 600.0)
@@ -112,6 +113,7 @@ class Machine(RuleBasedStateMachine):
         is_new = (worker, run) not in model.replaced and asked not in model.withdrawn
         if is_new and model.rest(asked, n) > 0:
             model.standing[asked] = Standing(n, lease_s or model.default_s, model.now + PATIENCE_S, named)
+        open_before = {key for key, lease in model.of(asked).items() if lease.ended is None}
         _, letters = self.saw(self.story.ask(worker, asked[2], run, "s" if named else None, n=n, **more))
         receipts = [body for who, kind, body in letters if (who, kind) == (worker, "receipt")
                     and body["id"] in (asked[2], run)]
@@ -129,11 +131,15 @@ class Machine(RuleBasedStateMachine):
             if model.rest(asked, n) <= 0:
                 assert statuses == ([] if open_ else [("duplicate", None)]), statuses
             else:
-                self._explained(asked, named, statuses)
+                self._explained(asked, named, statuses, is_owed=not statuses and bool(granted - open_before))
 
-    def _explained(self, asked: Asked, named: bool, statuses: list[tuple[str, str | None]]) -> None:
+    def _explained(self, asked: Asked, named: bool, statuses: list[tuple[str, str | None]], *,
+                   is_owed: bool) -> None:
+        """Of what is left of an ask something is said, at once or within 2 s."""
         model = self.model
-        if model.status == "closed":
+        if is_owed:
+            model.standing[asked].is_owed = True
+        elif model.status == "closed":
             assert [status for status, _ in statuses] == ["closed" if named else "waiting"], statuses
             if named:
                 del model.standing[asked]
@@ -184,10 +190,8 @@ class Machine(RuleBasedStateMachine):
         for key in theirs:
             lease = model.leases[key]
             if lease.ended is None and lease.run == run and key not in listed:
-                lease.missed += 1
-                if lease.missed == 2:
-                    assert key in granted, f"two beats do not list {key}, and it is not granted again [4]"
-                    lease.missed = 0
+                lease.missed = 0 if key in granted else lease.missed + 1
+                assert lease.missed < 2, f"two beats do not list {key}, and it is not granted again [4]"
             else:
                 lease.missed = 0
 
@@ -235,8 +239,13 @@ class Machine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((1.0, 50.0, 95.0, 300.0, 700.0)))
     def time_passes(self, seconds: float) -> None:
         self.model.now += seconds
-        self.saw(self.story.tick(self.model.now))
+        _, letters = self.saw(self.story.tick(self.model.now))
+        said = {(who, body.get("ask") or body.get("id")) for who, _, body in letters}
         self.model.passed()
+        for asked, standing in self.model.standing.items():
+            assert not standing.is_owed or seconds < 2 or standing.was_full or (asked[0], asked[2]) in said, \
+                f"{asked} was not answered within 2 s [3]"
+            standing.is_owed &= seconds < 2
 
     @rule(kind=st.sampled_from(("restart", "pause", "resume", "trial.void", "trial.cancel", "enqueue", "close")),
           pick=picks)
@@ -248,7 +257,7 @@ class Machine(RuleBasedStateMachine):
             self._request(f"study.{kind}")
         elif kind == "enqueue":
             self._request("study.enqueue", params={"x": float(pick % 100)})
-        elif kind == "close" and len(model.leases) > 8 and pick % 3 == 0:
+        elif kind == "close" and len(model.leases) > 8 and pick % 3 == 0 and model.status != "closed":
             running = "stop" if pick % 2 else "finish"
             self._request("study.close", running=running)
             model.standing = {asked: each for asked, each in model.standing.items() if not each.is_named}
@@ -288,7 +297,7 @@ class Machine(RuleBasedStateMachine):
 def play(seed: int, *, shrink: bool = False) -> None:
     """The runs of a seed. Raises what they found."""
     machine = hypothesis.seed(seed)(type("Machine", (Machine,), {}))
-    run_state_machine_as_test(machine, settings=settings(      # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=settings(
         max_examples=RUNS, stateful_step_count=STEPS, database=None, deadline=None, print_blob=False,
         suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal if shrink else Verbosity.quiet,
         phases=[Phase.generate, *([Phase.shrink] if shrink else [])], report_multiple_bugs=False))

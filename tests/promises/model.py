@@ -1,8 +1,8 @@
-"""The wire contract as plain dictionaries: what may be recorded and said, and what must be, written from sections 4.2 to
-4.9 of the contract and not from the code. `machine.py` plays stories against it.
+"""The wire contract as plain dictionaries: what may be recorded and said, and what must be. It is written from
+sections 4.2 to 4.9 of the contract and not from the code; `machine.py` plays stories against it.
 
-The model predicts the answer of every tell, report and copy. Which trial an ask gets is the daemon's choice, so there it
-judges: each recorded fact in its order (`fact`), and what must hold after each message (`settled`).
+The model predicts the answer of every tell, report and copy. Which trial an ask gets is the daemon's choice, so there
+it judges: each recorded fact in its order (`fact`), and what must hold after each message (`settled`).
 """
 
 from collections import Counter
@@ -14,8 +14,9 @@ from tests.study.story import Fact, Letter
 
 Key = tuple[int, int]               # trial, fence
 Asked = tuple[str, str, str]        # worker, run, id
-ENDINGS = {"complete": "trial.completed", "fail": "trial.failed", "pruned": "trial.pruned", "released": "lease.released"}
-PATIENCE_S = 90.0
+ENDINGS = {"complete": "trial.completed", "fail": "trial.failed", "pruned": "trial.pruned",
+           "released": "lease.released"}
+PATIENCE_S = 90.0                   # an ask that nobody served lapses
 
 
 @dataclass
@@ -57,6 +58,10 @@ class Standing:
     lapses: float
     is_named: bool
     """It names the study, and ends with it."""
+    is_owed: bool = False
+    """Its receipt may still be on its way, for 2 s."""
+    was_full: bool = False
+    """For a moment it had all that it asked for, and may have been forgotten then."""
 
 
 def normal(outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,11 +159,14 @@ class Model:
             self.trials[number] = Trial(data["params"], again)
         elif number is not None:
             key = (number, int(data.get("fence", 0)))
-            {"trial.leased": self._leased, "lease.expired": self._expired, "lease.held": self._held,
-             "lease.released": self._released, "outcome.late": self._late, "outcome.voided": self._voided,
-             "trial.reported": lambda key, data: self.trials[key[0]].steps.update(
-                 {data["step"]: (data["values"]["value"], seq)}),
-             }.get(type, lambda key, data: self._outcome(type, key, data, told))(key, data)
+            on = {"trial.leased": self._leased, "lease.expired": self._expired, "lease.held": self._held,
+                  "lease.released": self._released, "outcome.late": self._late, "outcome.voided": self._voided}
+            if type == "trial.reported":
+                self.trials[number].steps[data["step"]] = data["values"]["value"], seq
+            elif type in on:
+                on[type](key, data)
+            elif type != "point.enqueued":
+                self._outcome(type, key, data, told)
 
     def _study(self, type: str, data: Mapping[str, Any]) -> None:
         assert type != "study.closed" or self.status != "closed", "closed twice"
@@ -214,7 +222,8 @@ class Model:
 
     def _expired(self, key: Key, data: Mapping[str, Any]) -> None:
         if "reason" not in data:
-            assert self.leases[key].ends <= self.now, f"lease {key} ended {self.leases[key].ends - self.now} s early [5]"
+            early_s = self.leases[key].ends - self.now
+            assert early_s <= 0, f"lease {key} ended {early_s} s early [5]"
         self._end(key, data.get("reason", "expired"))
 
     def _held(self, key: Key, data: Mapping[str, Any]) -> None:
@@ -244,17 +253,17 @@ class Model:
         lease, trial = self.leases[key], self.trials[key[0]]
         assert trial.status in ("running", "waiting", "lost"), f"a trial that is {trial.status} gets a result [5]"
         assert not told or key[1] == trial.fence, "an older fence counts [5]"
-        failure = data.get("class")
+        failure: str = data.get("class", "")
         if data.get("retry"):
             assert self.may_retry(key[0], failure), "tried again more often than allowed"
             trial.failures[failure] += 1
             trial.status = "waiting"
         else:
-            assert not told or failure is None or not self.may_retry(key[0], failure), "not tried again [7]"
+            assert not told or not failure or not self.may_retry(key[0], failure), "not tried again [7]"
             is_lost = failure == "lost" and "promoted" not in data
             if is_lost or "promoted" in data:
                 assert self.status == "closed" or trial.failures["lost"] > self.retry["lost"], "given up too soon [5]"
-                assert is_lost != bool(self._first_late(key[0])), "a late outcome becomes the result of a lost trial [5]"
+                assert is_lost != self._has_late(key[0]), "a late outcome becomes the result of a lost trial [5]"
             values = data.get("values") or {}
             trial.status = "lost" if is_lost else type.removeprefix("trial.").replace("completed", "complete").replace(
                 "failed", "fail")
@@ -263,7 +272,7 @@ class Model:
         if told or data.get("ended"):
             lease.ended = lease.ended if lease.ended is not None and not told else "told" if told else data["ended"]
 
-    def _first_late(self, number: int) -> bool:
+    def _has_late(self, number: int) -> bool:
         return any(key[0] == number and lease.status == "late" for key, lease in self.leases.items())
 
     # ------------------------------------------------------------ what must hold after each message
@@ -277,7 +286,10 @@ class Model:
                 assert lease.ended is None, "a lease that ended is granted"
                 assert body["params"] == self.trials[body["trial"]].params, "the same trial with other parameters"
         if self.status == "open":
-            alive = [asked for asked, standing in self.standing.items() if standing.lapses > self.now]
+            for asked, standing in self.standing.items():
+                standing.was_full |= self.rest(asked, standing.n) <= 0
+            alive = [asked for asked, standing in self.standing.items()
+                     if standing.lapses > self.now and not standing.was_full]
             assert not (alive and self.waiting), f"trials {self.waiting} wait, and {alive} ask [5]"
         assert self.status != "closed" or not self.waiting, "a trial waits in a closed study"
 
