@@ -103,7 +103,7 @@ class Proof:
     """Programs without which it cannot run, such as mosquitto."""
 
 
-MODULES: tuple[str, ...] = ("worlds", "machine", "evidence", "fuzz", "flood")
+MODULES: tuple[str, ...] = ("worlds", "machine", "evidence", "audits", "fuzz", "flood", "soak")
 """The modules of this folder that hold proofs, each as PROOFS, in the order of the table."""
 
 

@@ -1,7 +1,8 @@
 """Hypothesis plays the rules against the contract: a state machine whose every step is a message, a passing of time, a
 word of an operator or a restart, and a model of plain dictionaries (`model.py`) that says what must come of it.
 
-One round is a few runs of many steps each. A broken round names what was wrong; `python tests/promises/machine.py SEED`
+One round is a few runs of many steps each; what they do is a function of the seed, of Hypothesis and of our source,
+from which it takes numbers to try. A broken round names what was wrong; `python tests/promises/machine.py SEED`
 plays it again and prints the shortest story that shows it.
 """
 

@@ -84,6 +84,7 @@ class Model:
         self.withdrawn: set[Asked] = set()
         self.run: dict[str, str] = {}
         self.replaced: set[tuple[str, str]] = set()
+        self.untold: set[int] = set()
 
     # ------------------------------------------------------------ what is asked of it
 
@@ -198,6 +199,7 @@ class Model:
         lease.ended = why
         trial.failures["lost"] += 1
         trial.status = "waiting"
+        self.untold.add(key[0])
 
     def _leased(self, key: Key, data: Mapping[str, Any]) -> None:
         trial, asked = self.trials[key[0]], (data["worker"], data["run"], data["ask"])
@@ -291,6 +293,11 @@ class Model:
             alive = [asked for asked, standing in self.standing.items()
                      if standing.lapses > self.now and not standing.was_full]
             assert not (alive and self.waiting), f"trials {self.waiting} wait, and {alive} ask [5]"
+        for number in self.untold:
+            trial = self.trials[number]
+            assert trial.status != "waiting" or trial.failures["lost"] <= self.retry["lost"], \
+                f"trial {number} waits again, after more losses than are allowed [5]"
+        self.untold.clear()
         assert self.status != "closed" or not self.waiting, "a trial waits in a closed study"
 
     def passed(self) -> None:
