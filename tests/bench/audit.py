@@ -182,7 +182,8 @@ def written(path: Path, suggestions: int, first: int = 0) -> Counter[str]:
                 raise SystemExit(f"study {spec['name']} did not end: {service.desk.state.studies[spec['name']].counts}")
             i += 1
             made += sum(trial.sampler != "enqueued" for trial in service.desk.state.studies[spec["name"]].trials)
-            print(f"\rwriting: {made} of {suggestions} suggestions, {i - first} studies", end="", file=sys.stderr, flush=True)
+            print(f"\rwriting: {made} of {suggestions} suggestions, {i - first} studies", end="", file=sys.stderr,
+                  flush=True)
         await daemon.stop()
         return disk
 
