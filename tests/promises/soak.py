@@ -92,8 +92,8 @@ class Life:
                     case "flood" if flooder is None and seed % 3 == 2:
                         flooder = subprocess.Popen(
                             [sys.executable, str(HERE / "flood.py"), str(self.broker.port), str(FLOOD_RATE),
-                             str(FLOOD_S), flood.FLAVOURS[seed // 3 % len(flood.FLAVOURS)], str(seed)], stdout=subprocess.PIPE,
-                            stderr=subprocess.DEVNULL, text=True)
+                             str(FLOOD_S), flood.FLAVOURS[seed // 3 % len(flood.FLAVOURS)], str(seed)],
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
                     case _:
                         with contextlib.suppress(AssertionError):      # its broker may have been killed meanwhile
                             self.wire.request("trial.list", {"study": study, "limit": 50})
