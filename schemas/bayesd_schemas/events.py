@@ -239,7 +239,7 @@ class TrialFailed(_Outcome):
 
 
 class TrialPruned(_Outcome):
-    pass
+    learn: Literal[False] | None = Field(None, description="False: its value was learned when it came late")
 
 
 class TrialOrigin(_Data):
@@ -264,6 +264,7 @@ class TrialImported(_Data):
 
 class OutcomeLate(_Outcome):
     state: Literal["complete", "fail", "pruned"]
+    learn: Literal[False] | None = Field(None, description="False: the value of a failure, which is nothing to learn")
 
 
 class OutcomeVoided(_Data):

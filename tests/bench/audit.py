@@ -162,16 +162,16 @@ async def sometimes_slow(draw: Random, problem: Problem, count: int) -> Suggesti
     return made
 
 
-def written(path: Path, suggestions: int) -> Counter[str]:
-    """Write a log with at least so many suggestions; how many of each sampler."""
+def written(path: Path, suggestions: int, first: int = 0) -> Counter[str]:
+    """Write a log with at least so many suggestions, in studies from the `first` on; how many of each sampler."""
     async def story() -> MemoryDisk:
-        broker, disk, draw = MemoryBroker(), MemoryDisk(), Random(7)
-        daemon = Daemon(broker, disk, suggest=partial(sometimes_slow, Random(8)),
+        broker, disk, draw = MemoryBroker(), MemoryDisk(), Random(7 + first)
+        daemon = Daemon(broker, disk, suggest=partial(sometimes_slow, Random(8 + first)),
                         fingerprint=fingerprint(__version__))
         service = await daemon.start()
         await asyncio.sleep(1.0)
         operator = Client(broker, "operator")
-        i = made = 0
+        i, made = first, 0
         while made < suggestions:
             spec, kind, workers = study(i, draw)
             operator.say("request", id=spec["name"], verb="study.create", args={"spec": spec})
@@ -182,7 +182,8 @@ def written(path: Path, suggestions: int) -> Counter[str]:
                 raise SystemExit(f"study {spec['name']} did not end: {service.desk.state.studies[spec['name']].counts}")
             i += 1
             made += sum(trial.sampler != "enqueued" for trial in service.desk.state.studies[spec["name"]].trials)
-            print(f"\rwriting: {made} of {suggestions} suggestions, {i} studies", end="", file=sys.stderr, flush=True)
+            print(f"\rwriting: {made} of {suggestions} suggestions, {i - first} studies", end="", file=sys.stderr,
+                  flush=True)
         await daemon.stop()
         return disk
 

@@ -529,9 +529,11 @@ class Ledger:
             trial.known.append(None)
         elif status == "pruned":
             values = self._values(study, data)
+            was_known = "promoted" in data and values is not None and study.spec.get("late") != "ignore"
             if values is None and trial.steps:
                 values = self._values(study, {"values": trial.steps[max(trial.steps)][1]})
-            trial.known.append(values)
+            if not was_known:
+                trial.known.append(values)
         elif "promoted" not in data or study.spec.get("late") == "ignore":
             trial.known.append(self._values(study, data))
 
@@ -551,7 +553,8 @@ class Ledger:
         lease.told = "late"
         trial.late.append((self.seq, data))
         values = self._values(study, data)
-        if study.spec.get("late") != "ignore" and trial.status != "voided" and values is not None:
+        if (study.spec.get("late") != "ignore" and trial.status != "voided" and values is not None
+                and data["state"] != "fail"):
             trial.known.append(values)
 
     def _outcome_voided(self, body: Message, data: Message) -> None:

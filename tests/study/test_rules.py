@@ -622,3 +622,16 @@ def test_open_time_is_noted_once_a_minute_while_something_runs() -> None:
         story.tick(float(second))
     assert [row.type for row in story.rows].count("study.ticked") == 4
     assert story.desk.state.studies["s"].elapsed_s == 340.0
+
+
+def test_a_late_outcome_that_becomes_the_result_is_learned_once_and_a_failures_value_never() -> None:
+    for told, known in (({"state": "pruned", "value": 3}, [(1, (3.0,))]),
+                        ({"state": "fail", "value": 3}, [(1, None)]), ({"value": 3}, [(1, (3.0,))])):
+        story = Story(lease={"default_s": 10}, retry={"lost": 1})
+        story.ask("w1")
+        story.tick(11)
+        story.ask("w2")
+        story.tell("w1", 1, **told)
+        assert story.tick(30)[0][-1][2]["promoted"] == len(story.rows) - 2
+        assert [(seen.trial, seen.values) for seen in story.desk.state.studies["s"].history] == known
+        story.check()

@@ -84,6 +84,9 @@ def _place(trial: Trial, seen: list[Observation]) -> int:
     result, said = _result(trial), [(each.values, each.se) for each in seen]
     if trial.status == "complete" and trial.promoted:      # known since it came
         return said.index(result) if result in said else 0
+    if trial.status == "pruned" and trial.promoted and len(seen) == sum(
+            late.state != "fail" and _late(trial, late)[0] is not None for late in trial.late or ()):
+        return 0                                           # so is this; earlier logs learned it again
     early = [_late(trial, late) for late in trial.late or () if late.seq < trial.outcome_seq]
     after = [_late(trial, late) for late in trial.late or () if late.seq > trial.outcome_seq]
     for place in reversed(range(len(said))):

@@ -551,6 +551,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
         type = "lease.released"
     elif not counts:
         data["state"] = tell.state if type != "trial.failed" else "fail"
+        if data["state"] == "fail" and data.get("values") is not None:
+            data["learn"] = False
         type = "outcome.late"
     elif type == "trial.failed" and _may_retry(study, trial, data["class"], after=1):
         data["retry"] = True
@@ -685,6 +687,8 @@ def _lost(desk: Desk, trial: Trial) -> None:
     for key, value in (("values", late.values), ("se", late.se), ("seconds", late.seconds), ("class", late.failure)):
         if value is not None:
             data[key] = value
+    if late.state == "pruned" and late.values is not None and study.spec.late == "use":
+        data["learn"] = False          # it is known already
     desk.record(types[late.state], data, study=study, trial=trial.number)
 
 

@@ -868,7 +868,8 @@ def _trial_pruned(state: State, event: Event) -> None:
     if values is None and reports:      # the last report is what is known of the point
         values = _values(trial.study, {"values": reports[max(reports)][0]})
     trial.reports = {step: said for step, (said, *_) in reports.items()} if reports else None
-    _observe(trial, values, None)
+    if event.data.get("learn") is not False:
+        _observe(trial, values, None)
 
 
 def _outcome_late(state: State, event: Event) -> None:
@@ -880,7 +881,8 @@ def _outcome_late(state: State, event: Event) -> None:
                       _float(data.get("se")), _float(data.get("seconds")), data.get("class"), event.seq)
     trial.late = [*(trial.late or ()), outcome]
     values = _values(study, data)
-    if study.spec.late == "use" and trial.status != "voided" and values is not None:
+    if (study.spec.late == "use" and trial.status != "voided" and values is not None
+            and data.get("learn") is not False):
         _observe(trial, values, outcome.se)
 
 
