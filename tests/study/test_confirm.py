@@ -1,11 +1,14 @@
 """The leaders are measured again before a winner is announced: who gets what, what counts, what is said."""
 
+from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from tests.study.story import Fact, Story
 
-from bayesd import winner
+from bayesd import audit, winner
+from bayesd.replay import event_of
 from bayesd.study import confirm, snapshot, view
 
 
@@ -283,3 +286,26 @@ def test_nobody_waits_for_a_repeat_of_a_confirmation_that_a_close_cut_off() -> N
     assert [type for type, *_ in facts] == ["trial.completed", "study.winner", "study.closed"]
     assert story.tell("w1", 5, value=1.0)[0][0][0] == "trial.completed"
     story.check()
+
+
+def judged(story: Story, forge: Callable[[dict[str, Any]], None]) -> dict[str, str]:
+    """What an audit says of the winners of a log whose events were changed before they were hashed."""
+    events, plan = [], audit.Plan()
+    for row in story.rows:
+        body = orjson.loads(row.body)
+        forge(body)
+        events.append(event_of(orjson.dumps(body), row.hash))
+        plan.note(events[-1])
+    return {verdict.outcome: ",".join((verdict.evidence or {}).get("differs", ()))
+            for verdict in (audit.judge(moment, "") for moment in audit.moments(events, plan.cases))
+            if verdict.what == "winner"}
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({}, {"same": ""}), ({"trial": 2}, {"diverged": "trial"}), ({"confirmed": False}, {"diverged": "confirmed"}),
+    ({"leaders": []}, {"diverged": "leaders"}), ({"trial": "4"}, {"diverged": "trial"})])
+def test_an_audit_works_out_the_winner_again(change: dict[str, Any], said: dict[str, str]) -> None:
+    def forge(body: dict[str, Any]) -> None:
+        if body["type"] == "study.winner":
+            body["data"].update(change)
+    assert judged(confirmed(measured(TWO, confirm={"top": 2})), forge) == said

@@ -94,7 +94,7 @@ def is_done(study: Study, top: int) -> bool:
 def announce(desk: Desk, study: Study) -> None:
     """Record the winner of a confirmation that is over."""
     desk.confirming.pop(study.name, None)
-    desk.record("study.winner", winner(desk.state, study, study.repeated), study=study)
+    desk.record("study.winner", due(desk.state, study), study=study)
 
 
 def correct(desk: Desk, study: Study) -> None:
@@ -102,9 +102,16 @@ def correct(desk: Desk, study: Study) -> None:
     up as lost was told after all."""
     if study.winner is None or not study.is_announced:
         return
-    found = winner(desk.state, study, {each["trial"]: each["repeats"] for each in study.winner["leaders"]})
+    found = due(desk.state, study)
     if found != study.winner:
         desk.record("study.winner", found, study=study)
+
+
+def due(state: State, study: Study) -> Data:
+    """What `study.winner` says here: of the confirmation that is under way, else of the last one that had a winner."""
+    if study.winner is None or not study.is_announced:
+        return winner(state, study, study.repeated)
+    return winner(state, study, {each["trial"]: each["repeats"] for each in study.winner["leaders"]})
 
 
 def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) -> Data:
