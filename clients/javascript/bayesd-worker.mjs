@@ -116,7 +116,9 @@ class Worker {
     let envelope
     try { envelope = JSON.parse(payload) } catch { return null }
     const { signed: text, mac } = envelope ?? {}
-    if (typeof text !== 'string' || !/^[0-9a-f]{64}$/.test(mac) || this.log === null) return this.doubt(envelope)
+    if (typeof text !== 'string' || typeof mac !== 'string' || !/^[0-9a-f]{64}$/.test(mac) || this.log === null) {
+      return this.doubt(envelope)
+    }
     const made = this.mac(this.log, topic.slice(this.topics.length + 1), text)
     if (!timingSafeEqual(Buffer.from(made), Buffer.from(mac))) return this.doubt(envelope)
     const message = JSON.parse(text)
@@ -129,7 +131,7 @@ class Worker {
   }
 
   doubt(envelope) {
-    const words = `a message that the daemon did not sign with our key was ignored${envelope?.detail ? `; it says: ${envelope.detail}` : ''}`
+    const words = `a message that the daemon did not sign with our key was ignored${typeof envelope?.detail === 'string' ? `; it says: ${JSON.stringify(envelope.detail.slice(0, 300))}` : ''}`
     if (this.doubted.size < 10 && !this.doubted.has(words)) console.error(`bayesd worker ${this.name}: ${words}`)
     this.doubted.add(words)
     return null

@@ -4,7 +4,8 @@ Four levels, of which each needs the ones before it:
 
     L0  bytes   the chain holds (`bayesd.logfile.verify`)
     L1  state   the events fold to every state whose digest was saved beside them; points by hand are the ones that
-                were enqueued, and forks took over what their origin knew
+                were enqueued, forks took over what their origin knew, and a confirmed winner is the one that the
+                repeats say
     L2  answer  under the engine that wrote a proposal: the same point, evidence and fit, bit for bit
     L3  point   under another engine: the same point, or one that is as good to within rounding
 
@@ -29,6 +30,7 @@ from pydantic import ValidationError
 
 from bayesd import optimize
 from bayesd.optimize import samplers
+from bayesd.study import confirm
 from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
 from bayesd.study.fork import Prefix, prefix
@@ -94,6 +96,8 @@ class Plan:
             return
         if event.type in ("model.fitted", "trial.proposed"):
             self._note_answer(event, event.study)
+        elif event.type == "study.winner":
+            self.cases.append(Case(event.seq, event.study, None, _nonsense(event)))
         elif event.type == "study.forked":
             at = event.data["origin"]["at"]
             self.cases.append(Case(event.seq, event.study, at if isinstance(at, int) else None, forked=event.data))
@@ -292,6 +296,11 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
     if case.nonsense:
         return Moment(event, None, engine, case.nonsense)
     study, data = fold.state.studies[case.study], event.data
+    if event.type == "study.winner":
+        try:
+            return Moment(event, None, engine, (), confirm.due(fold.state, study))
+        except (IndexError, KeyError):       # an earlier one spoke of trials that there are not
+            return Moment(event, None, engine, ("leaders",))
     if data.get("sampler") in BY_HAND:
         return Moment(event, None, engine, (), _by_hand(study, event))
     frozen, floor = fold.frozen.get((case.study, data["as_of"])), fold.floors[case.study]
@@ -335,7 +344,7 @@ def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:
 # ---------------------------------------------------------------- asked again
 
 
-What = Literal["suggestion", "fit", "enqueued", "fork"]
+What = Literal["suggestion", "fit", "enqueued", "winner", "fork"]
 Level = Literal["L1", "L2", "L3"]
 
 
@@ -366,7 +375,7 @@ def judge(moment: Moment, engine: str) -> Verdict:
     level: Level = "L2" if moment.engine == engine else "L3"
     what = _what(event)
     try:
-        if what in ("enqueued", "fork"):
+        if what in ("enqueued", "winner", "fork"):
             return _judge_record(moment, what)
         if moment.problem is None:
             return _unfounded(moment, what, level, {"differs": list(moment.wrong)})
@@ -380,6 +389,8 @@ def _what(event: Event) -> What:
         return "fit"
     if event.type in ("study.forked", "trial.imported"):
         return "fork"
+    if event.type == "study.winner":
+        return "winner"
     return "enqueued" if event.data.get("sampler") in BY_HAND else "suggestion"
 
 
@@ -396,7 +407,7 @@ def _judge_record(moment: Moment, what: What) -> Verdict:
     """What no engine made follows from the record alone: a point by hand, and what a fork takes over."""
     event, expected = moment.event, moment.expected
     differs = list(moment.wrong)
-    if what == "enqueued" and not differs and expected is not None:
+    if what != "fork" and not differs and expected is not None:
         differs = [name for name in sorted(expected.keys() | event.data.keys())
                    if canonical([event.data.get(name)]) != canonical([expected.get(name)])]
     if differs or expected is None:
@@ -535,6 +546,7 @@ def _word(fallback: Any) -> str | None:
 
 
 ROWS = (("L1", "enqueued", "points by hand, as they were enqueued"),
+        ("L1", "winner", "confirmed winners, by what was measured again"),
         ("L1", "fork", "forks, as their origin was"),
         ("L2", "suggestion", "suggestions, same engine, bit for bit"), ("L2", "fit", "fits, same engine, bit for bit"),
         ("L2", "plain", "not reproduced (the plain point was)"),
@@ -581,7 +593,7 @@ def what_next(verdict: Verdict, differences: Sequence[str]) -> str:
     differs = (verdict.evidence or {}).get("differs", [])
     provenance = [name for name in differs if name in (
         "as_of", "ahead", "fit", "pending", "engine", "number", "after", "space_rev")]
-    if verdict.what in ("enqueued", "fork") or not verdict.evidence or not verdict.evidence.get("recomputed"):
+    if verdict.what in ("enqueued", "winner", "fork") or not verdict.evidence or not verdict.evidence.get("recomputed"):
         provenance = differs
     if provenance:
         return (f"The events before event {verdict.seq} do not bear out its {', '.join(provenance)}: no daemon wrote "

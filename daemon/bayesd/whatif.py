@@ -63,6 +63,8 @@ class Known:
     ends: dict[int, tuple[str, float | None]]
     """Trial -> its state and first value."""
     imported: frozenset[int]
+    again: frozenset[int]
+    """Trials that measured a leader again: no budget counted them, no rule looks at them."""
     closed_by: str | None
 
     @property
@@ -79,7 +81,8 @@ class Known:
 def known(study: Study, problem: Problem) -> Known:
     return Known(study.name, study.goals[0].name, problem, winner.entries(study), {
         trial.number: (trial.status, trial.values[0] if trial.values else None) for trial in study.trials},
-        frozenset(trial.number for trial in study.trials if trial.origin is not None), study.closed_by)
+        frozenset(trial.number for trial in study.trials if trial.origin is not None),
+        frozenset(trial.number for trial in study.trials if trial.of is not None), study.closed_by)
 
 
 @dataclass(slots=True)
@@ -146,7 +149,9 @@ def _walk(events: Iterable[Body], of: Known, tally: Tally, only: set[int] | None
         if data.get("elapsed_s") is not None:
             tally.elapsed_s = float(data["elapsed_s"])
         type = body["type"]
-        if type == "trial.leased":
+        if trial in of.again:
+            pass
+        elif type == "trial.leased":
             (tally.void if trial in void else tally.handed_out).add(trial)
         elif type in _TOLD:
             if data.get("message") is not None:      # else nobody spent anything on it again
@@ -385,7 +390,7 @@ def prune(events: Iterable[Body], of: Known, startup: int = 5, warmup: int = 0) 
     per: dict[int, list[int]] = {}
     for body in events:
         trial, type = body.get("trial"), body["type"]
-        if trial is None or trial in void:
+        if trial is None or trial in void or trial in of.again:
             continue
         if type == "trial.leased":
             running[trial] = {}

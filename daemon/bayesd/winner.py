@@ -50,7 +50,7 @@ def _confirmed(study: Study) -> dict[str, Any]:
                 f"bayesd study confirm {study.name}, or [confirm] in the study file"}
     chosen = next(each for each in said["leaders"] if each["trial"] == said["trial"])
     trial = study.trials[said["trial"] - 1]
-    times = "once" if chosen["measured"] == 1 else f"{chosen['measured']} times"
+    times = "once" if chosen["measured"] == 1 else f"{chosen['measured']} times, at least once"
     where = "on another worker" if chosen["elsewhere"] else "on the same worker, since no other was there"
     reason = (f"of {len(said['leaders'])} leaders that were measured again it did best: {chosen['mean']:.6g}, measured "
               f"{times} {where}; it was {chosen['value']:.6g} when it was chosen")

@@ -207,6 +207,14 @@ class StudySpec(_Part):
         """The constraints, ready to be held against points."""
         return constraining.parse(self.constraints, self.space)
 
+    def allows(self, params: Params) -> bool:
+        """Whether space and constraints have this point."""
+        try:
+            constraining.check(self.constrained, self.space.check(params))
+        except ValueError:
+            return False
+        return True
+
     @property
     def first_points(self) -> list[Params]:
         return [self.space.check(params) for params in self.enqueue]

@@ -51,6 +51,8 @@ class Hostile:
             self._say(topic, json.dumps({**json.loads(payload), "log": "a-lie", "epoch": 99}).encode())
             self._say(topic, payload, retain=True)          # soon taken back
         if payload.startswith(b'{"signed"'):
+            envelope = json.loads(payload)
+            self._say(topic, json.dumps({**envelope, "mac": [envelope["mac"]]}).encode())   # as text it is the same
             self._kept.append((topic, payload))
             for _ in range(3):
                 old = self._draw.choice(self._kept)

@@ -88,7 +88,11 @@ class Study:
     cost: float = 0.0
     confirm: list[int] | None = None
     """What a confirmation still has to measure again; None: none is under way."""
-    leaders: tuple[int, ...] = ()
+    repeats: dict[int, list[int]] = field(default_factory=dict)
+    """Leader -> what measured it again, of the confirmation that began last."""
+    announced: dict[int, list[int]] | None = None
+    """The same, of the one that had a winner last."""
+    winner: int | None = None
     reopened: str | None = None
 
     @property
@@ -179,8 +183,12 @@ class Ledger:
     def _whole(self, name: str) -> None:
         """What must be true of a study whenever a batch is on disk."""
         study = self.studies[name]
+        if study.announced is not None and study.confirm is None and study.winner not in self._wins(study):
+            self.fault(f"the winner of {name} is said to be {study.winner}, and it is one of {self._wins(study)}")
         for number, trial in enumerate(study.trials, start=1):
             if trial.status == "waiting":
+                if study.reopened is not None and trial.of is None:
+                    self.fault(f"{name}/{number} waits for a lease in a study that is open for a confirmation alone")
                 if study.status == "closed":
                     self.fault(f"{name}/{number} waits for a lease in a closed study")
                 elif trial.waits == "lost" and trial.lost > study.lost_max:
@@ -272,24 +280,43 @@ class Ledger:
         if study.confirm is not None:
             self.fault(f"{body['study']} confirms its leaders twice at the same time")
         if study.status == "closed":
-            study.status, study.reopened = "open", study.rule
+            study.status, study.reopened, study.rule = "open", study.rule, None
             if body["actor"] == "daemon":
                 self.fault(f"{body['study']} was opened again by nobody")
         sign = 1 if study.spec.get("direction", "minimize") == "minimize" else -1
         found = [sign * (study.trials[number - 1].values or (math.nan,))[0] for number in data["trials"]]
         if found != sorted(found) or any(study.trials[number - 1].status != "complete" for number in data["trials"]):
             self.fault(f"the leaders {data['trials']} of {body['study']} have {found}")
-        study.leaders = tuple(data["trials"])
+        study.repeats = {number: [] for number in data["trials"]}
         study.confirm = [number for number in data["trials"] for _ in range(data["repeats"])]
 
     def _study_winner(self, body: Message, data: Message) -> None:
-        study = self._changing(body)
-        if study.confirm is None or study.confirm or any(
-                trial.of is not None and trial.status in ("running", "waiting") for trial in study.trials):
-            self.fault(f"{body['study']} has a winner before its leaders were measured again")
-        if data["trial"] is not None and data["trial"] not in study.leaders:
-            self.fault(f"trial {data['trial']} won, the leaders were {study.leaders}")
-        study.confirm = None
+        study = self.studies[body["study"]]
+        if study.confirm is not None:
+            self._changing(body)
+            if study.confirm or any(study.trials[number - 1].status in ("running", "waiting")
+                                    for numbers in study.repeats.values() for number in numbers):
+                self.fault(f"{body['study']} has a winner before its leaders were measured again")
+            study.announced, study.confirm = study.repeats, None
+        elif study.announced is None:
+            self.fault(f"{body['study']} has a winner and confirmed none")
+        study.winner = data["trial"]
+
+    def _wins(self, study: Study) -> set[int | None]:
+        """Which trials the last winner may be, by what is known now; more than one only if they are equals."""
+        sign = 1 if study.spec.get("direction", "minimize") == "minimize" else -1
+        first, again = dict[int, float](), dict[int, float]()
+        for number, repeats in (study.announced or {}).items():
+            leader = study.trials[number - 1]
+            if leader.status == "complete" and leader.values is not None:
+                first[number] = sign * leader.values[0]
+                values = [sign * trial.values[0] for trial in (study.trials[each - 1] for each in repeats)
+                          if trial.status == "complete" and trial.values is not None]
+                if values:
+                    again[number] = sum(values) / len(values)
+        found = again or first
+        return {number for number, value in found.items()
+                if math.isclose(value, min(found.values()), rel_tol=1e-12, abs_tol=1e-12)} or {None}
 
     def _study_ticked(self, body: Message, data: Message) -> None:
         pass
@@ -322,6 +349,7 @@ class Ledger:
                 self.fault(f"{name} measures {data.get('of')} again, of {study.confirm}")
             elif study.confirm is not None:
                 study.confirm.remove(data["of"])
+                study.repeats[data["of"]].append(body["trial"])
         elif study.reopened is not None:
             self.fault(f"{name} is open for a confirmation alone and proposes trial {body['trial']}")
         if budget is not None and study.used >= budget and not again:
@@ -336,7 +364,7 @@ class Ledger:
             self.fault(f"{name} proposes trial {body['trial']} from the stream {data['stream']}")
         params = study.space.check(data["params"])
         for text in study.spec.get("constraints", ()):
-            if not ALLOWED[text](params) and not again:
+            if not ALLOWED[text](params):
                 self.fault(f"{name} proposes {params}, which breaks {text}")
         once = study.spec.get("noise") == "none" or study.spec.get("method") == "grid"
         if once and data["sampler"] not in ("enqueued", "confirm") and any(
@@ -350,7 +378,7 @@ class Ledger:
         worker, run, ask = data["worker"], data["run"], data["ask"]
         if data["fence"] != len(trial.leases) + 1:
             self.fault(f"{what} is leased after fence {len(trial.leases)}")
-        if study.status != "open":
+        if study.status != "open" or (study.reopened is not None and trial.of is None):
             self.fault(f"{what} is leased in a study that is {study.status}")
         if trial.status not in ("new", "waiting"):
             self.fault(f"{what} is leased while the trial is {trial.status}")
@@ -470,7 +498,7 @@ class Ledger:
         self.outcomes[key] = lease.told_seq = self.seq
         if not any(agrees(study.goals, body, message) for message in self._sent(lease.worker, *key)):
             self.fault(f"{body['type']} of {key} does not say what its worker told")
-        if data.get("cost"):
+        if data.get("cost") and trial.of is None:
             study.cost += data["cost"]
         return lease
 
@@ -515,12 +543,12 @@ class Ledger:
         if data.get("retry"):
             trial.failed[data["class"]] += 1
             if trial.failed[data["class"]] > study.retry(data["class"]) or data["class"] not in RETRIED \
-                    or study.status == "closed":
+                    or self._is_over(study, trial):
                 self.fault(f"{what} is tried again after {trial.failed[data['class']]} failures of class "
                            f"{data['class']} in a study that is {study.status}")
             trial.status, trial.failure, trial.waits = "waiting", None, "retry"
             return
-        if body["actor"].startswith("worker/") and data.get("class") in RETRIED and study.status != "closed" \
+        if body["actor"].startswith("worker/") and data.get("class") in RETRIED and not self._is_over(study, trial) \
                 and trial.failed[data["class"]] < study.retry(data["class"]):
             self.fault(f"{what} failed with class {data['class']} and is not tried again")
         trial.status, trial.failure = status, data.get("class")
@@ -538,7 +566,10 @@ class Ledger:
             trial.known.append(self._values(study, data))
 
     def _given_up(self, study: Study, trial: Trial) -> bool:
-        return study.status == "closed" or study.amended or trial.lost > study.lost_max
+        return self._is_over(study, trial) or study.amended or trial.lost > study.lost_max
+
+    def _is_over(self, study: Study, trial: Trial) -> bool:
+        return study.status == "closed" or (study.reopened is not None and trial.of is None)
 
     def _values(self, study: Study, data: Message) -> tuple[float, ...] | None:
         values = [(data.get("values") or {}).get(goal) for goal in study.goals]

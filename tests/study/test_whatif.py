@@ -255,3 +255,14 @@ def test_a_next_point_that_was_measured_later_says_so() -> None:
     assert [(point["params"]["x"], point["measured"]) for point in said["next"]] == [
         (2, {"trial": 2, "value": 4.0}), (3, {"trial": 3, "value": 3.0}), (4, None)]
     assert said["exhausted"]
+
+
+def test_what_measured_a_leader_again_is_no_part_of_the_search() -> None:
+    story = measured(VALUES, budget={"trials": 10}, confirm={"top": 2})
+    story.ask("w1", "again", n=2)
+    for number in (11, 12):
+        story.tell("w1", number, value=0.5, cost=100.0, seconds=8.0)
+    for limits in ({"target": 0.75}, {"trials": 11}, {"cost": 50.0}):
+        said = asked(story, **limits)
+        assert (said["stop"]["rule"], said["stop"]["handed_out"], said["stop"]["results"]) == (None, 10, 10)
+        assert said["stop"]["cost"] == 10.0

@@ -45,11 +45,11 @@ def register(top: click.Group) -> None:
 def audit(file: Path, study: str | None, from_seq: int, jobs: int, format: str) -> None:
     """Recompute every suggestion of FILE, offline.
 
-    L0 bytes and chain; L1 state, points by hand and forks; L2 where the engine (versions, BLAS kernel, processor
-    features) is the one that wrote them: points, acquisitions and fits, bit for bit; L3 elsewhere: the same point,
-    or a tied one, whose acquisition is as high to one in a million. What a plainer sampler answered since the model
-    was slow or broke is counted by itself: that it was so, no log can prove. Ends with 1 when anything differs, 65
-    when FILE is damaged.
+    L0 bytes and chain; L1 state, points by hand, winners and forks; L2 where the engine (versions, BLAS kernel,
+    processor features) is the one that wrote them: points, acquisitions and fits, bit for bit; L3 elsewhere: the same
+    point, or a tied one, whose acquisition is as high to one in a million. What a plainer sampler answered since the
+    model was slow or broke is counted by itself: that it was so, no log can prove. Ends with 1 when anything differs,
+    65 when FILE is damaged.
     """
     report, damage = audited(file, study, from_seq, jobs)
     _show(format, report)

@@ -8,24 +8,27 @@ count.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayesd.study.desk import Desk
-from bayesd.study.state import Data, Study, Trial
+from bayesd.study.state import Data, State, Study, Trial
+from bayesd.study.view import lease_of
 
 OTHERS_S = 10.0        # so long a leader waits for a worker that has not measured it, when there is one
 RECENT = 200           # trials that are looked at for workers that are there
 
 
 def leaders(study: Study, top: int) -> list[Trial]:
-    """The complete trials with the best values of the first objective, best first, each point once."""
+    """The complete trials with the best values of the first objective, best first, each point once. A point that the
+    study may no longer propose, since its space or constraints were amended, cannot be measured again."""
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
     ranked = sorted((sign * trial.values[0], trial.number) for trial in study.trials
                     if trial.status == "complete" and trial.values is not None and trial.of is None)
     out: list[Trial] = []
     for _, number in ranked:
         trial = study.trials[number - 1]
-        if len(out) < top and all(trial.params != other.params for other in out):
+        if len(out) < top and all(trial.params != other.params for other in out) and study.spec.allows(trial.params):
             out.append(trial)
         if len(out) == top:
             break
@@ -47,7 +50,8 @@ def proposal(desk: Desk, study: Study, worker: str) -> Data | None:
     nobody else is there, or comes within a while."""
     if not study.confirm:
         return None
-    number = next((each for each in study.confirm if not _measured_by(study.trials[each - 1], worker)), None)
+    number = next((each for each in study.confirm
+                   if worker not in _told_by(desk.state, study.trials[each - 1])), None)
     if number is None:
         since = desk.confirming.setdefault(study.name, desk.now)
         if _others(desk, study, worker, recently=desk.now - since < OTHERS_S):
@@ -57,8 +61,13 @@ def proposal(desk: Desk, study: Study, worker: str) -> Data | None:
             "of": number, "drawn": study.drawn, "as_of": desk.state.seq}
 
 
-def _measured_by(trial: Trial, worker: str) -> bool:
-    return any(lease.worker == worker and lease.proof is not None for lease in trial.leases)
+def _told_by(state: State, trial: Trial) -> set[str]:
+    """Workers that told anything of this trial; of an imported one, where it was measured."""
+    source: Trial | None = trial
+    while source is not None and source.origin is not None:
+        source = state.trial(*source.origin)
+    return set() if source is None else {
+        lease.worker for lease in source.leases if lease.proof is not None and lease.ended != "released"}
 
 
 def _others(desk: Desk, study: Study, worker: str, recently: bool) -> bool:
@@ -71,9 +80,10 @@ def _others(desk: Desk, study: Study, worker: str, recently: bool) -> bool:
 
 
 def is_under_way(study: Study) -> bool:
-    """Whether something is still to be measured again, or being measured."""
-    return bool(study.confirm) or any(trial.of is not None for trial in (*study.running.values(),
-                                                                         *study.waiting.values()))
+    """Whether something is still to be measured again, or being measured. A repeat of an earlier confirmation, which
+    a close cut off, may still be in somebody's hands: nobody waits for that."""
+    return bool(study.confirm) or any(trial.of is not None and trial.number in study.repeated.get(trial.of, ())
+                                      for trial in (*study.running.values(), *study.waiting.values()))
 
 
 def is_done(study: Study, top: int) -> bool:
@@ -84,27 +94,44 @@ def is_done(study: Study, top: int) -> bool:
 def announce(desk: Desk, study: Study) -> None:
     """Record the winner of a confirmation that is over."""
     desk.confirming.pop(study.name, None)
-    desk.record("study.winner", winner(study), study=study)
+    desk.record("study.winner", due(desk.state, study), study=study)
 
 
-def winner(study: Study) -> Data:
+def correct(desk: Desk, study: Study) -> None:
+    """Record the winner anew when what it rests on has changed since: a trial of it was voided, or one that was given
+    up as lost was told after all."""
+    if study.winner is None or not study.is_announced:
+        return
+    found = due(desk.state, study)
+    if found != study.winner:
+        desk.record("study.winner", found, study=study)
+
+
+def due(state: State, study: Study) -> Data:
+    """What `study.winner` says here: of the confirmation that is under way, else of the last one that had a winner."""
+    if study.winner is None or not study.is_announced:
+        return winner(state, study, study.repeated)
+    return winner(state, study, {each["trial"]: each["repeats"] for each in study.winner["leaders"]})
+
+
+def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) -> Data:
     """The leader whose repeats are best on average; of equals the earlier trial. Without a single repeat that is
-    complete, the one that was best before, and it says so.
+    complete, the one that was best before, and it says so. `repeated`: leader -> the trials that measured it again.
 
     The mean is of the repeats alone: sums are exact (fsum), so every machine agrees.
     """
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
     found: list[Data] = []
-    for number, repeats in study.repeated.items():
+    for number, repeats in repeated.items():
         leader = study.trials[number - 1]
         if leader.status != "complete" or leader.values is None:
             continue
         again = [trial for trial in (study.trials[each - 1] for each in repeats) if trial.status != "voided"]
-        values = [trial.values[0] for trial in again if trial.status == "complete" and trial.values is not None]
+        measured = [trial for trial in again if trial.status == "complete" and trial.values is not None]
+        values = [trial.values[0] for trial in measured if trial.values is not None]
         mean = math.fsum(value / len(values) for value in values) if values else None
-        workers = {lease.worker for lease in leader.leases if lease.proof is not None}
-        elsewhere = any(lease.worker not in workers for trial in again for lease in trial.leases
-                        if lease.proof is not None)
+        before = _told_by(state, leader)
+        elsewhere = any(lease.worker not in before for trial in measured if (lease := lease_of(trial)) is not None)
         found.append({"trial": number, "value": leader.values[0], "repeats": [trial.number for trial in again],
                       "measured": len(values), **({} if mean is None else {"mean": mean}), "elsewhere": elsewhere})
     confirmed = [each for each in found if "mean" in each]

@@ -563,7 +563,7 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
     event = desk.record(type, data, actor=f"worker/{worker}", study=study, trial=trial.number,
                         cmd=tell.id, elapsed=study.status == "open")
     _receipt(desk, worker, tell.id, "late" if type == "outcome.late" else "recorded", event.seq, event.hash)
-    if study.status == "closed":
+    if _is_over(trial):
         _lost(desk, trial)             # given back after the close: nobody will have it any more
     _moved(desk, study)
 
@@ -662,9 +662,14 @@ def _fold(name: str, folds: list[float | None]) -> tuple[dict[str, float | None]
     return {name: mean}, se if se <= NUMBER_MAX else None
 
 
+def _is_over(trial: Trial) -> bool:
+    """Whether nobody will have this trial any more: its study is closed, or open again for a confirmation alone."""
+    return trial.study.status == "closed" or (trial.study.reopened is not None and trial.of is None)
+
+
 def _may_retry(study: Study, trial: Trial, failure: str, after: int) -> bool:
     """The policy allows another lease after this failure (`after` 1: the failure is not counted yet)."""
-    if study.status == "closed" or failure not in RETRIED | {"lost"}:
+    if _is_over(trial) or failure not in RETRIED | {"lost"}:
         return False
     limit: int = getattr(study.spec.retry, failure)
     return (trial.failures or {}).get(failure, 0) + after <= limit
@@ -705,6 +710,7 @@ def _moved(desk: Desk, study: Study) -> None:
 
 def settle(desk: Desk, study: Study) -> None:
     """Close a study whose budget is used up; the rule that fired is on record."""
+    confirm.correct(desk, study)
     if study.status == "closed":
         return
     budget = study.spec.budget
@@ -747,6 +753,7 @@ def close(desk: Desk, study: Study, rule: str, *, running: str = "finish", actor
             end_lease(desk, trial, "closed")
     for trial in list(study.waiting.values()):
         _lost(desk, trial)
+    confirm.correct(desk, study)       # what became known during a confirmation that this cuts off
     for standing in list(desk.queues.get(study.name, {}).values()):
         _explain(desk, standing)
 

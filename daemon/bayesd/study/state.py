@@ -511,6 +511,7 @@ def _study_amended(state: State, event: Event) -> None:
         study.drawn = 0
         study.fit = None
         study.confirm = []                       # points of another space
+    study.confirm = [number for number in study.confirm if study.spec.allows(study.trials[number - 1].params)]
     if event.data.get("queue") is not None:      # points that are no longer allowed have left
         study.queue = [_typed(study, params) for params in event.data["queue"]]
     study.leader_left = True
@@ -783,7 +784,7 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
         told = _told(event, "recorded")
         if told is not None:           # else it is not the worker's word, and an earlier tell stays on record
             lease.told = told
-            _count(study, data)
+            _count(trial, data)
             _end(state, lease, "told")
         elif lease.ended is None:
             _end(state, lease, data.get("ended", "cancelled"))
@@ -798,9 +799,11 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     return trial
 
 
-def _count(study: Study, data: Data) -> None:
-    """Add up what a tell cost, late or not: it was spent."""
-    study.cost += float(data.get("cost") or 0.0)
+def _count(trial: Trial, data: Data) -> None:
+    """Add up what a tell cost, late or not: it was spent. What measures a leader again counts for no budget."""
+    study = trial.study
+    if trial.of is None:
+        study.cost += float(data.get("cost") or 0.0)
     if data.get("seconds") is not None:
         study.told_seconds += float(data["seconds"])
         study.told_count += 1
@@ -847,7 +850,7 @@ def _trial_failed(state: State, event: Event) -> None:
         trial = _trial(state, event)
         lease = _lease(trial, event)
         lease.told = _told(event, "recorded")
-        _count(trial.study, data)
+        _count(trial, data)
         if trial.is_provisional:
             _forget(trial, keep_late=True)
         trial.failure = None
@@ -876,7 +879,7 @@ def _outcome_late(state: State, event: Event) -> None:
     trial = _trial(state, event)
     study, data = trial.study, event.data
     _lease(trial, event).told = _told(event, "late")
-    _count(study, data)
+    _count(trial, data)
     outcome = Outcome(data["state"], data["fence"], _floats(data["values"]) if "values" in data else None,
                       _float(data.get("se")), _float(data.get("seconds")), data.get("class"), event.seq)
     trial.late = [*(trial.late or ()), outcome]
