@@ -103,8 +103,8 @@ class Proof:
     """Programs without which it cannot run, such as mosquitto."""
 
 
-MODULES: tuple[str, ...] = ("worlds", "kills", "failpoints", "power", "errors", "full", "damage", "clocks", "brokers",
-                            "zombies", "twins", "fuzz", "flood")
+MODULES: tuple[str, ...] = ("worlds", "kills", "failpoints", "power", "errors", "full", "damage", "clocks", "backups",
+                            "brokers", "zombies", "twins", "fuzz", "flood")
 """The modules of this folder that hold proofs, each as PROOFS, in the order of the table."""
 
 
