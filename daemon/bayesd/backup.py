@@ -68,15 +68,22 @@ def end_of(path: AnyPath) -> End | None:
 # --- Out -----------------------------------------------------------------------------------------------
 
 
-def copy(log: AnyPath, out: Path, prove: Callable[[Path], Proof], on_pages: Pages | None = None) -> tuple[Path, Proof]:
+def copy(log: AnyPath, out: Path, prove: Callable[[Path], Proof], on_pages: Pages | None = None, *,
+         is_folder: bool = False) -> tuple[Path, Proof]:
     """Copy a log, prove the copy, give it the name `out`; in a folder, the name of its log and last event.
 
-    An older copy of the same log is replaced. Returns where the copy is, and what `prove` said of it; what `prove`
-    raises ends the copying, and nothing has the name then. Raises Misused when something else is in its place,
-    LockedOut when somebody else is at it, DiskFull, or another LogError.
+    With `is_folder` the folder is made where it is missing. An older copy of the same log is replaced. Returns where
+    the copy is, and what `prove` said of it; what `prove` raises ends the copying, and nothing has the name then.
+    Raises Misused when something else is in its place, LockedOut when somebody else is at it, DiskFull,
+    or another LogError.
     """
     log = true_name(log)
     _must_be_a_log(log)
+    if is_folder:
+        if out.exists() and not out.is_dir():
+            raise Misused(f"{out} is there and no folder: leave the slash out to put the copy in its place")
+        with _writing(out):
+            make_directory(out)
     folder = out if out.is_dir() else None
     out = true_name(out)
     if out == log:

@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiomqtt
 
+from bayesd_client.certificate import ended
 from bayesd_schemas.address import shown
 
 if TYPE_CHECKING:
@@ -314,9 +315,8 @@ class Link:
         try:
             await asyncio.wait((entering, dropped), return_when=asyncio.FIRST_COMPLETED)
             if not entering.done():
-                raise BusError(
-                    f"The broker at {self._address.url} closed the connection before it answered: check that it"
-                    f" speaks MQTT there, and {'without' if not self._address.tls else 'with'} TLS.")
+                raise BusError(f"The broker at {self._address.url} closed the connection before it answered: "
+                               f"{_why_closed(self._address)}.")
             try:
                 entering.result()
             except aiomqtt.MqttError as error:
@@ -698,6 +698,20 @@ _SILENT = _silent_logger()
 
 def _code(code: object) -> int:
     return int(getattr(code, "value", code))   # type: ignore[call-overload, no-any-return]
+
+
+def _why_closed(address: BrokerAddress) -> str:
+    """What a broker may mean that hangs up without a word: over TLS 1.3 that is how it refuses a certificate, too."""
+    if not address.tls:
+        return "check that it speaks MQTT there, and without TLS"
+    if address.cert_file is None:
+        return "it may want a certificate of ours (--cert-file, --key-file), or speaks no MQTT with TLS there"
+    end = ended(address.cert_file)
+    if end is not None:
+        return (f"our certificate {address.cert_file} ended on {end:%Y-%m-%d}; bayesd deploy certs FOLDER --renew, "
+                "then copy it and its key to here")
+    return (f"it may not take our certificate {address.cert_file} (another authority's, or not valid by its clock), "
+            "or speaks no MQTT with TLS there")
 
 
 def _who(address: BrokerAddress) -> str:

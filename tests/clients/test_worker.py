@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import aiomqtt
 import pytest
 
 import bayesd_client as bayesd
+from bayesd import certificates
+from bayesd_client.certificate import ended
 
 pytestmark = pytest.mark.mosquitto
 Start = Callable[..., Any]
@@ -379,6 +382,34 @@ def test_tls_with_a_clients_certificate(broker: Any, start_daemon: Start, tmp_pa
                              ca_file=f"{tmp_path}/ca.pem", cert_file=f"{tmp_path}/w1.pem",
                              key_file=f"{tmp_path}/w1.key")
     assert decorate(lambda trial: 1.0).run().told == 2
+
+
+def test_a_certificate_that_has_ended_is_named_before_the_broker_hangs_up(
+        tmp_path: Path, start_python: StartPython, broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificates.issue(tmp_path, ["localhost"], {"new": "worker"})
+    made = datetime.now(UTC) - timedelta(days=certificates.CLIENT_DAYS + 1)
+    monkeypatch.setattr(certificates, "_now", lambda: made)
+    certificates.issue(tmp_path, (), {"old": "worker"})
+    end = ended(tmp_path / "old.crt")
+    assert (end is not None, ended(tmp_path / "new.crt")) == (True, None)
+    child = start_python("-c", RUN, "--broker", f"mqtts://127.0.0.1:{broker.port}", "--study", "s", "--spool",
+                         str(tmp_path / "spool"), "--cert-file", str(tmp_path / "old.crt"), "--key-file",
+                         str(tmp_path / "old.key"), "--", "true")
+    assert child.stderr is not None
+    lines = [child.stderr.readline(), child.stderr.readline()]
+    assert f"old.crt ended on {end:%Y-%m-%d}" in lines[1], lines
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=20)
+
+
+def test_a_name_that_is_not_the_logins_is_named(tmp_path: Path, start_python: StartPython, broker: Any) -> None:
+    child = start_python("-c", RUN, "--broker", f"mqtt://w1@127.0.0.1:{broker.port}", "--name", "w2", "--study", "s",
+                         "--spool", str(tmp_path / "spool"), "--", "true")
+    assert child.stderr is not None
+    lines = [child.stderr.readline(), child.stderr.readline()]
+    assert "our name is w2, and the broker knows us as w1" in lines[1], lines
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=20)
 
 
 def test_a_wrong_password_says_so_and_tries_on(tmp_path: Path, start_python: StartPython, broker: Any,

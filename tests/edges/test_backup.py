@@ -77,6 +77,9 @@ def test_a_copy_is_the_log_and_nothing_else_is_left(log: Path, sh: Shell, tmp_pa
     named = Path(sh(f"log backup {log} -o {there} -f json").json["file"])
     assert named.name == f"{said.json['log']}-{len(events(log)):012}.db"
     assert events(named) == events(log)
+    made = Path(sh(f"log backup {log} -o {tmp_path}/not/yet/ -f json").json["file"])    # a slash says: a folder
+    assert made == tmp_path / "not" / "yet" / named.name
+    assert "no folder" in sh(f"log backup {log} -o {copy}/", code=2).err
 
 
 def test_without_a_name_it_is_the_log_of_this_user(sh: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

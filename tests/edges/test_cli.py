@@ -364,12 +364,16 @@ def test_confirm_measures_the_leaders_again(at_home: Home, sh: Shell) -> None:
     assert sh("study show again -f json").json["closed_by"] == "trials"
     said = sh("study confirm again --top 1 -f json")
     assert "trials 2 of again are measured again: 1 trials" in said.err
+    assert "are being measured again" in sh("study best again").err
+    assert "open to measure its leaders again, nothing else" in sh("study amend again budget.trials=9", code=1).err
     grant = sh("ask again --name w2").json
     assert grant["trial"] == 3
     sh("tell again 3 1.5 --name w2")
     best = sh("study best again -f json").json
     assert (best["rule"], best["trial"], best["value"]) == ("confirmed", 2, 1.5)
-    assert "measured once on another worker" in sh("study best again").out
+    best_now = sh("study best again")
+    assert "measured once on another worker" in best_now.out
+    assert "are being measured again" not in best_now.err
     assert sh("study best again --rule best -f json").json["value"] == 1
     assert "It measures trial 2 again" in sh("why again 3").out
     assert "Confirmed is trial 2" in sh("why again").out
@@ -391,6 +395,11 @@ def test_cancel_void_and_revoke(at_home: Home, sh: Shell) -> None:
     assert sh("worker revoke held --void", code=2).err.startswith("error: --void needs --reason")
     done = sh("worker revoke held --void --reason 'no good at all' -f json")
     assert ("0 trials are void" in done.err, done.json["trials"]) == (True, [])
+    ask_and_tell(sh, "mend", "0.2")
+    told = sh("trial show mend 3 -f json").json["leases"][-1]["worker"]
+    row = sh(f"worker revoke {told} --void --reason 'a liar'").out
+    assert "mend #3" in row
+    assert "leases" not in row
 
 
 def test_a_running_daemon_redacts_and_shows_what_is_left(at_home: Home, sh: Shell) -> None:

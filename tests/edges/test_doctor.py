@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -193,6 +194,22 @@ def test_each_setting_that_is_not_as_it_should_be_is_named(tmp_path: Path) -> No
     file.write_text("listener 1883 127.0.0.1\nallow_anonymous false\n")
     assert any("acl_file" in each.advice for each in examine_settings(file))
     assert examine_settings(tmp_path / "none")[0].state == "bad"
+
+
+def test_what_nothing_runs_with_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer of the benchmarks is nobody's install; a package of the daemon is."""
+    there, gone = importlib.metadata.version, {"optuna"}
+
+    def version(name: str) -> str:
+        if name in gone:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return there(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert [(each.state, "are there" in each.finding) for each in machine._packages()] == [("ok", True)]
+    gone.add("h11")
+    (found,) = machine._packages()
+    assert (found.state, "h11" in found.finding, "optuna" in found.finding) == ("warn", True, False)
 
 
 def test_an_old_broker() -> None:

@@ -103,8 +103,8 @@ class Proof:
     """Programs without which it cannot run, such as mosquitto."""
 
 
-MODULES: tuple[str, ...] = ("worlds", "machine", "kills", "failpoints", "power", "errors", "full", "damage", "clocks",
-                            "brokers", "zombies", "twins", "evidence", "audits", "fuzz", "flood", "soak")
+MODULES: tuple[str, ...] = ("worlds", "machine", "kills", "failpoints", "power", "errors", "full", "damage", "backups",
+                            "clocks", "brokers", "zombies", "twins", "evidence", "audits", "fuzz", "flood", "soak")
 """The modules of this folder that hold proofs, each as PROOFS, in the order of the table."""
 
 

@@ -101,6 +101,7 @@ class Worker:
         self._say = say
         base = Path(options.spool) if options.spool is not None else None
         self.name, self._spool = claim(options.name, address.name, base)
+        self._known_as = address.name
         self._run_id = secrets.token_hex(4)
         self._topics = Topics(options.root)
         self._signing = Signing(key, self.name, self._run_id, self._topics) if key is not None else None
@@ -144,6 +145,10 @@ class Worker:
         self._wake = asyncio.Event()
         leave = asyncio.Event()
         self._say(f"worker {self.name}, run {self._run_id}")
+        if self._known_as not in (None, self.name):
+            self._say(f"warning: our name is {self.name}, and the broker knows us as {self._known_as}: one that lets "
+                      "everybody write as themselves only drops all that we say, without a word. Leave the name out, "
+                      "or come with the login of that name")
         async with asyncio.TaskGroup() as group:
             self._group = group
             link = group.create_task(self._link.run(leave), name="link")

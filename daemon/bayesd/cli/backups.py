@@ -59,11 +59,12 @@ def _show(format: str, answer: dict[str, Any]) -> None:
 @click.command("backup", cls=Verb, example="bayesd log backup -o /mnt/backup/tuning.db\n"
                "bayesd log backup /var/lib/bayesd/log.db -o /mnt/backup/")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True,
-              help="The copy; in a folder it is named by its log and last event. An older copy of the same log is "
+@click.option("-o", "--output", required=True, metavar="PATH",
+              help="The copy; in a folder, which ends with a slash or is there, it is named by its log and last event. "
+                   "An older copy of the same log is "
                    "replaced, anything else is refused.")
 @format_option
-def backup(file: Path | None, output: Path, format: str) -> None:
+def backup(file: Path | None, output: str, format: str) -> None:
     """Copy a log while its daemon runs, and prove the copy before it gets its name.
 
     FILE is the log of the daemon on this machine by default. The copy is one moment of it, flushed, its bytes, chain,
@@ -73,7 +74,7 @@ def backup(file: Path | None, output: Path, format: str) -> None:
     source = file if file is not None else _log_here()
     backups = need("bayesd.backup")
     with _copying(source.name) as advance:
-        path, found = backups.copy(source, output, _proved, advance)
+        path, found = backups.copy(source, Path(output), _proved, advance, is_folder=output.endswith("/"))
     _show(format, _answer(found, path, source))
     show.talk("the key that signs heads is not in the copy: keep it, too, in another place than the copies")
 

@@ -93,7 +93,8 @@ def _study(study: dict[str, Any]) -> Iterator[Line]:
     for key, pair in study["spec"].items():
         yield key, _arrow(pair)
     if study["fits"]:
-        yield "fits", f"{study['fits']}, the last on {study['fitted_on'][1]} outcomes"
+        last = study["fitted_on"][1]
+        yield "fits", f"{study['fits']}" + (f", the last on {last} outcomes" if last is not None else "")
     for label, key, text in (("elapsed", "elapsed_s", show.duration), ("cost", "cost", show.cell),
                              ("training", "told_seconds", show.duration)):
         before, after = study[key]

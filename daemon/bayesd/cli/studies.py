@@ -393,6 +393,10 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
             show.record(format, chosen, (), ())
         raise Trouble(f"{chosen['study']}: {chosen['reason']}")
     say_moment(chosen.get("at"))
+    again = page.get("confirmation")
+    if again is not None and not again["is_announced"]:
+        show.talk("the leaders are being measured again, and until that is done this is the word of their first "
+                  "measurement")
     error = f" ± {show.cell(chosen['se'])}" if chosen.get("se") is not None else ""
     show.record(format, chosen, [
         ("study", chosen["study"]), ("trial", chosen["trial"]), ("value", f"{show.cell(chosen['value'])}{error}"),

@@ -17,6 +17,7 @@ from bayesd_schemas.names import is_name
 from bayesd_schemas.sealed import KEY_BYTES
 
 SHOWN_MAX = 20
+VOIDED_MAX = 10
 
 
 class _WithRun(click.Group):
@@ -134,4 +135,8 @@ def revoke(name: str, reason: str | None, void: bool, force: bool, reach: Reachi
     if row.get("copies"):
         said += f"; {row['copies']} of them are copies in {', '.join(row['forks'])}"
     show.talk(f"{name} is revoked{said}")
-    show.record(format, row, list(row.items()), [row.get("worker", name)])
+    shown = {key: value for key, value in row.items() if key not in ("leases", "trials")}
+    if row.get("trials"):
+        more = ", …" if row["voided"] > VOIDED_MAX else ""
+        shown["trials"] = ", ".join(f"{study} #{trial}" for study, trial in row["trials"][:VOIDED_MAX]) + more
+    show.record(format, row, list(shown.items()), [row.get("worker", name)])

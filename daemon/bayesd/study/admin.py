@@ -123,7 +123,8 @@ def _study_of(desk: Desk, request: Request) -> Study:
 def _open_study_of(desk: Desk, request: Request) -> Study:
     study = _study_of(desk, request)
     if study.status == "closed" or study.reopened is not None:
-        raise Refused("closed", f"{study.name} is closed by rule {study.closed_by or study.reopened}; "
+        only = "" if study.status == "closed" else " and open to measure its leaders again, nothing else"
+        raise Refused("closed", f"{study.name} is closed by rule {study.closed_by or study.reopened}{only}; "
                                 "a closed study stays closed: create another", "study")
     return study
 
@@ -514,7 +515,7 @@ def study_show(desk: Desk, client: str, request: Request) -> Result:
     study = _study_of(desk, request)
     state = view.study_state(desk.state, study, desk.elapsed(study))
     shown = {**state, "spec": study.spec.model_dump(mode="json", exclude_unset=True), "queued": len(study.queue),
-             **view.origin(study)}
+             **view.origin(study), **view.confirmation(study)}
     if len(orjson.dumps(shown)) > PAGE_BYTES:
         shown["spec"].pop("space")             # it stands beside
         shown["spec"].pop("enqueue", None)
