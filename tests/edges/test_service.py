@@ -134,6 +134,88 @@ def test_who_trains_for_long_waits_some_seconds_for_a_modelled_point() -> None:
     assert [event["data"].get("fallback") for event in events(run(story()), "trial.proposed")] == [None, None]
 
 
+def test_a_message_is_acknowledged_when_what_it_caused_is_on_disk_and_waits_for_nothing_else() -> None:
+    """An acknowledgement that waits for the next event would fill the broker's window, and stop everybody."""
+    async def story() -> tuple[list[int], int]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk)
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        assert daemon.service is not None
+        acknowledged: list[int] = []
+        for id in ("t1", "t2"):         # the second is a copy, and causes nothing
+            daemon.service.on_message(broker.topics.sent("w1", "tell"), json.dumps(
+                {"id": id, "study": "s", "trial": 1, "fence": 1, "value": 1.0}).encode(),
+                lambda: acknowledged.append(len(disk.rows)))
+            await asyncio.sleep(0.5)
+        (told,) = events(disk, "trial.completed")
+        await daemon.stop()
+        return acknowledged, told["seq"]
+
+    acknowledged, seq = run(story())
+    assert acknowledged == [seq, seq]
+
+
+def test_who_was_shed_is_served_again_after_a_while() -> None:
+    async def story() -> list[str]:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk(), settings=Settings(rate_per_s=20.0, rate_burst=200.0))
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        for number in range(300):
+            worker.say("ask", id=f"b{number}", run="r", n=0)
+        refused = await worker.wait(lambda kind, body: body.get("reason") == "rate")
+        seen = []
+        for seconds in (1.0, refused["retry_after_s"]):
+            await asyncio.sleep(seconds)
+            worker.heard.clear()
+            for _ in range(50):
+                worker.say("ask", id="c", run="r", n=0)
+            await asyncio.sleep(0.5)
+            seen.append("".join(sorted({body["status"][0] for _, body in worker.heard})))
+        await daemon.stop()
+        return seen
+
+    assert run(story()) == ["cr", "c"]      # closed, as a withdrawn ask is; rejected
+
+
+def test_an_ask_inside_a_tell_that_is_refused_is_served() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk())
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        worker.say("tell", id="t1", study="s", trial=1, fence=0, value=1.0,
+                   ask={"id": "a2", "run": "r", "study": "s"})
+        await worker.wait(lambda kind, body: (body.get("id"), body.get("reason")) == ("t1", "bad-field"))
+        await worker.wait(lambda kind, body: kind == "grant" and body["ask"] == "a2")
+        await daemon.stop()
+
+    run(story())
+
+
+def test_a_last_will_that_comes_late_does_not_stand() -> None:
+    """The broker says it of our connection before this one, after we said that we are online."""
+    async def story() -> list[str]:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk())
+        await daemon.start()
+        await begin(broker)
+        ghost, seen = MemoryClient(broker, "ghost", [], lambda *_: None), []
+        ghost.connect()
+        for said in (b'{"state":"offline"}', b"nonsense"):
+            ghost.publish(broker.topics.daemon, said, retain=True)
+            await asyncio.sleep(0.2)
+            seen.append(json.loads(broker.retained[broker.topics.daemon])["state"])
+        await daemon.stop()
+        return seen
+
+    assert run(story()) == ["online", "online"]
+
+
 def test_a_full_disk_loses_nothing_and_the_daemon_goes_on_by_itself() -> None:
     async def story() -> MemoryDisk:
         broker, disk = MemoryBroker(), MemoryDisk()
