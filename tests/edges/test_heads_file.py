@@ -1,5 +1,6 @@
 """The heads file: notes and nothing else, whatever a crash or a person did to it."""
 
+import asyncio
 import logging
 import os
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bayesd.config import ConfigError
+from bayesd.log import MemoryDisk, MemoryLog, Note
 from bayesd.notes import Signer, is_cut, join, split
-from bayesd.outside import HeadFiles
+from bayesd.outside import HeadFiles, signer_of
 
 SIGNER = Signer("0123456789abcdef", bytes(32))
 NOTES = [SIGNER.sign(size, bytes([size]) * 32) for size in (1, 2, 3)]
@@ -63,3 +65,58 @@ def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
     assert list(kept.read()[0][1]) == []
     kept.keep(NOTES[0])
     assert (tmp_path / "heads.txt").read_text(encoding="utf-8") == join(NOTES[:1])
+
+
+def test_heads_that_cannot_be_read_are_said_and_what_is_not_there_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "heads").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        HeadFiles(tmp_path / "log.db", tmp_path / "heads").read()
+    files = HeadFiles(tmp_path / "log.db", None)
+    files.remember(NOTES[0])
+    assert [list(notes) for _, notes in files.read()] == [[NOTES[0]]]
+    for _ in range(2):
+        files.forget()
+        assert files.read() == []
+
+
+# ---------------------------------------------------------------- the key of a log
+
+
+async def _signer(log: MemoryLog, folder: Path, given: Path | None = None, credential: Path | None = None) -> Signer:
+    return await signer_of(log, "0123456789abcdef", folder / "log.db", given,
+                           None if credential is None else str(credential))
+
+
+def test_a_log_makes_its_key_once_and_takes_it_from_where_it_was_put(tmp_path: Path) -> None:
+    async def story() -> None:
+        log = await MemoryLog.open(MemoryDisk())
+        made = await _signer(log, tmp_path)
+        assert (tmp_path / "log.db.key").stat().st_mode & 0o777 == 0o600
+        assert (await _signer(log, tmp_path)).vkey == made.vkey
+        for where in ("given", "credential"):
+            SIGNER.save(tmp_path / where)
+            assert (await _signer(log, tmp_path, **{where: tmp_path / where})).vkey == SIGNER.vkey
+        other = await _signer(log, tmp_path, given=tmp_path / "new", credential=tmp_path / "credential")
+        assert Signer.load(tmp_path / "new", SIGNER.log).vkey == other.vkey
+        assert other.vkey not in (made.vkey, SIGNER.vkey)
+
+    asyncio.run(story())
+
+
+def test_a_log_that_has_signed_gets_no_other_key_where_one_was_given(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        disk = MemoryDisk()
+        disk.notes.append(Note(1, NOTES[0].encode()))
+        log = await MemoryLog.open(disk)
+        with pytest.raises(ConfigError, match="put the key back"):
+            await _signer(log, tmp_path, given=tmp_path / "away")
+        assert not (tmp_path / "away").exists()
+        assert "who holds the public key of before" not in caplog.text
+        await _signer(log, tmp_path)            # beside the log it goes on with a new one, and says so
+        assert "who holds the public key of before" in caplog.text
+        caplog.clear()
+        await _signer(log, tmp_path)
+        assert caplog.text == ""
+
+    asyncio.run(story())

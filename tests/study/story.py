@@ -156,17 +156,16 @@ def untidy(desk: Desk) -> list[str]:
         wrong.append("a lease that is not open is missed in beats")
     if any(deadline > desk.now + lease.lease_s for lease, deadline in desk.deadlines.items()):
         wrong.append("a lease has more than its full time")
-    for study in desk.state.studies.values():
-        if not is_best(study):
-            wrong.append(f"the best of {study.name} is not the best")
+    wrong += [f"the best of {study.name} is not the best" for study in desk.state.studies.values()
+              if not is_best(study)]
     for name, worker in desk.state.workers.items():
         if worker.replaced & set(worker.asks):
             wrong.append(f"asks of runs of {name} that were replaced are kept")
         if set(worker.open) != {lease for lease in open_ if lease is not None and lease.worker == name}:
             wrong.append(f"the open leases of {name} are others")
     queued = [(key, standing, study) for study, queue in desk.queues.items() for key, standing in queue.items()]
-    if {(key, standing) for key, standing, _ in queued} != set(desk.standing.items()) or len(queued) != len(
-            desk.standing) or any(study != (standing.ask.study or "") for _, standing, study in queued):
+    in_line = {(key, standing) for key, standing, study in queued if study == (standing.ask.study or "")}
+    if in_line != set(desk.standing.items()) or len(queued) != len(in_line) or not all(desk.queues.values()):
         wrong.append("who stands and who is in a queue differ")
     if desk._standing_of != Counter(worker for worker, _, _ in desk.standing):
         wrong.append("the asks of a worker are counted wrongly")

@@ -142,6 +142,13 @@ def test_3_what_cannot_be_served_waits_and_the_reason_is_said() -> None:
     assert story.ask("w5", tags=["gpu"]) == ([], [answer("w5", "waiting", "disk-full")])
 
 
+def test_3_a_copy_that_names_another_study_stands_in_its_line_alone() -> None:
+    story = Story()
+    assert story.ask("w1", study="nope") == ([], [answer("w1", "waiting", "unknown-study")])
+    assert story.ask("w1", study=None) == ([proposed(1), leased(1, "w1")], [granted(1, "w1")])
+    assert story.desk.queues == {}
+
+
 def test_3_who_stands_first_is_passed_over_while_its_tags_do_not_match() -> None:
     story = Story(tags=["gpu"])
     assert story.ask("w1", tags=["cpu"]) == ([], [answer("w1", "waiting", "no-matching-tags")])
@@ -650,10 +657,10 @@ def test_who_trains_for_long_waits_longer_for_a_good_point() -> None:
 
 
 def test_no_fallback_without_a_suggestion_under_way() -> None:
-    story = Story(points=0)
+    story = Story()
+    story.thinks = False
     story.ask("w1")
     story.at(50.0)
-    story.desk.drawer("s").exhausted = True
     assert rules.overdue(story.desk, 1.2) == []
 
 
