@@ -460,6 +460,7 @@ class SqliteLog:
                     self._wal_bound_bytes = max(WAL_MAX_BYTES, self.wal_bytes + WAL_MAX_BYTES // 4)
             except sqlite3.Error as error:
                 if sqlite_code(error) == sqlite3.SQLITE_FULL:
+                    await self._writer.execute(_BUSY_TIMEOUT)
                     raise DiskFull(f"no space left to move the WAL into {self.path}; nothing is lost") from error
                 # A failed fsync of the file may have thrown pages away that the next one would
                 # report as written, so nothing may be built on it.

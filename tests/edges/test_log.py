@@ -1082,3 +1082,35 @@ def test_a_row_holds_the_canonical_bytes_of_its_envelope() -> None:
     assert row.body == canonical(envelope)
     assert row.hash == hashlib.sha256(b"\0" + row.body).digest()
     assert orjson.loads(row.body) == envelope
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_a_checkpoint_that_finds_no_space_can_be_tried_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, due: bool) -> None:
+    async def story() -> None:
+        log = await SqliteLog.open(tmp_path / "log.db")
+        await log.append(following(log.head(), 3))
+        if due:
+            monkeypatch.setattr(log, "_wal_bound_bytes", 0)
+        real = log._writer.execute_fetchall
+
+        async def full(sql: str, *more: Any) -> Any:
+            if "wal_checkpoint" in sql:
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            return await real(sql, *more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(log._writer, "execute_fetchall", full)
+            for _ in range(2):
+                with pytest.raises(DiskFull):
+                    await log.checkpoint()
+        assert next(iter(await real("PRAGMA busy_timeout")))[0] > 0
+        await log.append(following(log.head(), 2))
+        await log.checkpoint()
+        assert len(await everything(log)) == 5
+        await log.close()
+
+    asyncio.run(story())
+    assert verify(tmp_path / "log.db").seq == 5

@@ -253,6 +253,39 @@ def test_a_full_disk_loses_nothing_and_the_daemon_goes_on_by_itself() -> None:
     assert [row.seq for row in disk.rows] == list(range(1, len(disk.rows) + 1))
 
 
+def test_a_disk_too_full_for_housekeeping_ends_nobody(
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The WAL has room where the file has none: results are taken, and the WAL is moved when there is space."""
+    tries: list[float] = []
+
+    async def checkpoint(log: MemoryLog) -> None:
+        tries.append(asyncio.get_running_loop().time())
+        if len(tries) < 4:
+            raise DiskFull("no space left to move the WAL")
+
+    async def story() -> list[BaseException | None]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        ended: list[BaseException | None] = []
+        daemon = Daemon(broker, disk, on_end=ended.append)
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        await asyncio.sleep(10.0)
+        monkeypatch.setattr(MemoryLog, "checkpoint_due", True)
+        worker.say("tell", id="t1", study="s", trial=1, fence=1, value=1.0)
+        await worker.wait(lambda kind, body: body.get("status") == "recorded")
+        monkeypatch.setattr(MemoryLog, "checkpoint_due", False)
+        await asyncio.sleep(20.0)
+        assert ended == []
+        await daemon.stop()
+        return ended
+
+    monkeypatch.setattr(MemoryLog, "checkpoint", checkpoint)
+    run(story())
+    assert len(tries) > 4
+    assert caplog.text.count("no space left to move the WAL") == 1       # said once, and not every few seconds
+
+
 def test_a_stop_saves_a_snapshot_and_the_next_start_folds_only_the_rest() -> None:
     async def story() -> tuple[int, int, str, str]:
         broker, disk = MemoryBroker(), MemoryDisk()
