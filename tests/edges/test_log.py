@@ -43,6 +43,7 @@ from bayesd.log import (
 )
 from bayesd.logfile import READ_CHUNK
 from bayesd.study.canonical import ZERO, canonical, leaf_hash
+from bayesd.study.merkle import root_of
 from bayesd.study.row import Fields
 
 # --- Events to write, and two kinds of place to write them to ------------------------------------
@@ -65,7 +66,13 @@ def following(head: tuple[int, bytes], count: int, **other: Any) -> list[Row]:
 
 
 async def everything(log: Log, after: int = 0, until: int | None = None) -> list[Row]:
-    return [row async for chunk in log.read(after, until) for row in chunk]
+    """What is there; head and tree, which are kept beside it, must say the same."""
+    rows = [row async for chunk in log.read(after, until) for row in chunk]
+    if (after, until) == (0, None):
+        hashes = [row.hash for row in rows]
+        assert (log.tree.size, log.tree.root()) == (len(rows), root_of(hashes))
+        assert log.head() == (len(rows), hashes[-1] if rows else bytes(32))
+    return rows
 
 
 class Place(Protocol):
