@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.state import refuse_newer
 from bayesd.testing import Daemon, MemoryBroker, MemoryClient, run
 from bayesd_schemas.constraints import parse
+from bayesd_schemas.messages import Request
 from bayesd_schemas.space import Space
 
 SPACE = {"x": {"type": "float", "low": 0, "high": 1}}
@@ -157,6 +159,78 @@ def test_a_message_is_acknowledged_when_what_it_caused_is_on_disk_and_waits_for_
     assert acknowledged == [seq, seq]
 
 
+def test_a_message_that_was_lost_with_a_full_disk_is_never_acknowledged() -> None:
+    """What the broker has no acknowledgement of it may bring again; its sender will in any case."""
+    async def story() -> list[str]:
+        broker, full = MemoryBroker(), [False]
+
+        async def before(rows: object) -> None:
+            if full[0]:
+                raise DiskFull("no space")
+
+        daemon = Daemon(broker, MemoryDisk(), before_commit=before)
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        assert daemon.service is not None
+        acknowledged: list[str] = []
+        for id, full[0] in (("lost", True), ("kept", False)):
+            daemon.service.on_message(broker.topics.sent("w1", "tell"), json.dumps(
+                {"id": id, "study": "s", "trial": 1, "fence": 1, "value": 1.0}).encode(),
+                partial(acknowledged.append, id))
+            await asyncio.sleep(0.1)
+            full[0] = False
+            await asyncio.sleep(20.0)
+        await daemon.stop()
+        return acknowledged
+
+    assert run(story()) == ["kept"]
+
+
+def test_nobody_is_answered_before_the_daemon_knows_that_it_is_alone() -> None:
+    async def story() -> list[list[str]]:
+        broker, disk, seen = MemoryBroker(), MemoryDisk(), []
+        daemon = Daemon(broker, disk)
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        await daemon.stop()
+        await Daemon(broker, disk, settings=Settings(settle_s=5.0)).start()
+        for seconds in (2.0, 6.0):
+            worker.heard.clear()
+            worker.say("ask", id="a1", run="r", study="s")
+            worker.say("tell", id="t1", study="s", trial=1, fence=9, value=1.0)
+            await asyncio.sleep(seconds)
+            seen.append([kind for kind, _ in worker.heard])
+        worker.heard.clear()
+        worker.say("ask", id="a1", run="r", study="s")
+        await worker.wait(lambda kind, body: kind == "grant")
+        return seen
+
+    assert run(story()) == [[], []]
+
+
+def test_an_operator_is_no_worker() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk())
+        await daemon.start()
+        operator, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        operator.say("ask", id="a1", run="r", study="s")
+        operator.say("beat", run="r")
+        operator.say("tell", id="t1", study="s", trial=1, fence=1, value=1.0)
+        for id in ("a1", "r", "t1"):
+            said = await operator.wait(lambda kind, body, id=id: kind == "receipt" and body["id"] == id)    # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            assert (said["status"], said["reason"]) == ("rejected", "bad-name")
+        worker.say("request", id="q1", verb="study.list", args={})
+        said = await worker.wait(lambda kind, body: kind == "reply")
+        assert said["error"]["code"] == "name-in-use"
+        await daemon.stop()
+
+    run(story())
+
+
 def test_who_was_shed_is_served_again_after_a_while() -> None:
     async def story() -> list[str]:
         broker = MemoryBroker()
@@ -179,6 +253,61 @@ def test_who_was_shed_is_served_again_after_a_while() -> None:
         return seen
 
     assert run(story()) == ["cr", "c"]      # closed, as a withdrawn ask is; rejected
+
+
+def test_who_makes_the_daemon_write_much_pays_for_it_and_few_senders_are_remembered(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk(), settings=Settings(rate_per_s=1.0, rate_burst=200.0))
+        await daemon.start()
+        _, worker = await begin(broker)
+        worker.say("ask", id="many", run="r", study="s", n=50)
+        await worker.wait(lambda kind, body: kind == "grant" and body["trial"] == 51)
+        for _ in range(6):                  # each is answered with fifty grants
+            worker.say("ask", id="many", run="r", study="s", n=50)
+        await worker.wait(lambda kind, body: body.get("reason") == "rate", 2.0)
+        for number in range(100):
+            other = Worker(broker, f"other{number}")
+            other.say("ask", id="a1", run="r", n=0)
+            await other.wait(lambda kind, body: body["status"] == "closed")
+        assert daemon.service is not None
+        assert len(daemon.service._buckets) <= 20
+        await daemon.stop()
+
+    monkeypatch.setattr(service, "BUCKETS_MAX", 20)
+    run(story())
+
+
+def test_a_read_that_takes_time_is_begun_once_and_few_are_under_way() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk())
+        await daemon.start()
+        operator, _ = await begin(broker)
+        done, begun = asyncio.Event(), list[str]()
+
+        async def long(request: Request) -> dict[str, Any]:
+            begun.append(request.id)
+            await done.wait()
+            return {"of": request.id}
+
+        assert daemon.service is not None
+        daemon.service.reads["study.list"] = long
+        ids = [f"r{number}" for number in range(service.SLOW_MAX + 1)]
+        for id in (*ids[:-1], ids[0], ids[-1]):        # a copy of the first, and one too many
+            operator.say("request", id=id, verb="study.list", args={})
+        refused = await operator.wait(lambda kind, body: body.get("id") == ids[-1])
+        assert refused["error"]["code"] == "rate"
+        assert (begun, daemon.service.slow_reads) == (ids[:-1], service.SLOW_MAX)
+        done.set()
+        assert (await operator.wait(lambda kind, body: body.get("id") == "r0"))["result"] == {"of": "r0"}
+        await asyncio.sleep(1.0)
+        assert sum(body.get("id") == "r0" for _, body in operator.heard) == 1
+        assert daemon.service.slow_reads == 0
+        await daemon.stop()
+
+    run(story())
 
 
 def test_an_ask_inside_a_tell_that_is_refused_is_served() -> None:
