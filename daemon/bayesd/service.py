@@ -213,6 +213,7 @@ class Service:
         self._shown: deque[tuple[int, str, bytes]] = deque()
         self._buckets: dict[str, _Bucket] = {}
         self._checkpointed = 0.0
+        self._cramped = False
         self._ticked = clock.now()
         self._committing: float | None = None
         self._drift: float | None = None
@@ -685,16 +686,21 @@ class Service:
             if self.log.checkpoint_due:
                 self._committing = self.clock.now()     # what is decided meanwhile waits for it as for a commit
                 try:
-                    await self._checkpoint()
+                    await self._tidy_log()
                 finally:
                     self._committing = None
 
-    async def _checkpoint(self) -> None:
-        """Housekeeping. What it finds no space for stays in the WAL, and no result waits for it."""
+    async def _tidy_log(self) -> None:
+        """Housekeeping of the log. What finds no space is tried again: every event is in the WAL, and a commit that
+        finds none either says so itself."""
         try:
             await self.log.checkpoint()
         except DiskFull as error:
-            logger.warning("%s", error)
+            if not self._cramped:
+                logger.warning("%s; it is tried again", error, extra={"seq": self._committed})
+            self._cramped = True
+        else:
+            self._cramped = False
 
     async def _on_full_disk(self, error: DiskFull) -> None:
         """Nothing was written: throw the memory away, fold again, grant nothing until a write succeeds."""
@@ -822,7 +828,7 @@ class Service:
                     self.bus.publish(self.topics.daemon, self.presence("online"), retain=True)
             if now - self._checkpointed >= self.settings.checkpoint_idle_s and not self.desk.has_rows:
                 self._checkpointed = now
-                await self._checkpoint()
+                await self._tidy_log()
             if self.heads is not None and self.heads.is_due(now, self.settings.note_events, self.settings.note_s):
                 self._note.set()
             self._work.set()

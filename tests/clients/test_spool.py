@@ -183,6 +183,22 @@ def test_kill_9_at_every_step(tmp_path: Path, point: str, start_python: StartPyt
         assert not list((tmp_path / "w").rglob("*.part"))
 
 
+def test_a_tell_that_cannot_be_set_aside_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with FileSpool(tmp_path / "w") as spool:
+        spool.save_tell(("s", 7, 1), SavedTell({"id": "t.s.7.1", "study": "s", "trial": 7, "fence": 1, "value": 0.5}))
+        with monkeypatch.context() as patch:
+            patch.setattr("bayesd_client.spool.write_safely", full)
+            with pytest.raises(OSError, match="No space"):
+                spool.reject_tell(("s", 7, 1), {"status": "rejected"})
+        assert [tell.tell["value"] for tell in spool.load()[1]] == [0.5]
+        spool.reject_tell(("s", 7, 1), {"status": "rejected"})
+        assert spool.load()[1] == []
+        assert len(list((tmp_path / "w/rejected").iterdir())) == 1
+
+
 def test_a_write_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     def spy_on(name: str, real: Callable[..., None]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.edges.test_service import Worker, begin, events
 
 from bayesd import lineage
-from bayesd.heads import Heads, RolledBack
+from bayesd.heads import Heads, RolledBack, fences_from
 from bayesd.log import DiskFull, MemoryDisk, MemoryLog, Note, Row
 from bayesd.notes import Signer, open_note
 from bayesd.outside import HeadFiles
@@ -735,5 +735,39 @@ def test_no_grant_goes_out_once_the_conflict_is_known() -> None:
         assert [body for each in (other, worker, third) for kind, body in each.heard if kind == "grant"] == []
         assert len(old.rows) <= size
         assert all(event["worker"] != "w3" for event in (each["data"] for each in events(old, "trial.leased")))
+
+    run(story())
+
+
+def test_what_was_looked_at_is_known_and_only_so_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        disk = await grown(MemoryBroker())
+        state, _ = await fold(log := await MemoryLog.open(disk))
+        heads = Heads(log, SIGNER)
+        roots = [root_of([row.hash for row in disk.rows[:size]]) for size in range(len(disk.rows) + 1)]
+        ours = [SIGNER.sign(size, roots[size]) for size in range(1, 9)]
+        assert not heads.knows(ours[0])
+        for note in ours:
+            theirs = heads.read(note)
+            assert theirs is not None
+            assert await heads.conflict("a worker", note, theirs, state) is None
+        assert all(map(heads.knows, ours))
+        assert not heads.knows(SIGNER.sign(1, roots[2]))
+        monkeypatch.setattr("bayesd.heads.KNOWN_MAX", 4)
+        assert heads.knows(await heads.sign(0.0, state.repairs) or "")
+        assert len(heads._known) == 8                # one in, one out
+        assert not heads.knows(ours[0])
+        assert await heads.sign(1.0, state.repairs) is None        # no news
+
+        # A file with another future: the worst of it counts, and what both have is what came before.
+        others = [SIGNER.sign(size, bytes([size]) * 32) for size in (9, 12, 10)]
+        (conflict,) = await heads.conflicts_in("a file", [*ours, *others], state)
+        assert (conflict.note, conflict.theirs.size, conflict.shared) == (others[1], 12, 8)
+
+        # A clock that is wrong does not let fences come back.
+        for time in ("1970-01-01T00:00:00Z", "2026-01-01T00:00:00Z"):
+            assert fences_from(conflict, state, time) > max(12, state.fence_base) + 900_000
+        state.fence_base = 10 ** 15
+        assert fences_from(conflict, state, "2026-01-01T00:00:00Z") > 10 ** 15
 
     run(story())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bayesd.config import ConfigError
-from bayesd.log import MemoryLog
+from bayesd.log import MemoryDisk, MemoryLog, Note
 from bayesd.notes import Signer, is_cut, join, split
 from bayesd.outside import HeadFiles, signer_of
 
@@ -79,3 +79,60 @@ def test_a_new_key_is_saved_when_the_log_has_a_name_and_not_before(tmp_path: Pat
         again, _ = await signer_of(log, log_id, tmp_path / "log.db", None, None)
         assert again.vkey == signer.vkey
     asyncio.run(lives())
+
+
+def test_heads_that_cannot_be_read_are_said_and_what_is_not_there_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "heads").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        HeadFiles(tmp_path / "log.db", tmp_path / "heads").read()
+    files = HeadFiles(tmp_path / "log.db", None)
+    files.remember(NOTES[0])
+    assert [list(notes) for _, notes in files.read()] == [[NOTES[0]]]
+    for _ in range(2):
+        files.forget()
+        assert files.read() == []
+
+
+# ---------------------------------------------------------------- the key of a log
+
+
+async def _signer(log: MemoryLog, folder: Path, given: Path | None = None, credential: Path | None = None) -> Signer:
+    signer, save = await signer_of(log, "0123456789abcdef", folder / "log.db", given,
+                                   None if credential is None else str(credential))
+    save()
+    return signer
+
+
+def test_a_log_makes_its_key_once_and_takes_it_from_where_it_was_put(tmp_path: Path) -> None:
+    async def story() -> None:
+        log = await MemoryLog.open(MemoryDisk())
+        made = await _signer(log, tmp_path)
+        assert (tmp_path / "log.db.key").stat().st_mode & 0o777 == 0o600
+        assert (await _signer(log, tmp_path)).vkey == made.vkey
+        for where in ("given", "credential"):
+            SIGNER.save(tmp_path / where)
+            assert (await _signer(log, tmp_path, **{where: tmp_path / where})).vkey == SIGNER.vkey
+        other = await _signer(log, tmp_path, given=tmp_path / "new", credential=tmp_path / "credential")
+        assert Signer.load(tmp_path / "new", SIGNER.log).vkey == other.vkey
+        assert other.vkey not in (made.vkey, SIGNER.vkey)
+
+    asyncio.run(story())
+
+
+def test_a_log_that_has_signed_gets_no_other_key_where_one_was_given(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        disk = MemoryDisk()
+        disk.notes.append(Note(1, NOTES[0].encode()))
+        log = await MemoryLog.open(disk)
+        with pytest.raises(ConfigError, match="put the key back"):
+            await _signer(log, tmp_path, given=tmp_path / "away")
+        assert not (tmp_path / "away").exists()
+        assert "who holds the public key of before" not in caplog.text
+        await _signer(log, tmp_path)            # beside the log it goes on with a new one, and says so
+        assert "who holds the public key of before" in caplog.text
+        caplog.clear()
+        await _signer(log, tmp_path)
+        assert caplog.text == ""
+
+    asyncio.run(story())

@@ -46,6 +46,7 @@ from bayesd.log import (
 )
 from bayesd.logfile import READ_CHUNK
 from bayesd.study.canonical import ZERO, canonical, leaf_hash
+from bayesd.study.merkle import root_of
 from bayesd.study.row import Fields
 
 # --- Events to write, and two kinds of place to write them to ------------------------------------
@@ -68,7 +69,13 @@ def following(head: tuple[int, bytes], count: int, **other: Any) -> list[Row]:
 
 
 async def everything(log: Log, after: int = 0, until: int | None = None) -> list[Row]:
-    return [row async for chunk in log.read(after, until) for row in chunk]
+    """What is there; head and tree, which are kept beside it, must say the same."""
+    rows = [row async for chunk in log.read(after, until) for row in chunk]
+    if (after, until) == (0, None):
+        hashes = [row.hash for row in rows]
+        assert (log.tree.size, log.tree.root()) == (len(rows), root_of(hashes))
+        assert log.head() == (len(rows), hashes[-1] if rows else bytes(32))
+    return rows
 
 
 class Place(Protocol):
@@ -1177,3 +1184,33 @@ def test_no_space_for_the_index_of_the_wal_is_a_full_disk() -> None:
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
     with pytest.raises(DiskFull), bayesd.logfile.translated(0):
         raise error
+@pytest.mark.parametrize("due", [False, True])
+def test_a_checkpoint_that_finds_no_space_can_be_tried_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, due: bool) -> None:
+    async def story() -> None:
+        log = await SqliteLog.open(tmp_path / "log.db")
+        await log.append(following(log.head(), 3))
+        if due:
+            monkeypatch.setattr(log, "_wal_bound_bytes", 0)
+        real = log._writer.execute_fetchall
+
+        async def full(sql: str, *more: Any) -> Any:
+            if "wal_checkpoint" in sql:
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            return await real(sql, *more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(log._writer, "execute_fetchall", full)
+            for _ in range(2):
+                with pytest.raises(DiskFull):
+                    await log.checkpoint()
+        assert next(iter(await real("PRAGMA busy_timeout")))[0] > 0
+        await log.append(following(log.head(), 2))
+        await log.checkpoint()
+        assert len(await everything(log)) == 5
+        await log.close()
+
+    asyncio.run(story())
+    assert verify(tmp_path / "log.db").seq == 5

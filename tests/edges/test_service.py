@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.state import refuse_newer
 from bayesd.testing import Daemon, MemoryBroker, MemoryClient, run
 from bayesd_schemas.constraints import parse
+from bayesd_schemas.messages import Request
 from bayesd_schemas.space import Space
 
 SPACE = {"x": {"type": "float", "low": 0, "high": 1}}
@@ -168,6 +170,213 @@ def test_a_life_that_begins_on_a_full_disk_answers_reads() -> None:
         return await operator.wait(lambda kind, body: kind == "reply")
 
     assert run(story())["status"] == "ok"
+def test_a_message_is_acknowledged_when_what_it_caused_is_on_disk_and_waits_for_nothing_else() -> None:
+    """An acknowledgement that waits for the next event would fill the broker's window, and stop everybody."""
+    async def story() -> tuple[list[int], int]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        daemon = Daemon(broker, disk)
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        assert daemon.service is not None
+        acknowledged: list[int] = []
+        for id in ("t1", "t2"):         # the second is a copy, and causes nothing
+            daemon.service.on_message(broker.topics.sent("w1", "tell"), json.dumps(
+                {"id": id, "study": "s", "trial": 1, "fence": 1, "value": 1.0}).encode(),
+                lambda: acknowledged.append(len(disk.rows)))
+            await asyncio.sleep(0.5)
+        (told,) = events(disk, "trial.completed")
+        await daemon.stop()
+        return acknowledged, told["seq"]
+
+    acknowledged, seq = run(story())
+    assert acknowledged == [seq, seq]
+
+
+def test_a_message_that_was_lost_with_a_full_disk_is_never_acknowledged() -> None:
+    """What the broker has no acknowledgement of it may bring again; its sender will in any case."""
+    async def story() -> list[str]:
+        broker, full = MemoryBroker(), [False]
+
+        async def before(rows: object) -> None:
+            if full[0]:
+                raise DiskFull("no space")
+
+        daemon = Daemon(broker, MemoryDisk(), before_commit=before)
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        assert daemon.service is not None
+        acknowledged: list[str] = []
+        for id, full[0] in (("lost", True), ("kept", False)):
+            daemon.service.on_message(broker.topics.sent("w1", "tell"), json.dumps(
+                {"id": id, "study": "s", "trial": 1, "fence": 1, "value": 1.0}).encode(),
+                partial(acknowledged.append, id))
+            await asyncio.sleep(0.1)
+            full[0] = False
+            await asyncio.sleep(20.0)
+        await daemon.stop()
+        return acknowledged
+
+    assert run(story()) == ["kept"]
+
+
+def test_nobody_is_answered_before_the_daemon_knows_that_it_is_alone() -> None:
+    async def story() -> list[list[str]]:
+        broker, disk, seen = MemoryBroker(), MemoryDisk(), []
+        daemon = Daemon(broker, disk)
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        await daemon.stop()
+        await Daemon(broker, disk, settings=Settings(settle_s=5.0)).start()
+        for seconds in (2.0, 6.0):
+            worker.heard.clear()
+            worker.say("ask", id="a1", run="r", study="s")
+            worker.say("tell", id="t1", study="s", trial=1, fence=9, value=1.0)
+            await asyncio.sleep(seconds)
+            seen.append([kind for kind, _ in worker.heard])
+        worker.heard.clear()
+        worker.say("ask", id="a1", run="r", study="s")
+        await worker.wait(lambda kind, body: kind == "grant")
+        return seen
+
+    assert run(story()) == [[], []]
+
+
+def test_an_operator_is_no_worker() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk())
+        await daemon.start()
+        operator, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        operator.say("ask", id="a1", run="r", study="s")
+        operator.say("beat", run="r")
+        operator.say("tell", id="t1", study="s", trial=1, fence=1, value=1.0)
+        for id in ("a1", "r", "t1"):
+            said = await operator.wait(lambda kind, body, id=id: kind == "receipt" and body["id"] == id)    # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            assert (said["status"], said["reason"]) == ("rejected", "bad-name")
+        worker.say("request", id="q1", verb="study.list", args={})
+        said = await worker.wait(lambda kind, body: kind == "reply")
+        assert said["error"]["code"] == "name-in-use"
+        await daemon.stop()
+
+    run(story())
+
+
+def test_who_was_shed_is_served_again_after_a_while() -> None:
+    async def story() -> list[str]:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk(), settings=Settings(rate_per_s=20.0, rate_burst=200.0))
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        for number in range(300):
+            worker.say("ask", id=f"b{number}", run="r", n=0)
+        refused = await worker.wait(lambda kind, body: body.get("reason") == "rate")
+        seen = []
+        for seconds in (1.0, refused["retry_after_s"]):
+            await asyncio.sleep(seconds)
+            worker.heard.clear()
+            for _ in range(50):
+                worker.say("ask", id="c", run="r", n=0)
+            await asyncio.sleep(0.5)
+            seen.append("".join(sorted({body["status"][0] for _, body in worker.heard})))
+        await daemon.stop()
+        return seen
+
+    assert run(story()) == ["cr", "c"]      # closed, as a withdrawn ask is; rejected
+
+
+def test_who_makes_the_daemon_write_much_pays_for_it_and_few_senders_are_remembered(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk(), settings=Settings(rate_per_s=1.0, rate_burst=200.0))
+        await daemon.start()
+        _, worker = await begin(broker)
+        worker.say("ask", id="many", run="r", study="s", n=50)
+        await worker.wait(lambda kind, body: kind == "grant" and body["trial"] == 51)
+        for _ in range(6):                  # each is answered with fifty grants
+            worker.say("ask", id="many", run="r", study="s", n=50)
+        await worker.wait(lambda kind, body: body.get("reason") == "rate", 2.0)
+        for number in range(100):
+            other = Worker(broker, f"other{number}")
+            other.say("ask", id="a1", run="r", n=0)
+            await other.wait(lambda kind, body: body["status"] == "closed")
+        assert daemon.service is not None
+        assert len(daemon.service._buckets) <= 20
+        await daemon.stop()
+
+    monkeypatch.setattr(service, "BUCKETS_MAX", 20)
+    run(story())
+
+
+def test_a_read_that_takes_time_is_begun_once_and_few_are_under_way() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk())
+        await daemon.start()
+        operator, _ = await begin(broker)
+        done, begun = asyncio.Event(), list[str]()
+
+        async def long(request: Request) -> dict[str, Any]:
+            begun.append(request.id)
+            await done.wait()
+            return {"of": request.id}
+
+        assert daemon.service is not None
+        daemon.service.reads["study.list"] = long
+        ids = [f"r{number}" for number in range(service.SLOW_MAX + 1)]
+        for id in (*ids[:-1], ids[0], ids[-1]):        # a copy of the first, and one too many
+            operator.say("request", id=id, verb="study.list", args={})
+        refused = await operator.wait(lambda kind, body: body.get("id") == ids[-1])
+        assert refused["error"]["code"] == "rate"
+        assert (begun, daemon.service.slow_reads) == (ids[:-1], service.SLOW_MAX)
+        done.set()
+        assert (await operator.wait(lambda kind, body: body.get("id") == "r0"))["result"] == {"of": "r0"}
+        await asyncio.sleep(1.0)
+        assert sum(body.get("id") == "r0" for _, body in operator.heard) == 1
+        assert daemon.service.slow_reads == 0
+        await daemon.stop()
+
+    run(story())
+
+
+def test_an_ask_inside_a_tell_that_is_refused_is_served() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk())
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        worker.say("tell", id="t1", study="s", trial=1, fence=0, value=1.0,
+                   ask={"id": "a2", "run": "r", "study": "s"})
+        await worker.wait(lambda kind, body: (body.get("id"), body.get("reason")) == ("t1", "bad-field"))
+        await worker.wait(lambda kind, body: kind == "grant" and body["ask"] == "a2")
+        await daemon.stop()
+
+    run(story())
+
+
+def test_a_last_will_that_comes_late_does_not_stand() -> None:
+    """The broker says it of our connection before this one, after we said that we are online."""
+    async def story() -> list[str]:
+        broker = MemoryBroker()
+        daemon = Daemon(broker, MemoryDisk())
+        await daemon.start()
+        await begin(broker)
+        ghost, seen = MemoryClient(broker, "ghost", [], lambda *_: None), []
+        ghost.connect()
+        for said in (b'{"state":"offline"}', b"nonsense"):
+            ghost.publish(broker.topics.daemon, said, retain=True)
+            await asyncio.sleep(0.2)
+            seen.append(json.loads(broker.retained[broker.topics.daemon])["state"])
+        await daemon.stop()
+        return seen
+
+    assert run(story()) == ["online", "online"]
 
 
 def test_a_full_disk_loses_nothing_and_the_daemon_goes_on_by_itself() -> None:
@@ -205,6 +414,39 @@ def test_a_full_disk_loses_nothing_and_the_daemon_goes_on_by_itself() -> None:
     disk = run(story())
     assert len(events(disk, "trial.completed")) == 1
     assert [row.seq for row in disk.rows] == list(range(1, len(disk.rows) + 1))
+
+
+def test_a_disk_too_full_for_housekeeping_ends_nobody(
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The WAL has room where the file has none: results are taken, and the WAL is moved when there is space."""
+    tries: list[float] = []
+
+    async def checkpoint(log: MemoryLog) -> None:
+        tries.append(asyncio.get_running_loop().time())
+        if len(tries) < 4:
+            raise DiskFull("no space left to move the WAL")
+
+    async def story() -> list[BaseException | None]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        ended: list[BaseException | None] = []
+        daemon = Daemon(broker, disk, on_end=ended.append)
+        await daemon.start()
+        _, worker = await begin(broker)
+        await worker.wait(lambda kind, body: kind == "grant")
+        await asyncio.sleep(10.0)
+        monkeypatch.setattr(MemoryLog, "checkpoint_due", True)
+        worker.say("tell", id="t1", study="s", trial=1, fence=1, value=1.0)
+        await worker.wait(lambda kind, body: body.get("status") == "recorded")
+        monkeypatch.setattr(MemoryLog, "checkpoint_due", False)
+        await asyncio.sleep(20.0)
+        assert ended == []
+        await daemon.stop()
+        return ended
+
+    monkeypatch.setattr(MemoryLog, "checkpoint", checkpoint)
+    run(story())
+    assert len(tries) > 4
+    assert caplog.text.count("no space left to move the WAL") == 1       # said once, and not every few seconds
 
 
 def test_a_stop_saves_a_snapshot_and_the_next_start_folds_only_the_rest() -> None:

@@ -216,6 +216,6 @@ PROOFS = [
               "        self.desk.disk_full = True"),
         Fault("a full disk ends the process", SERVICE, "await self._on_full_disk(error)", "raise"),
         Fault("a full disk at a checkpoint ends the process", SERVICE,
-              "        except DiskFull as error:\n            logger.warning(\"%s\", error)\n",
-              "        except ZeroDivisionError as error:\n            logger.warning(\"%s\", error)\n"))),
+              "        except DiskFull as error:\n            if not self._cramped:",
+              "        except ZeroDivisionError as error:\n            if not self._cramped:"))),
 ]

@@ -36,6 +36,17 @@ def test_what_is_not_a_message_is_refused(payload: bytes, reason: str) -> None:
     assert refused("tell", payload)[0] == reason
 
 
+@pytest.mark.parametrize("half", ["\\ud800", "x\\udfffx", "\\ude00\\ud83d"])
+def test_half_a_surrogate_pair_is_refused_and_in_an_error_mended(half: str) -> None:
+    for more in (f'"unknown":"{half}"', f'"unknown":{{"deep":["{half}"]}}', f'"{half}":1'):
+        assert refused("tell", tell()[:-1] + f",{more}}}".encode()) == ("bad-json", "t1")
+    told = decode("tell", tell(state="fail")[:-1] + f',"error":"{half}"}}'.encode())
+    assert isinstance(told, Tell)
+    assert told.error is not None
+    told.error.encode()
+    assert decode("tell", tell()[:-1] + b',"unknown":"\\ud83d\\ude00"}').id == "t1"      # a whole one is text
+
+
 def test_brackets_inside_strings_are_no_depth() -> None:
     assert decode("tell", tell(state="fail", error="[{" * 100)).error == "[{" * 100
 

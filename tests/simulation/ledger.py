@@ -116,6 +116,8 @@ class Ledger:
         self.revoked: set[str] = set()
         self.ask_max: dict[tuple[str, str, str], int] = {}
         """The largest n that was sent for an ask."""
+        self.ask_tags: dict[tuple[str, str, str], set[str]] = {}
+        """The tags that were sent with it."""
         self.withdrawn: dict[tuple[str, str, str], float] = {}
         """Asks that this life of the daemon has heard the end of, and when."""
         self.bodies: list[Message] = []
@@ -394,6 +396,8 @@ class Ledger:
                 and (lease.ended is None or lease.told in ("recorded", "late"))]
         if len(held) >= self.ask_max.get((worker, run, ask), 0):
             self.fault(f"{what}: the ask {ask} of {worker} has {len(held)} leases already")
+        if not set(study.spec.get("tags", ())) <= self.ask_tags.get((worker, run, ask), set()):
+            self.fault(f"{what} is leased to {worker}, whose tags do not match")
         withdrawn = self.withdrawn.get((worker, run, ask))
         if withdrawn is not None and withdrawn < self.time - self.commit_s:
             self.fault(f"{what} is leased to the ask {ask}, which was withdrawn")

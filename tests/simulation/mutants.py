@@ -106,6 +106,8 @@ MUTANTS = [
            "return study.reopened is None and (", "return (study.reopened or True) and ("),
     Mutant("a leader that was voided is measured again", STATE,
            "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
+    Mutant("a repeat leads its study", STATE,
+           "and trial.of is None and _better(trial.study", "and _better(trial.study"),
     # Retries.
     Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
     Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),
@@ -131,6 +133,12 @@ MUTANTS = [
            "                desk.deadlines[lease] = desk.now"),
     Mutant("leases run on the wall clock", SERVICE, "self.desk.at(self.clock.now(), self.clock.time())",
            'self.desk.at(__import__("datetime").datetime.fromisoformat(self.clock.time()).timestamp(), "")'),
+    Mutant("a lease that is held again never ends", RULES,
+           "    desk.deadlines[lease] = desk.now + lease.lease_s\n    desk.missed.pop(lease, None)\n\n",
+           "    desk.missed.pop(lease, None)\n\n"),
+    Mutant("missed beats are counted for a lease that has ended", RULES,
+           "        desk.deadlines.pop(lease, None)\n        desk.missed.pop(lease, None)\n        _lost",
+           "        desk.deadlines.pop(lease, None)\n        _lost"),
     # Runs.
     Mutant("a replaced run comes back", RULES, "if run in known.replaced:", "if run in known.replaced and not run:"),
     Mutant("a new run ends nothing", RULES, "        elif lease.run != beat.run:\n", "        elif False:\n"),
@@ -143,6 +151,8 @@ MUTANTS = [
     Mutant("a withdrawn ask comes back", RULES, "    if key in desk.withdrawn:\n", "    if ask.n == 0:\n"),
     Mutant("a slow suggestion leaves its asks without a word", RULES,
            "elif not standing.answered and now - standing.since >= ANSWER_S:", "elif False:"),
+    Mutant("a worker is served whose tags do not match", RULES,
+           "        if not _fits(study, standing.ask):\n            continue\n", ""),
     # Studies.
     Mutant("a closed study leases again", RULES, 'if study.status != "open" or desk.disk_full:',
            'if study.status == "paused" or desk.disk_full:'),

@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 from tests.simulation.ledger import Ledger, Message, agrees
 from tests.simulation.workers import Habits, Key, Machine, tell_id
+from tests.study.story import untidy
 
 from bayesd.log import CommitFailed, DiskFull, MemoryDisk, Row
 from bayesd.notes import Signer, open_note
@@ -327,6 +328,7 @@ class World:
     def _asked(self, who: str, ask: Message) -> None:
         key = (who, ask["run"], ask["id"])
         self.ledger.ask_max[key] = max(self.ledger.ask_max.get(key, 0), ask.get("n", 1))
+        self.ledger.ask_tags[key] = {*self.ledger.ask_tags.get(key, ()), *ask.get("tags", ())}
 
     def _judge(self, topic: str, body: Message) -> None:
         """A letter leaves: everything that it speaks of is on disk, and it is true."""
@@ -576,6 +578,7 @@ class World:
         self.ledger.check_deadlines(now)
         if self.daemon.service is not None:
             desk = self.daemon.service.desk
+            self.faults += untidy(desk)
             if not desk.disk_full and len(self._samples) < 4 and self.rng.random() < 0.15:
                 self._samples.append((desk.state.seq, desk.state.hash, snapshot.digest(desk.state)))
             if self.tick_s <= 0.25 and not desk.disk_full:

@@ -9,6 +9,7 @@ itself: the ticks, `as_of`, digests and elapsed seconds of events, `at` and the 
 receipt's seq is shown as the type of the event that it names, and its hash is checked here.
 """
 
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from bayesd.replay import event_of
 from bayesd.study import admin, rules, snapshot
 from bayesd.study.desk import Desk, restart
 from bayesd.study.problem import Proposal, Suggestion
-from bayesd.study.state import State, replay
+from bayesd.study.state import State, Study, replay
 from bayesd_schemas import events
 from bayesd_schemas.messages import BadMessage, validate
 
@@ -113,6 +114,8 @@ class Story:
         rows = self.desk.take_rows()
         self.rows += rows
         letters = self.desk.committed(len(self.rows))
+        wrong = untidy(self.desk)
+        assert not wrong, wrong
         for row in rows:
             events.validate(orjson.loads(row.body))
         facts = [_fact(row) for row in rows if row.type != "study.ticked"]
@@ -141,6 +144,43 @@ class Story:
         loaded = snapshot.load(*snapshot.dump(state))
         assert loaded is not None
         assert snapshot.digest(loaded) == snapshot.digest(state)
+
+
+def untidy(desk: Desk) -> list[str]:
+    """What the desk has in memory and should not have, or the other way round: nobody would see it for a long time."""
+    wrong = []
+    open_ = {trial.open_lease for study in desk.state.studies.values() for trial in study.running.values()}
+    if set(desk.deadlines) != open_:
+        wrong.append("the leases with a deadline are not the open ones")
+    if not set(desk.missed) <= open_:
+        wrong.append("a lease that is not open is missed in beats")
+    if any(deadline > desk.now + lease.lease_s for lease, deadline in desk.deadlines.items()):
+        wrong.append("a lease has more than its full time")
+    wrong += [f"the best of {study.name} is not the best" for study in desk.state.studies.values()
+              if not is_best(study)]
+    for name, worker in desk.state.workers.items():
+        if worker.replaced & set(worker.asks):
+            wrong.append(f"asks of runs of {name} that were replaced are kept")
+        if set(worker.open) != {lease for lease in open_ if lease is not None and lease.worker == name}:
+            wrong.append(f"the open leases of {name} are others")
+    queued = [(key, standing, study) for study, queue in desk.queues.items() for key, standing in queue.items()]
+    in_line = {(key, standing) for key, standing, study in queued if study == (standing.ask.study or "")}
+    if in_line != set(desk.standing.items()) or len(queued) != len(in_line) or not all(desk.queues.values()):
+        wrong.append("who stands and who is in a queue differ")
+    if desk._standing_of != Counter(worker for worker, _, _ in desk.standing):
+        wrong.append("the asks of a worker are counted wrongly")
+    return wrong
+
+
+def is_best(study: Study) -> bool:
+    """Whether what leads a study is what a look at all its trials finds; of equals it may be any."""
+    sign = -1.0 if study.goals[0].direction == "maximize" else 1.0
+    values = [sign * trial.values[0] for trial in study.trials
+              if trial.status == "complete" and trial.values is not None and trial.of is None]
+    best = study.best
+    if best is None or best.values is None:
+        return not values
+    return best.status == "complete" and best.of is None and sign * best.values[0] == min(values)
 
 
 def _fact(row: Row) -> Fact:

@@ -37,11 +37,11 @@ def test_when_the_trials_are_used_up_the_leaders_go_to_another_worker_and_count_
     assert proposed(story.ask("w1", "b2", n=2)[0]) == [(5, 2), (6, 4)]
     assert study.used == 4
     story.tell("w1", 5, value=1.75)
-    facts, letters = story.tell("w1", 6, value=1.5)
+    facts, letters = story.tell("w1", 6, value=0.75)
     assert [type for type, *_ in facts] == ["trial.completed", "study.winner", "study.closed"]
     assert facts[1][2] == {"trial": 4, "confirmed": True, "leaders": [
         {"trial": 2, "value": 1.0, "repeats": [5], "measured": 1, "mean": 1.75, "elsewhere": True},
-        {"trial": 4, "value": 2.0, "repeats": [6], "measured": 1, "mean": 1.5, "elsewhere": True}]}
+        {"trial": 4, "value": 2.0, "repeats": [6], "measured": 1, "mean": 0.75, "elsewhere": True}]}
     assert letters[-1] == ("w2", "receipt", {"id": "b1", "run": "w2-r1", "status": "closed", "reason": "budget"})
     assert study.best is study.trials[1]          # a repeat never leads
     story.check()

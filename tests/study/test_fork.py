@@ -9,7 +9,7 @@ from tests.study.story import BASE, Fact, Said, Story
 from bayesd.optimize import suggest
 from bayesd.replay import event_of
 from bayesd.study import admin, rules, snapshot, view
-from bayesd.study.desk import Desk
+from bayesd.study.desk import Desk, restart
 from bayesd.study.state import State, Study, replay
 from bayesd_schemas import events
 from bayesd_schemas.messages import Request
@@ -250,6 +250,7 @@ def test_candidates_lie_ready_in_a_fork_as_in_any_study() -> None:
         propose(desk, desk.state.studies["s"])
     for number in (5, 8):
         desk.record("trial.completed", {"fence": 1, "values": {"value": 1.0}}, study="s", trial=number)
+    restart(desk)
     admin.on_request(desk, "op", Request(id="f", verb="study.fork", args={"study": "s", "as": "t"}))
     story.ask("w2", study="t", id="b1", n=3)
     for order in rules.orders(desk):

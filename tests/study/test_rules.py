@@ -142,6 +142,19 @@ def test_3_what_cannot_be_served_waits_and_the_reason_is_said() -> None:
     assert story.ask("w5", tags=["gpu"]) == ([], [answer("w5", "waiting", "disk-full")])
 
 
+def test_3_a_copy_that_names_another_study_stands_in_its_line_alone() -> None:
+    story = Story()
+    assert story.ask("w1", study="nope") == ([], [answer("w1", "waiting", "unknown-study")])
+    assert story.ask("w1", study=None) == ([proposed(1), leased(1, "w1")], [granted(1, "w1")])
+    assert story.desk.queues == {}
+
+
+def test_3_who_stands_first_is_passed_over_while_its_tags_do_not_match() -> None:
+    story = Story(tags=["gpu"])
+    assert story.ask("w1", tags=["cpu"]) == ([], [answer("w1", "waiting", "no-matching-tags")])
+    assert story.ask("w2", tags=["gpu"]) == ([proposed(1), leased(1, "w2")], [granted(1, "w2")])
+
+
 def test_3_an_ask_that_stands_is_served_when_something_comes_free() -> None:
     story = Story(budget={"trials": 1})
     story.ask("w1")
@@ -612,6 +625,49 @@ def test_a_plainer_sampler_answers_under_a_deadline_and_its_point_is_not_made_ag
                             [granted(1, "w1")])
     rules.supply(story.desk, slow, point)       # it comes late, and is the very same point
     assert story.ask("w2") == ([], [])
+
+
+def test_a_plainer_sampler_answers_only_where_the_other_is_slow_and_leaves_it_under_way() -> None:
+    story = Story()
+    story.thinks = False
+    assert rules.overdue(story.desk, 1.2) == []
+    story.ask("w1", n=2)
+    rules.orders(story.desk)
+    story.at(1.0)
+    assert rules.overdue(story.desk, 1.2) == []
+    story.at(1.2)
+    (order,) = rules.overdue(story.desk, 1.2)
+    assert (order.wanted, order.problem.method) == (2, "random")
+    rules.supply_fallback(story.desk, order, Suggestion((Proposal({"x": 1.0}, "random", "0/1/random", 1),)))
+    assert rules.orders(story.desk) == []         # one is enough
+
+
+def test_who_trains_for_long_waits_longer_for_a_good_point() -> None:
+    story = Story()
+    for number in (1, 2):
+        story.ask("w1", id=f"a{number}")
+        story.tell("w1", number, value=0.5, seconds=500.0)
+    story.thinks = False
+    story.desk.drawer("s").drop()
+    story.ask("w1", id="a3")
+    rules.orders(story.desk)
+    for now, count in ((9.9, 0), (10.0, 1)):       # two hundredths of their mean
+        story.at(now)
+        assert len(rules.overdue(story.desk, 1.2)) == count
+
+
+def test_no_fallback_without_a_suggestion_under_way() -> None:
+    story = Story()
+    story.thinks = False
+    story.ask("w1")
+    story.at(50.0)
+    assert rules.overdue(story.desk, 1.2) == []
+
+
+def test_a_run_that_ends_the_last_lease_closes_its_study() -> None:
+    story = Story(budget={"trials": 1}, retry={"lost": 0})
+    story.ask("w1")
+    assert [fact[0] for fact in story.beat("w1", run="w1-r2")[0]] == ["run.began", "trial.failed", "study.closed"]
 
 
 def test_open_time_is_noted_once_a_minute_while_something_runs() -> None:

@@ -237,7 +237,7 @@ class Desk:
             self._standing_of[worker] = self._standing_of.get(worker, 0) + 1
         else:
             if (standing.ask.study or "") != (ask.study or ""):
-                self.queues[standing.ask.study or ""].pop(key, None)
+                self._leave(standing.ask.study, key)
                 self.queues.setdefault(ask.study or "", {})[key] = standing
             standing.ask, standing.since, standing.answered = ask, self.now, False
             standing.lapses = self.now + PATIENCE_S
@@ -251,11 +251,15 @@ class Desk:
             self._standing_of[standing.worker] -= 1
             if not self._standing_of[standing.worker]:
                 del self._standing_of[standing.worker]
-        queue = self.queues.get(ask.study or "")
+        self._leave(ask.study, key)
+
+    def _leave(self, study: str | None, key: tuple[str, str, str]) -> None:
+        """Take an ask out of its queue; an empty one goes, since anybody can name studies without end."""
+        queue = self.queues.get(study or "")
         if queue is not None:
             queue.pop(key, None)
             if not queue:
-                del self.queues[ask.study or ""]
+                del self.queues[study or ""]
 
     def heard(self, client: str) -> None:
         """Note that an operator uses this name."""

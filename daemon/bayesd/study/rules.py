@@ -432,6 +432,7 @@ def _begin_run(desk: Desk, known: Worker, beat: Beat) -> None:
         desk.sit(standing)
     for lease in ended:
         desk.deadlines.pop(lease, None)
+        desk.missed.pop(lease, None)
         _lost(desk, lease.trial)
     for study in {lease.trial.study.name: lease.trial.study for lease in ended}.values():
         settle(desk, study)
