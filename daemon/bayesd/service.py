@@ -61,6 +61,7 @@ SLOW_MAX = 16              # reads under way that take time; more are refused
 LOOKS_MAX = 4              # heads of workers that are held against the log at the same time, and of the broker
 WAITING_MAX = 1000         # asks that wait for one such look
 SIGNATURE_COST = 10.0      # tokens of a sender for a signature that must be verified: as much work as ten messages
+SHED_WARN_S = 60.0         # who floods is named once in this time
 RUN_COST = 100.0           # ... and for a beat that is written down: a new run is kept for ever, in log and memory
 
 
@@ -162,6 +163,7 @@ class _Bucket:
     tokens: float
     at: float
     answered: float = -1e9
+    warned: float = -1e9
 
 
 async def in_thread(problem: Problem, count: int) -> Suggestion:
@@ -592,6 +594,11 @@ class Service:
         self.counters.shed += 1
         who = origin.who
         bucket = self._buckets[who]
+        if self.desk.now - bucket.warned >= SHED_WARN_S:
+            bucket.warned = self.desk.now
+            logger.warning("%s sends more than it may, so some of it is dropped unread; it sends again. %d messages were "
+                           "dropped since the start. Look at that worker, or revoke it", who, self.counters.shed,
+                           extra={"worker": who})
         if self.desk.now - bucket.answered >= 1.0:
             bucket.answered = self.desk.now
             try:

@@ -265,7 +265,7 @@ def test_an_operator_is_no_worker() -> None:
     run(story())
 
 
-def test_who_was_shed_is_served_again_after_a_while() -> None:
+def test_who_was_shed_is_served_again_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> list[str]:
         broker = MemoryBroker()
         daemon = Daemon(broker, MemoryDisk(), settings=Settings(rate_per_s=20.0, rate_burst=200.0))
@@ -287,6 +287,9 @@ def test_who_was_shed_is_served_again_after_a_while() -> None:
         return seen
 
     assert run(story()) == ["cr", "c"]      # closed, as a withdrawn ask is; rejected
+    named = [record.getMessage() for record in caplog.records if "dropped unread" in record.getMessage()]
+    assert len(named) == 1
+    assert named[0].startswith("w1 sends more than it may")
 
 
 def test_who_makes_the_daemon_write_much_pays_for_it_and_few_senders_are_remembered(
