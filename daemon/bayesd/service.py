@@ -596,7 +596,7 @@ class Service:
         bucket = self._buckets[who]
         if self.desk.now - bucket.warned >= SHED_WARN_S:
             bucket.warned = self.desk.now
-            logger.warning("%s sends more than it may, so some of it is dropped unread; it sends again. %d messages were "
+            logger.warning("%s sends more than it may, so some of it is dropped unread. %d messages of all senders were "
                            "dropped since the start. Look at that worker, or revoke it", who, self.counters.shed,
                            extra={"worker": who})
         if self.desk.now - bucket.answered >= 1.0:
