@@ -596,8 +596,8 @@ class Service:
         bucket = self._buckets[who]
         if self.desk.now - bucket.warned >= SHED_WARN_S:
             bucket.warned = self.desk.now
-            logger.warning("%s sends more than it may, so some of it is dropped unread (%d messages of all senders since "
-                           "the start). Look at that worker, or revoke it", who, self.counters.shed,
+            logger.warning("%s sends more than it may, so some of it is dropped unread (%d messages of all senders "
+                           "since the start). Look at that worker, or revoke it", who, self.counters.shed,
                            extra={"worker": who})
         if self.desk.now - bucket.answered >= 1.0:
             bucket.answered = self.desk.now
