@@ -31,7 +31,7 @@ SLOPE_MAX_MIB_PER_H = 1.0
 WAL_MAX_MIB = 64
 DESCRIPTORS_MORE = 4            # than at the first measurement: a read or a commit may be under way
 HERE = Path(__file__).parent
-CHAOS_WORKER = HERE.parent / "edges" / "chaos_worker.py"
+CHAOS_WORKER = HERE / "chaos_worker.py"
 
 
 def slope(points: list[tuple[float, float]]) -> float:
@@ -120,7 +120,7 @@ class Life:
         self.beyond_kib.append((time.monotonic() - self.began, rss_kib - TRIAL_KIB * self.trials))
         first = self.descriptors if self.descriptors is not None else descriptors
         self.descriptors = first
-        broken = []
+        broken = [] if shown["trials"]["complete"] else ["no worker delivered anything"]
         if descriptors > first + DESCRIPTORS_MORE:
             broken.append(f"{descriptors} open descriptors, and {first} at first")
         if wal_mib > WAL_MAX_MIB:
