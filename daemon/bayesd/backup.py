@@ -8,7 +8,6 @@ by whoever calls, and only then renamed; so a file with the right name is a whol
 key that signs heads is in neither: who has a backup should not be able to sign.
 """
 
-import errno
 import fcntl
 import os
 import sqlite3
@@ -36,7 +35,7 @@ from bayesd.logfile import (
     translated,
     true_name,
 )
-from bayesd.segments import Misused, is_segment
+from bayesd.segments import Misused, is_segment, no_space, writing
 
 PAGES = 256             # of 4 KiB that are copied at a time: between two of these a bar moves
 PART = ".part"
@@ -82,7 +81,7 @@ def copy(log: AnyPath, out: Path, prove: Callable[[Path], Proof], on_pages: Page
     if is_folder:
         if out.exists() and not out.is_dir():
             raise Misused(f"{out} is there and no folder: leave the slash out to put the copy in its place")
-        with _writing(out):
+        with writing(out):
             make_directory(out)
     folder = out if out.is_dir() else None
     out = true_name(out)
@@ -101,7 +100,7 @@ def copy(log: AnyPath, out: Path, prove: Callable[[Path], Proof], on_pages: Page
             _must_be_replaceable(out)
         _must_go_on(out, end)
         _drop_beside(part)
-        with _writing(out):
+        with writing(out):
             put_in_place(part, out)
     return out, proof
 
@@ -149,7 +148,7 @@ def _copy_pages(log: Path, part: Path, on_pages: Pages | None) -> None:
         if on_pages is not None:
             on_pages(total - remaining, total)
 
-    with _writing(part):
+    with writing(part):
         try:
             with reading(log) as source, closing(sqlite3.connect(f"{part.as_uri()}?mode=rw", uri=True)) as target:
                 # The file has its name only once it is flushed and proved, so SQLite need not be careful on the way.
@@ -161,7 +160,7 @@ def _copy_pages(log: Path, part: Path, on_pages: Pages | None) -> None:
                 source.backup(target, pages=PAGES, progress=told, sleep=0.05)
         except sqlite3.Error as error:
             if sqlite_code(error) == sqlite3.SQLITE_FULL:
-                raise DiskFull(_no_space(part)) from error
+                raise DiskFull(no_space(part)) from error
             raise LogError(f"copying {log} to {part} failed ({error}). Look at both disks and try again") from error
         file = os.open(part, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -174,7 +173,7 @@ def _copy_pages(log: Path, part: Path, on_pages: Pages | None) -> None:
 def _part(out: Path, end: str) -> Iterator[Path]:
     """A file beside `out` that is ours alone and is gone afterwards, unless it got its name."""
     part = Path(f"{out}{end}")
-    with _writing(part):
+    with writing(part):
         make_directory(part.parent)
         guard = _alone_with(part)
     try:
@@ -213,21 +212,6 @@ def _drop_beside(part: Path) -> None:
             Path(f"{part}{end}").unlink()
 
 
-@contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(_no_space(place)) from error
-        raise LogError(f"cannot write {error.filename or place}: {error.strerror or error}. Name another place with "
-                       "-o") from error
-
-
-def _no_space(place: Path) -> str:
-    return f"no space left to write {place}; what was begun is removed. Free some, or name another place with -o"
-
-
 # --- Back ----------------------------------------------------------------------------------------------
 
 
@@ -255,13 +239,13 @@ def put_back(copy: AnyPath, out: Path, prove: Callable[[Path], Proof], on_pages:
     _must_be_a_log(copy)
     if out.is_dir():
         raise Misused(f"{out} is a folder: name the log's file with -o")
-    with _writing(out):
+    with writing(out):
         make_directory(out.parent)
     held = [each for each in (out, Path(f"{out}-wal")) if each.exists() and each.stat().st_size > 0]
     if held and not move_aside:
         raise Misused(f"{' and '.join(map(str, held))} {'are' if len(held) > 1 else 'is'} there already. To keep what "
                       "is there under another name and put the copy in its place, say --move-aside")
-    with _writing(out):
+    with writing(out):
         owner = (out if out.exists() else out.parent).stat()
         guard = take_lock(out)
     try:
@@ -270,7 +254,7 @@ def put_back(copy: AnyPath, out: Path, prove: Callable[[Path], Proof], on_pages:
             proof = prove(part)
             _drop_beside(part)
             before = _end_if_any(out)
-            with _writing(out):
+            with writing(out):
                 for each in (part, Path(f"{out}.lock")):
                     if os.geteuid() == 0:           # what root puts back, the daemon's user must be able to open
                         os.chown(each, owner.st_uid, owner.st_gid)

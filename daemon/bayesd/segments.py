@@ -61,15 +61,20 @@ class Misused(CannotOpen):
 
 
 @contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """Errors of the system while a file is made."""
+def writing(place: Path) -> Iterator[None]:
+    """Errors of the system while a file is made: DiskFull, else LogError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no space left to write {place}. Free some, or name another place with -o") from error
+            raise DiskFull(no_space(place)) from error
         raise LogError(f"cannot write {error.filename or place}: {error.strerror or error}. Name another place with "
                        "-o") from error
+
+
+def no_space(place: Path) -> str:
+    """Words for a disk that was full."""
+    return f"no space left to write {place}; what was begun does not count. Free some, or name another place with -o"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ def archive(log: AnyPath, folder: Path, events: int = EVENTS, on_progress: Progr
         raise report.damage
     if report.log is None:
         return []
-    with _writing(folder):
+    with writing(folder):
         make_directory(folder)
     with _alone_in(folder):
         return _archive(log, report.log, report.seq, folder, events, whole)
@@ -128,7 +133,7 @@ def archive(log: AnyPath, folder: Path, events: int = EVENTS, on_progress: Progr
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    with _writing(folder):
+    with writing(folder):
         guard = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,13 +151,13 @@ def last_in(folder: Path, log: str) -> int:
 
 
 def _archive(log: AnyPath, id: str, seq: int, folder: Path, events: int, whole: bool) -> list[Written]:
-    with _writing(folder):
+    with writing(folder):
         done = _newest(folder, id)
     after, prev = (done.last, done.hash) if done is not None else (0, ZERO)
     if after > seq:
         raise Misused(f"{folder} holds events of this log up to {after}, and {log} ends at {seq}: it is an "
                       "older copy. Nothing was written")
-    with _writing(folder):
+    with writing(folder):
         _clear(folder, id)
     out: list[Written] = []
     while after < seq and not (whole and after + events > seq):
@@ -179,7 +184,7 @@ def _write(log: AnyPath, folder: Path, id: str, after: int, last: int, prev: str
     path = folder / f"{id}-{first:012}-{last:012}{SUFFIX}"
     part = path.with_name(path.name + ".part")
     lines, size, head = hashlib.sha256(), 0, prev
-    with _writing(path), part.open("wb") as file:
+    with writing(path), part.open("wb") as file:
         with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed:
             for seq, body, hash in chained(read_events(log, after, last), str(log), after, prev):
                 line = body + b"\n"
@@ -192,7 +197,7 @@ def _write(log: AnyPath, folder: Path, id: str, after: int, last: int, prev: str
         raise CannotOpen(f"{log} ends at event {after} while event {last} was there a moment ago")
     header = Header(id, first, last, prev, head, lines.hexdigest(), size,
                     [note for seq, note in notes_of(log) if first <= seq <= last])
-    with _writing(path):
+    with writing(path):
         part.rename(path)
         beside = _beside(path)
         with beside.with_name(beside.name + ".part").open("wb") as file:
@@ -411,7 +416,7 @@ def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
     part = Path(f"{out}.import")
     joined = Joined()
     _must_be_files(paths)
-    with translated(0), _writing(out):
+    with translated(0), writing(out):
         make_directory(out.parent)
         part.unlink(missing_ok=True)
         create(part)
@@ -444,7 +449,7 @@ def assemble(paths: Sequence[Path], out: Path, look: Look | None = None,
             db.commit()
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        with _writing(out):
+        with writing(out):
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             os.rename(part, out)
