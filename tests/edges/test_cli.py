@@ -395,10 +395,10 @@ def test_cancel_void_and_revoke(at_home: Home, sh: Shell) -> None:
     assert sh("worker revoke held --void", code=2).err.startswith("error: --void needs --reason")
     done = sh("worker revoke held --void --reason 'no good at all' -f json")
     assert ("0 trials are void" in done.err, done.json["trials"]) == (True, [])
-    ask_and_tell(sh, "mend", "0.2")
-    told = sh("trial show mend 3 -f json").json["leases"][-1]["worker"]
-    row = sh(f"worker revoke {told} --void --reason 'a liar'").out
-    assert "mend #3" in row
+    trial = sh("ask mend --name liar").json["trial"]
+    sh(f"tell mend {trial} 0.2 --name liar")
+    row = sh("worker revoke liar --void --reason 'a liar'").out
+    assert f"mend #{trial}" in row
     assert "leases" not in row
 
 
