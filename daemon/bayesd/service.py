@@ -281,6 +281,10 @@ class Service:
             logger.error("%s", error, extra={"seq": self._committed})
             await self._fold()
             self.desk.disk_full = True
+            # Answers given while it was tried rest on nothing that was lost: on a full disk nothing is decided.
+            for letter in desk.committed(desk.state.seq):
+                self.desk.send(letter.who, letter.kind, letter.body)
+            self._work.set()
             return
         self._committed = rows[-1].seq
         self.counters.tally.add(rows)

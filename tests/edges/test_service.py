@@ -170,6 +170,34 @@ def test_a_life_that_begins_on_a_full_disk_answers_reads() -> None:
         return await operator.wait(lambda kind, body: kind == "reply")
 
     assert run(story())["status"] == "ok"
+
+
+def test_a_read_is_answered_although_it_came_while_a_full_disk_was_tried_again() -> None:
+    async def story() -> set[str]:
+        broker, disk, tries = MemoryBroker(), MemoryDisk(), []
+        await Daemon(broker, disk).start()
+        await asyncio.sleep(1.0)
+        disk.kill()
+
+        async def before(rows: object) -> None:
+            tries.append(1)
+            await asyncio.sleep(1.0)
+            raise DiskFull("no space left")
+
+        broker = MemoryBroker()
+        await Daemon(broker, disk, before_commit=before, settings=Settings(settle_s=0.5, full_disk_retry_s=0.5)).start()
+        operator = Worker(broker, "op")
+        while len(tries) < 3:
+            await asyncio.sleep(0.1)
+        for number in range(30):
+            operator.say("request", id=str(number), verb="study.list", args={})
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(5.0)
+        return {body["id"] for kind, body in operator.heard if kind == "reply"}
+
+    assert run(story()) == {str(number) for number in range(30)}
+
+
 def test_a_message_is_acknowledged_when_what_it_caused_is_on_disk_and_waits_for_nothing_else() -> None:
     """An acknowledgement that waits for the next event would fill the broker's window, and stop everybody."""
     async def story() -> tuple[list[int], int]:
