@@ -327,7 +327,8 @@ def test_the_doctor_of_the_page_finds_it_well(site: Site, monkeypatch: pytest.Mo
     """The first line of the page; the probe that fills queues is small here."""
     monkeypatch.setattr(queue, "ASKS", 50)
     (line, *_) = next(block for block in blocks("2. ") if block.startswith("bayesd doctor")).splitlines()
-    words = line.replace("broker.example", f"localhost:{site.port}").replace(" /root/", f" {site.root}/root/").split()[1:]
+    line = line.replace("broker.example", f"localhost:{site.port}").replace(" /root/", f" {site.root}/root/")
+    words = line.split()[1:]
     code = run([*words, "--log", str(site.root / "log.db"), "-f", "json"])
     found = json.loads(capsys.readouterr().out)
     assert code == 0
