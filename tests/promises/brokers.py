@@ -151,7 +151,8 @@ PROOFS = [Proof(
     needs=("mosquitto",), faulty=lambda fault, folder: _lab(folder, fault), within=10,
     faults=(
         Fault("a worker tells once and takes the broker's word", "bayesd_client.agent",
-              'self._out.append(Send("tell", message))', 'told.tries > 1 or self._out.append(Send("tell", message))'),
+              'self._out.append(Send("tell", message, told.log))',
+              'told.tries > 1 or self._out.append(Send("tell", message, told.log))'),
         Fault("a copy that comes again is recorded again", "bayesd.study.rules",
               "    if told is not None:\n        _answer_again(",
               "    if told is not None and told.message != message:\n        _answer_again("),

@@ -204,9 +204,10 @@ PROOFS = [
     Proof("disk errors", ("P10",), "disk errors", _lab(_error), quick=40, release=2_000, within=50, faults=(
         Fault("an error of the disk is taken for a full one", LOG,
               "if clean and sqlite_code(error) == sqlite3.SQLITE_FULL:", "if clean:"),
-        Fault("a receipt before its commit", SERVICE, "                self._committing = self.clock.now()\n",
-              "                self._committing = self.clock.now()\n                self._committed = rows[-1].seq\n"
-              "                self._deliver()\n"),
+        Fault("a receipt before its commit", SERVICE,
+              "                began = self._committing = self.clock.now()\n",
+              "                began = self._committing = self.clock.now()\n"
+              "                self._committed = rows[-1].seq\n                self._deliver()\n"),
         Fault("a failed checkpoint is passed over", LOG, 'self._end(CommitFailed(f"the checkpoint of',
               'str(CommitFailed(f"the checkpoint of'))),
     Proof("full writes", ("P9",), "full disks", _lab(_full), quick=40, release=2_000, within=50, faults=(

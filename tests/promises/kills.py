@@ -118,8 +118,9 @@ PROOFS = [Proof(
         Fault("a receipt leaves before the commit of its event", "bayesd.study.desk",
               "self._letters.append(Letter(self.state.seq, who", "self._letters.append(Letter(0, who"),
         Fault("receipts leave while their commit runs", "bayesd.service",
-              "                self._committing = self.clock.now()\n",
-              "                self._committing = self.clock.now(); self._committed = rows[-1].seq; self._deliver()\n"),
+              "                began = self._committing = self.clock.now()\n",
+              "                began = self._committing = self.clock.now(); self._committed = rows[-1].seq\n"
+              "                self._deliver()\n"),
         Fault("a lock outlives who held it", "bayesd.logfile",
               "os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)",
               "os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)"),
