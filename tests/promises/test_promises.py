@@ -30,7 +30,7 @@ def test_it_cannot_be_broken(proof: Proof) -> None:
 
 @pytest.mark.parametrize(("proof", "fault"), [
     pytest.param(proof, fault, id=fault.name.replace(" ", "-"), marks=_marks(proof))
-    for proof in BOOK for fault in (proof.faults[:1] if proof.needs else proof.faults)])    # `make mutants` has them all
+    for proof in BOOK for fault in (proof.faults[:1] if proof.needs else proof.faults)])     # `make mutants` has all
 def test_a_planted_fault_is_seen(proof: Proof, fault: Fault) -> None:
     for program in missing(proof):
         lacking(program, f"{proof.name} needs it")
