@@ -130,7 +130,7 @@ class Life:
         judged = self.beyond_kib[WARM:]
         if len(judged) >= JUDGED - WARM:
             grows = slope(judged) * 3600 / 1024
-            counts["MiB an hour max"] = round(grows, 2)
+            counts[f"MiB an hour beyond {TRIAL_KIB:g} KiB a trial max"] = round(grows, 2)
             if grows > SLOPE_MAX_MIB_PER_H:
                 broken.append(f"memory beyond {TRIAL_KIB} KiB a trial grows by {grows:.2f} MiB an hour")
         return counts, broken
@@ -160,7 +160,7 @@ def _faulty(fault: Fault, folder: Path) -> Iterator[Callable[[int], Round]]:
         yield round_of
 
 
-PROOFS = [Proof("soak", ("P33",), f"segments of {SEGMENT_S:.0f} s of one life", _lab, quick=1, release=150,
+PROOFS = [Proof("soak", ("P33",), f"segments of {SEGMENT_S:.0f} s of one life", _lab, quick=1, release=90,
                 faulty=_faulty, within=4, needs=("mosquitto",), faults=(
     Fault("the socket of a lost broker stays open", "bayesd.link",
           "            sock.close()\n        if not self._ended.done():",
