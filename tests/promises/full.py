@@ -113,7 +113,10 @@ class _Bench:
             self.seen.append(f"a stop on a full disk ends with {code}: {self.daemon.said()}")
         self.daemon.start()
         self.restarts += 1
-        self.wire.until(lambda: not self.daemon.alive or self.announced(after), "it ends or serves", WAIT_S)
+        try:
+            self.wire.until(lambda: not self.daemon.alive or self.announced(after), "it ends or serves", WAIT_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said {self.daemon.said()}, and the broker has {self.wire.daemon}") from error
         self.free()
         while not self.announced(after):
             if not self.daemon.alive:
