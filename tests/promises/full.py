@@ -116,7 +116,8 @@ class _Bench:
         try:
             self.wire.until(lambda: not self.daemon.alive or self.announced(after), "it ends or serves", WAIT_S)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it said {self.daemon.said()}, and the broker has {self.wire.daemon}") from error
+            raise AssertionError(f"{error}; it said {self.daemon.said()}, and the broker has "
+                                 f"{self.wire.daemon}") from error
         self.free()
         while not self.announced(after):
             if not self.daemon.alive:

@@ -83,11 +83,16 @@ def opened(proof: Proof, fault: Fault | None = None) -> Iterator[Callable[[int],
 
 
 def attempt(proof: Proof, seeds: range, tally: Tally, after: Callable[[], None] = lambda: None) -> Tally:
-    """Run the rounds of these seeds."""
+    """Run the rounds of these seeds. One that ends with an error is broken, and the last."""
     with opened(proof) as round_of:
         for seed in seeds:
             began = time.monotonic()
-            tally.add(seed, round_of(seed), time.monotonic() - began)
+            try:
+                seen = round_of(seed)
+            except Exception as error:      # nobody knows in what state the machinery is: no further round
+                tally.add(seed, Round({}, (f"{type(error).__name__}: {error}",)), time.monotonic() - began)
+                break
+            tally.add(seed, seen, time.monotonic() - began)
             after()
     return tally
 
