@@ -762,7 +762,9 @@ class World:
                         study=name, slots=2, ahead=1, tags=("gpu", "big"), train_s=4.0, reports=False))
             if state is not None:
                 for name, study in self.ledger.studies.items():
-                    endless = "trials" not in study.spec.get("budget", {}) and loop.time() - began > 60.0
+                    # A study that was opened again for its confirmation may have nobody left who measures.
+                    endless = loop.time() - began > 60.0 and (
+                        "trials" not in study.spec.get("budget", {}) or study.reopened is not None)
                     if study.status == "paused" and loop.time() - resumed.get(name, -100.0) > 20.0:
                         resumed[name] = loop.time()
                         self.operator.ask("study.resume", {"study": name})
