@@ -3,8 +3,8 @@
 Two kinds of rounds (tests/edges/hostile.py has the machinery). Most alter some thousand signed messages, to the daemon
 and to a worker: bytes, words, codes, topics, other keys, other logs; then send what was truly said once more, in
 another order. Nothing of that may be acted on. Every fourth is an hour of two real workers and the real service behind
-a broker that drops, delays, alters, moves, replays and makes up messages, lies about the log, and then becomes honest: what was
-measured is on record, once, as it was measured, and no saved result is set aside.
+a broker that drops, delays, alters, moves, replays and makes up messages, lies about the log, and then becomes honest:
+what was measured is on record, once, as it was measured, and no saved result is set aside.
 """
 
 import contextlib
