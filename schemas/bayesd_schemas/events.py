@@ -219,7 +219,11 @@ class TrialStopped(_Data):
     metric: MetricName | None = Field(None, description="What was compared")
     value: Number | None = Field(None, description="What counted of this trial; None is no number")
     threshold: Number | None = Field(None, description="What it was behind")
-    compared: Annotated[int, Field(ge=0)] = Field(description="With how many others")
+    compared: Annotated[int, Field(ge=0)] = Field(
+        description="With how many values; of a rung the trial's own is one of them")
+    rung: Count | None = Field(None, description="Of asha and hyperband: the fidelity at which it was judged")
+    bracket: Annotated[int, Field(ge=0)] | None = Field(None, description="Of hyperband: its first rung, from 0")
+    kept: Count | None = Field(None, description="Of asha and hyperband: how many of the rung may go on")
 
 
 class _Outcome(_Data):

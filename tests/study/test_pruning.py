@@ -6,8 +6,11 @@ import pytest
 from pydantic import ValidationError
 from tests.study.story import BASE, Letter, Story
 
+from bayesd import audit
+from bayesd.replay import event_of
+from bayesd.study.board import bracket_of
 from bayesd.study.pruning.quantile import percentile
-from bayesd_schemas.study import StudySpec
+from bayesd_schemas.study import Fidelity, StudySpec
 
 MEDIAN = {"rule": "median", "startup": 2}
 STOP: Letter = ("w3", "stop", {"study": "s", "trial": 3, "fence": 1, "reason": "pruned"})
@@ -150,3 +153,92 @@ def test_the_study_file_says_what_does_not_fit() -> None:
         StudySpec.model_validate({**BASE, "metric": "loss", "prune": {"rule": "median", "metric": "a"}})
     with pytest.raises(ValidationError, match="percentile is for"):
         StudySpec.model_validate({**BASE, "prune": {"rule": "median", "percentile": 10}})
+
+
+EPOCHS = {"name": "epochs", "min": 1, "max": 9, "reduction": 2}
+
+
+def test_asha_stops_at_a_rung_what_is_not_among_its_best() -> None:
+    story = Story(prune={"rule": "asha"}, fidelity=EPOCHS)
+    facts, letters = story.ask("w1", n=1)
+    assert letters[0][2]["fidelity"] == {"name": "epochs", "value": 9}
+    assert len(story.report("w1", 1, 1, 5.0)[0]) == 1           # the first is the best so far
+    assert len(story.report("w1", 1, 2, 4.0)[0]) == 1
+    story.ask("w2")
+    assert len(story.report("w2", 2, 1, 3.0)[0]) == 1
+    assert len(story.report("w2", 2, 5, 3.5)[0]) == 1           # past rungs 2 and 4 in one go
+    story.ask("w3")
+    facts, _ = story.report("w3", 3, 1, 4.5)
+    assert facts[1][2] == {"fence": 1, "step": 1, "rule": "asha", "metric": "value", "value": 4.5, "threshold": 3.0,
+                           "compared": 3, "rung": 1, "kept": 1}
+    facts, _ = story.report("w1", 1, 4, 3.75)
+    assert facts[1][2]["rung"] == 4
+    story.restart()
+    story.ask("w4")
+    facts, _ = story.report("w4", 4, 1, 4.75)                   # the second of four goes on, and 4.75 is the third
+    assert (facts[1][2]["kept"], facts[1][2]["threshold"]) == (2, 4.5)
+    story.check()
+
+
+def test_a_trial_that_is_voided_or_leased_anew_leaves_its_rungs() -> None:
+    story = Story(prune={"rule": "asha"}, fidelity=EPOCHS, lease={"default_s": 60})
+    story.ask("w1")
+    story.report("w1", 1, 1, 1.0)
+    story.tell("w1", 1, value=1.0)
+    story.ask("w2")
+    assert len(story.report("w2", 2, 1, 2.0)[0]) == 2
+    story.request("op", "trial.void", id="v", trial=1, reason="x")
+    story.request("op", "trial.void", id="v2", trial=2, reason="x")
+    story.ask("w3")
+    assert len(story.report("w3", 3, 1, 3.0)[0]) == 1
+    story.tick(100.0)
+    story.ask("w4")
+    assert len(story.report("w4", 3, 1, 4.0, fence=2)[0]) == 1
+    story.check()
+
+
+def test_hyperband_gives_its_brackets_their_usual_shares() -> None:
+    fidelity = Fidelity(name="epochs", min=1, max=81, reduction=3)       # the first rungs are 1, 3, 9 and 27
+    shares = [bracket_of(fidelity, number) for number in range(1, 28 + 12 + 6 + 4)]
+    assert [shares.count(bracket) for bracket in range(4)] == [27, 12, 6, 4]
+    assert {*shares[:10]} == {0, 1, 2}                          # mixed, not one after the other
+    story = Story(prune={"rule": "hyperband"}, fidelity={**EPOCHS, "max": 5})
+    for number in range(1, 12):
+        story.ask(f"w{number}")
+    waits = [number for number in range(1, 12) if bracket_of(Fidelity(**{**EPOCHS, "max": 5}), number) > 0]
+    for number in range(1, 12):
+        facts, _ = story.report(f"w{number}", number, 1, float(number))
+        assert (number in waits or number == 1) <= (len(facts) == 1)
+    story.check()
+
+
+@pytest.mark.parametrize("rule", ["median", "percentile", "asha", "hyperband"])
+def test_a_stop_is_made_again_by_the_audit_and_told_by_why(rule: str) -> None:
+    story = Story(prune={"rule": rule, "startup": 2}, fidelity=EPOCHS)
+    for number in range(1, 20):
+        story.ask(f"w{number}")
+        for step in range(1, 10):
+            if story.report(f"w{number}", number, step, (number * 7 % 11) / step)[1][0][2].get("stop"):
+                story.tell(f"w{number}", number, state="pruned")
+                break
+        else:
+            story.tell(f"w{number}", number, value=number * 7 % 11)
+    rows = [event_of(row.body, row.hash) for row in story.rows]
+    plan = audit.Plan()
+    for event in rows:
+        plan.note(event)
+    stops = [case for case in plan.cases if rows[case.seq - 1].type == "trial.stopped"]
+    assert len(stops) > 3
+    assert {audit.judge(each, "").outcome for each in audit.moments(rows, stops)} == {"same"}
+    place = stops[-1].seq - 1
+    edited = rows[place]._replace(data={**rows[place].data, "threshold": -1.0})
+    seen = list(audit.moments([*rows[:place], edited, *rows[place + 1:]], stops))
+    assert audit.judge(seen[-1], "").outcome == "diverged"
+    story.check()
+
+
+def test_rungs_need_a_fidelity() -> None:
+    with pytest.raises(ValidationError, match="needs \\[fidelity\\]"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "asha"}})
+    with pytest.raises(ValidationError, match="not below max"):
+        StudySpec.model_validate({**BASE, "fidelity": {"name": "epochs", "min": 9, "max": 9}})

@@ -200,10 +200,12 @@ def _lease(desk: Desk, study: Study, trial: Trial, standing: Standing) -> None:
 
 def _grant(desk: Desk, lease: Lease) -> None:
     trial = lease.trial
+    fidelity = trial.study.spec.fidelity
     desk.send(lease.worker, "grant", {
         "ask": lease.ask, "run": lease.run, "study": trial.study.name, "trial": trial.number, "fence": lease.fence,
         "params": trial.params, "lease_s": lease.lease_s, "at": lease.at, "epoch": desk.state.epoch,
-        "space_rev": trial.space_rev})
+        "space_rev": trial.space_rev,
+        **({} if fidelity is None else {"fidelity": {"name": fidelity.name, "value": fidelity.max}})})
     _stop_again(desk, lease)
 
 

@@ -16,11 +16,11 @@ from bayesd_schemas.study import Prune
 
 
 def judge(study: Study, trial: Trial, step: int, prune: Prune) -> Verdict | None:
-    """Stop at `step` when at least `startup` others are there to compare with, and the best so far is behind."""
+    """Stop at `step` when enough others are there to compare with, and the best so far is behind."""
     board = board_of(study)
     own = min((value for _, value in board.curve(trial)), default=None)
     others = board.steps.get(step, ())
-    threshold = limit(own, others, prune.share, prune.startup)
+    threshold = limit(own, others, prune.share, prune.needed)
     if own is None or threshold is None:
         return None
     return Verdict(step, prune.rule, {"metric": board.metric, "value": said(own, board.sign),
