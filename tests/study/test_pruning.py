@@ -1,12 +1,13 @@
 """Who is stopped at a report, that it is decided once and on record, and what becomes of a worker that goes on."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from tests.study.story import BASE, Letter, Story
 
-from bayesd import audit
+from bayesd import Study, audit
 from bayesd.replay import event_of
 from bayesd.study.board import bracket_of
 from bayesd.study.pruning.quantile import percentile
@@ -242,3 +243,16 @@ def test_rungs_need_a_fidelity() -> None:
         StudySpec.model_validate({**BASE, "prune": {"rule": "asha"}})
     with pytest.raises(ValidationError, match="not below max"):
         StudySpec.model_validate({**BASE, "fidelity": {"name": "epochs", "min": 9, "max": 9}})
+
+
+def test_in_one_process_a_study_says_when_to_stop(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('name = "s"\nmethod = "random"\n[prune]\nrule = "asha"\n[fidelity]\nname = "epochs"\nmax = 9\n'
+                    '[space.x]\ntype = "float"\nlow = 0\nhigh = 1\n')
+    with Study.from_file(file) as study:
+        for value in (1.0, 2.0):
+            trial = study.ask()
+            assert not study.should_prune(trial)
+            study.report(trial, value, step=1)
+        assert study.should_prune(trial)
+        study.tell(trial, state="pruned")
