@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from bayesd_schemas.names import Count, Id, Name, Run
 from bayesd_schemas.space import Value
-from bayesd_schemas.study import StudySpec
+from bayesd_schemas.study import MetricName, PruneRule, StudySpec
 from bayesd_schemas.upcast import upcast
 
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -210,6 +210,22 @@ class TrialReported(_Data):
     values: Values
 
 
+class TrialStopped(_Data):
+    """The pruning rule stopped a trial at a report; the worker is told, and tells `pruned`."""
+
+    fence: Count
+    step: Annotated[int, Field(ge=0)]
+    rule: PruneRule
+    metric: MetricName | None = Field(None, description="What was compared")
+    value: Number | None = Field(None, description="What counted of this trial; None is no number")
+    threshold: Number | None = Field(None, description="What it was behind")
+    compared: Annotated[int, Field(ge=0)] = Field(
+        description="With how many values; of a rung the trial's own is one of them")
+    rung: Count | None = Field(None, description="Of asha and hyperband: the fidelity at which it was judged")
+    bracket: Annotated[int, Field(ge=0)] | None = Field(None, description="Of hyperband: its first rung, from 0")
+    kept: Count | None = Field(None, description="Of asha and hyperband: how many of the rung may go on")
+
+
 class _Outcome(_Data):
     fence: Count
     message: Digest | None = None
@@ -300,7 +316,8 @@ EVENTS: dict[str, type[_Data]] = {
     "study.closed": StudyClosed, "study.confirming": StudyConfirming, "study.winner": StudyWinner,
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
-    "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.completed": TrialCompleted,
+    "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.stopped": TrialStopped,
+    "trial.completed": TrialCompleted,
     "trial.failed": TrialFailed, "trial.pruned": TrialPruned, "trial.imported": TrialImported,
     "outcome.late": OutcomeLate, "outcome.voided": OutcomeVoided, "model.fitted": ModelFitted,
     "worker.revoked": WorkerRevoked, "text.redacted": TextRedacted,
