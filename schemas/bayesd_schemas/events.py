@@ -215,7 +215,8 @@ class _Outcome(_Data):
     message: Digest | None = None
     values: Values | None = None
     se: Number | None = Field(None, description="Standard error of the first value, from folds")
-    folds: list[Number | None] | None = None
+    folds: list[Number | None] | dict[str, list[Number | None]] | None = Field(
+        None, description="The values of all folds; of several metrics, by name")
     seconds: Number | None = None
     cost: Number | None = None
     error: str | None = Field(None, description="The daemon's own words; in earlier logs free text, too")
@@ -238,7 +239,17 @@ class TrialFailed(_Outcome):
     retry: bool = Field(False, description="The attempt failed; the trial is offered again")
 
 
+class Estimate(_Data):
+    """What the folds that were measured say of the value that all of them would have had."""
+
+    values: Values
+    se: Number | None = Field(None, description="Standard error of the first value")
+    folds: Count = Field(description="How many were measured")
+    against: Count | None = Field(None, description="The trial whose values say how hard these folds are")
+
+
 class TrialPruned(_Outcome):
+    estimate: Estimate | None = Field(None, description="What is learned in place of the last report's value")
     learn: Literal[False] | None = Field(None, description="False: its value was learned when it came late")
 
 

@@ -157,8 +157,6 @@ class Tell(_Incoming):
             given = [key for key in ("value", "values", "folds") if key in data]
             if len(given) > 1:
                 raise ValueError(f"give one of value, values, folds, not {' and '.join(given)}")
-            if not given and data.get("state", "complete") == "complete":
-                raise ValueError("value is missing; a trial without one is told with state fail, pruned or released")
             error = data.get("error")
             if isinstance(error, str) and len(error) > ERROR_MAX // 4:
                 data = {**data, "error": cut(error, ERROR_MAX)}

@@ -134,6 +134,13 @@ class Confirm(_Part):
         1, description="How often each, on another worker than before where there is one; no budget counts these.")
 
 
+class Folds(_Part):
+    """Trials are cross-validated: a report is the value of one fold, its step the number of the fold, from 0."""
+
+    count: Annotated[int, Field(ge=2, le=1000, strict=True)] = Field(description="How many folds make a full "
+                                                                     "evaluation; repeats of a splitter count.")
+
+
 class StudySpec(_Part):
     """A whole study file."""
 
@@ -155,6 +162,7 @@ class StudySpec(_Part):
     lease: Lease = Lease()
     retry: Retry = Retry()
     confirm: Confirm | None = Field(None, description="None: the winner is announced as it was measured once.")
+    folds: Folds | None = Field(None, description="None: a report is not a fold.")
     space: Space
     constraints: Annotated[list[Annotated[str, StringConstraints(strict=True, max_length=constraining.LENGTH_MAX)]],
                            Field(max_length=CONSTRAINTS_MAX)] = Field(
