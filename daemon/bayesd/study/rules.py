@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from bayesd.study import confirm, folds, paired
+from bayesd.study import confirm, folds, paired, pooled
 from bayesd.study.desk import ANSWER_S, PATIENCE_S, Candidate, Desk, Order, Standing
 from bayesd.study.problem import Suggestion
 from bayesd.study.state import FINAL, Data, Lease, Study, Told, Trial, Worker
@@ -202,7 +202,7 @@ def _grant(desk: Desk, lease: Lease) -> None:
     desk.send(lease.worker, "grant", {
         "ask": lease.ask, "run": lease.run, "study": trial.study.name, "trial": trial.number, "fence": lease.fence,
         "params": trial.params, "lease_s": lease.lease_s, "at": lease.at, "epoch": desk.state.epoch,
-        "space_rev": trial.space_rev})
+        "space_rev": trial.space_rev, **({} if trial.of is None else {"repeat": pooled.repeat_of(trial)})})
 
 
 def _explain(desk: Desk, standing: Standing, *, late: bool = False) -> None:
