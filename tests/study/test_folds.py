@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from tests.study.story import Story
 
+from bayesd_schemas.study import StudySpec
+
 SCORES = [0.5, 0.7, 0.6, 0.8]
 
 
@@ -104,3 +106,35 @@ def test_fewer_folds_leave_more_open() -> None:
 def test_a_fold_beyond_the_bounds_is_a_failure() -> None:
     it = story(bounds=[0, 1])
     assert race(it, 1, [], folds={"f1": [0.5, 1.5]})["class"] == "other"
+
+
+def test_a_race_is_stopped_by_an_event_that_says_why() -> None:
+    it = story(prune={"rule": "race", "min_folds": 2})
+    race(it, 1, SCORES)
+    race(it, 2, [0.48, 0.69, 0.57, 0.8])
+    race(it, 3, [0.49, 0.7, 0.58, 0.79])
+    it.ask("w1", id="a4")
+    facts, letters = it.report("w1", 4, 0, 0.1)
+    assert [type for type, _, _ in facts] == ["trial.reported"]
+    facts, letters = it.report("w1", 4, 1, 0.3)
+    stopped = facts[1][2]
+    assert stopped["rule"] == "race"
+    assert (stopped["against"], stopped["paired"], stopped["folds"]) == (1, True, 2)
+    assert stopped["difference"] == pytest.approx(0.4)
+    assert stopped["value"] == pytest.approx(0.2)
+    assert stopped["threshold"] == pytest.approx(0.6)
+    assert stopped["chance"] < stopped["bound"] == 0.025
+    assert letters[0][2]["stop"] == "pruned"
+    facts, _ = it.tell("w1", 4, state="pruned")
+    assert facts[0][2]["estimate"]["values"]["f1"] == pytest.approx(0.25)
+    it.check()
+
+
+@pytest.mark.parametrize(("folds", "prune", "words"), [
+    (None, {"rule": "race"}, "has to say how many"),
+    ({"count": 3}, {"rule": "race", "min_folds": 3}, "ever be stopped"),
+])
+def test_a_race_needs_folds(folds: Any, prune: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        StudySpec.model_validate({"name": "s", "space": {"x": {"type": "float", "low": 0, "high": 1}},
+                                  "folds": folds, "prune": prune})

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from bayesd.study import confirm, folds, paired, pooled
+from bayesd.study import confirm, folds, paired, pooled, pruning
 from bayesd.study.desk import ANSWER_S, PATIENCE_S, Candidate, Desk, Order, Standing
 from bayesd.study.problem import Suggestion
 from bayesd.study.state import FINAL, Data, Lease, Study, Told, Trial, Worker
@@ -203,6 +203,13 @@ def _grant(desk: Desk, lease: Lease) -> None:
         "ask": lease.ask, "run": lease.run, "study": trial.study.name, "trial": trial.number, "fence": lease.fence,
         "params": trial.params, "lease_s": lease.lease_s, "at": lease.at, "epoch": desk.state.epoch,
         "space_rev": trial.space_rev, **({} if trial.of is None else {"repeat": pooled.repeat_of(trial)})})
+    _stop_again(desk, lease)
+
+
+def _stop_again(desk: Desk, lease: Lease) -> None:
+    """A worker that still has a trial in hand which the pruning rule stopped may not have heard of it."""
+    if _stop_of(lease) == "pruned":
+        desk.send(lease.worker, "stop", _stop(lease.trial.study.name, lease.trial.number, lease.fence, "pruned"))
 
 
 def _explain(desk: Desk, standing: Standing, *, late: bool = False) -> None:
@@ -390,8 +397,10 @@ def on_beat(desk: Desk, worker: str, beat: Beat) -> None:
             listed.add(lease)
             desk.deadlines[lease] = desk.now + lease.lease_s
             desk.missed.pop(lease, None)
+            _stop_again(desk, lease)
         elif lease is not None and lease.worker == worker and lease.may_hold_again:
             _hold_again(desk, lease, beat.run)
+            _stop_again(desk, lease)
             listed.add(lease)
         else:
             desk.send(worker, "stop", _stop(study, number, fence, "superseded"))
@@ -451,7 +460,10 @@ def _hold_again(desk: Desk, lease: Lease, run: str) -> None:
 
 
 def on_report(desk: Desk, worker: str, report: Report) -> None:
-    """Record an intermediate value once per step. It renews nothing."""
+    """Record an intermediate value once per step, and ask the pruning rule. It renews nothing.
+
+    A stop is an event, so it is decided once; until the worker tells, every report, copy and beat of this lease gets
+    it again. A worker that goes on and tells a result is recorded all the same."""
     lease = _leased_to(desk, worker, report)
     if lease is None:
         return
@@ -470,7 +482,12 @@ def on_report(desk: Desk, worker: str, report: Report) -> None:
         return
     event = desk.record("trial.reported", {"fence": lease.fence, "step": report.step, "values": values},
                         actor=f"worker/{worker}", study=trial.study, trial=trial.number, cmd=report.id)
-    _receipt(desk, worker, report.id, "recorded", event.seq, event.hash)
+    verdict = pruning.verdict(trial.study, trial)
+    if verdict is not None:
+        desk.record("trial.stopped", verdict.data(lease.fence), study=trial.study, trial=trial.number)
+    _receipt(desk, worker, report.id, "recorded", event.seq, event.hash, stop=_stop_of(lease))
+    if verdict is not None:
+        _stop_again(desk, lease)
 
 
 def _stop_of(lease: Lease) -> StopReason | None:
@@ -479,7 +496,9 @@ def _stop_of(lease: Lease) -> StopReason | None:
         return "superseded"
     if lease.ended in ("cancelled", "voided"):
         return "cancelled"
-    return "closed" if lease.ended == "closed" else None
+    if lease.ended == "closed":
+        return "closed"
+    return "pruned" if lease.trial.stopped is not None and lease.proof is None else None
 
 
 def _leased_to(desk: Desk, worker: str, message: Tell | Report) -> Lease | None:
@@ -565,8 +584,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
     event = desk.record(type, data, actor=f"worker/{worker}", study=study, trial=trial.number,
                         cmd=tell.id, elapsed=study.status == "open")
     _receipt(desk, worker, tell.id, "late" if type == "outcome.late" else "recorded", event.seq, event.hash)
-    if _is_over(trial):
-        _lost(desk, trial)             # given back after the close: nobody will have it any more
+    if _is_over(trial) or trial.stopped is not None:
+        _lost(desk, trial)             # given back after the close, or after a stop: nobody will have it any more
     _moved(desk, study)
 
 
@@ -670,7 +689,7 @@ def _is_over(trial: Trial) -> bool:
 
 def _may_retry(study: Study, trial: Trial, failure: str, after: int) -> bool:
     """The policy allows another lease after this failure (`after` 1: the failure is not counted yet)."""
-    if _is_over(trial) or failure not in RETRIED | {"lost"}:
+    if _is_over(trial) or trial.stopped is not None or failure not in RETRIED | {"lost"}:
         return False
     limit: int = getattr(study.spec.retry, failure)
     return (trial.failures or {}).get(failure, 0) + after <= limit
@@ -678,9 +697,17 @@ def _may_retry(study: Study, trial: Trial, failure: str, after: int) -> bool:
 
 def _lost(desk: Desk, trial: Trial) -> None:
     """A lease ended without a word. Past the retry limit, or after a close, the trial fails with class
-    lost, provisionally; an earlier late outcome becomes the result at that moment [5]."""
+    lost, provisionally; an earlier late outcome becomes the result at that moment [5]. A trial that the pruning rule
+    has stopped is not leased again: it ends as pruned, as provisionally."""
     study = trial.study
     if trial.status != "waiting" or _may_retry(study, trial, "lost", after=0):
+        return
+    data: Data
+    if not trial.late and trial.stopped is not None:
+        data = {"fence": trial.fence, "class": "lost"}
+        if (estimate := paired.estimate(trial)) is not None:
+            data["estimate"] = estimate
+        desk.record("trial.pruned", data, study=study, trial=trial.number)
         return
     if not trial.late:
         desk.record("trial.failed", {"fence": trial.fence, "class": "lost",
@@ -689,7 +716,7 @@ def _lost(desk: Desk, trial: Trial) -> None:
         return
     late = trial.late[0]
     types = {"complete": "trial.completed", "fail": "trial.failed", "pruned": "trial.pruned"}
-    data: Data = {"fence": late.fence, "promoted": late.seq}
+    data = {"fence": late.fence, "promoted": late.seq}
     for key, value in (("values", late.values), ("se", late.se), ("seconds", late.seconds), ("class", late.failure)):
         if value is not None:
             data[key] = value
