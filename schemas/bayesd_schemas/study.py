@@ -150,8 +150,8 @@ class Prune(_Part):
     """Stop trials early whose reports are behind those of others."""
 
     rule: PruneRule = Field(description="median or percentile: stopped when its best report is behind that part of "
-                            "what complete trials reported at the same step. race: cross-validated trials, with [folds], "
-                            "stopped when they can hardly beat the best one on all folds any more.")
+                            "what complete trials reported at the same step. race: cross-validated trials, with "
+                            "[folds], stopped when they can hardly beat the best one on all folds any more.")
     metric: MetricName | None = Field(None, description="Which of several objectives is looked at.")
     warmup: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = Field(
         0, description="Reports of steps before it are not judged.")

@@ -204,7 +204,8 @@ def prune() -> Story:
     world.admin("study.create", spec={"name": "s", "method": "random", "seed": 3, "space": SPACE, "metric": "loss",
                                       "lease": {"default_s": 60}, "prune": {"rule": "median", "startup": 2}})
     world.say("w1", "beat", run="r1")
-    curves = [[4.0, 2.0, 1.0], [3.0, 2.5, 2.0], [5.0, 4.0], [3.25, "nan"], [9.0], [8.0, 7.0, 0.5], [2.0, 1.5, 1.25]]
+    curves: list[list[Any]] = [[4.0, 2.0, 1.0], [3.0, 2.5, 2.0], [5.0, 4.0], [3.25, "nan"], [9.0],
+                               [8.0, 7.0, 0.5], [2.0, 1.5, 1.25]]
     for trial, curve in enumerate(curves, start=1):
         world.say("w1", "ask", id=f"a{trial}", run="r1", study="s")
         for step, value in enumerate(curve):
