@@ -871,7 +871,8 @@ def tell_message(key: Key, outcome: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(message.get("error"), str):
         message["error"] = tail(message["error"])
     try:
-        Tell.model_validate(message)
+        if Tell.model_validate(message).state == "complete" and not {"value", "values", "folds"} & message.keys():
+            raise ValueError("value is missing")
         if len(json.dumps(message)) <= SEND_MAX:
             return message
         why = f"the result is over {SEND_MAX} bytes"
