@@ -224,6 +224,12 @@ class TrialStopped(_Data):
     rung: Count | None = Field(None, description="Of asha and hyperband: the fidelity at which it was judged")
     bracket: Annotated[int, Field(ge=0)] | None = Field(None, description="Of hyperband: its first rung, from 0")
     kept: Count | None = Field(None, description="Of asha and hyperband: how many of the rung may go on")
+    against: Count | None = Field(None, description="Of race: the trial that it was held against")
+    paired: bool | None = Field(None, description="Of race: fold by fold, or against the mean of all folds")
+    folds: Count | None = Field(None, description="Of race: how many folds it had")
+    difference: Number | None = Field(None, description="Of race: by how much it was worse on average")
+    chance: Number | None = Field(None, description="Of race: that all folds would make it the better one")
+    bound: Number | None = Field(None, description="Of race: the least chance with which it would have gone on")
 
 
 class _Outcome(_Data):
@@ -231,7 +237,8 @@ class _Outcome(_Data):
     message: Digest | None = None
     values: Values | None = None
     se: Number | None = Field(None, description="Standard error of the first value, from folds")
-    folds: list[Number | None] | None = None
+    folds: list[Number | None] | dict[str, list[Number | None]] | None = Field(
+        None, description="The values of all folds; of several metrics, by name")
     seconds: Number | None = None
     cost: Number | None = None
     error: str | None = Field(None, description="The daemon's own words; in earlier logs free text, too")
@@ -254,7 +261,17 @@ class TrialFailed(_Outcome):
     retry: bool = Field(False, description="The attempt failed; the trial is offered again")
 
 
+class Estimate(_Data):
+    """What the folds that were measured say of the value that all of them would have had."""
+
+    values: Values
+    se: Number | None = Field(None, description="Standard error of the first value")
+    folds: Count = Field(description="How many were measured")
+    against: Count | None = Field(None, description="The trial whose values say how hard these folds are")
+
+
 class TrialPruned(_Outcome):
+    estimate: Estimate | None = Field(None, description="What is learned in place of the last report's value")
     learn: Literal[False] | None = Field(None, description="False: its value was learned when it came late")
 
 

@@ -233,7 +233,7 @@ def study_confirm(desk: Desk, client: str, request: Request) -> Result:
                   "to_measure": len(chosen) * wanted.repeats}
 
 
-AMENDABLE = ("budget", "lease", "retry", "confirm", "late", "noise", "tags", "method", "surrogate", "space",
+AMENDABLE = ("budget", "lease", "retry", "confirm", "folds", "late", "noise", "tags", "method", "surrogate", "space",
              "constraints", "bounds", "objectives")
 
 

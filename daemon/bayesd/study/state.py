@@ -34,6 +34,7 @@ from sys import intern
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from bayesd.study.board import Board
+from bayesd.study.folds import by_step
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
@@ -811,6 +812,8 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     trial.outcome_seq = event.seq
     if trial.reports is not None and status != "pruned" and trial.failure != "lost":    # that may be held again
         trial.reports = {step: values for step, (values, *_) in trial.reports.items()}
+    if study.spec.folds is not None and status == "complete" and data.get("folds") is not None:
+        trial.reports = by_step(study, data["folds"])        # what others are compared with, fold by fold
     _move(trial, status)
     return trial
 
@@ -895,7 +898,11 @@ def _trial_pruned(state: State, event: Event) -> None:
     else:
         trial.reports = {step: said for step, (said, *_) in reports.items()} if reports else None
     if event.data.get("learn") is not False:
-        _observe(trial, values, None)
+        estimate = event.data.get("estimate")
+        if estimate is not None:        # better than the last of the folds that were measured
+            _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")))
+        else:
+            _observe(trial, values, None)
 
 
 def _outcome_late(state: State, event: Event) -> None:

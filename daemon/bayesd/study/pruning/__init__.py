@@ -9,14 +9,14 @@ Each rule is a module with one function, `judge(study, trial, step, prune) -> Ve
 
 from collections.abc import Callable
 
-from bayesd.study.pruning import halving, quantile
+from bayesd.study.pruning import halving, quantile, racing
 from bayesd.study.pruning.verdict import Verdict
 from bayesd.study.state import Study, Trial
 from bayesd_schemas.study import Prune
 
 Judge = Callable[[Study, Trial, int, Prune], Verdict | None]
 
-RULES: dict[str, Judge] = {"median": quantile.judge, "percentile": quantile.judge,
+RULES: dict[str, Judge] = {"median": quantile.judge, "percentile": quantile.judge, "race": racing.judge,
                           "asha": halving.judge, "hyperband": halving.judge}
 
 
