@@ -33,7 +33,7 @@ SPREAD: dict[Confidence, float] = {"low": 0.3, "medium": 0.15, "high": 0.075}
 SURE: dict[Confidence, float] = {"low": 0.3, "medium": 0.6, "high": 0.85}
 """Of a choice: how much of the density it gets, before the rest is shared evenly."""
 EVERYWHERE = 0.1        # e
-BETA = 25.0
+BETA = 3.0
 DOUBT_AT = 1.0          # standard deviations of Kendall's tau below 0 at which trust is gone
 LEAST = 1e-3            # a weight below which the term is left out
 
