@@ -468,7 +468,8 @@ def _again(problem: Problem, data: Mapping[str, Any]) -> tuple[Proposal | None, 
     return proposals[0] if proposals else None, False
 
 
-_FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback")
+_FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback",
+           "prior")
 
 
 def _said(data: Mapping[str, Any]) -> Evidence:

@@ -174,6 +174,8 @@ class TrialProposed(_Data):
     engine: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
         None, description="How the fingerprint of what computed it begins")
     fallback: str | None = Field(None, description="Why a plainer sampler answered")
+    prior: Number | None = Field(None, description="What the prior weighed: the factor of its log density in the "
+                                                   "acquisition; of a point drawn from it, how far it was trusted")
 
 
 class TrialLeased(_Data):

@@ -23,6 +23,7 @@ from pydantic import (
 
 from bayesd_schemas import constraints as constraining
 from bayesd_schemas.names import INTEGER_MAX, Name
+from bayesd_schemas.prior import Priors, check
 from bayesd_schemas.space import Finite, Params, Space
 
 Method = Literal["grid", "random", "sobol", "bayes"]
@@ -245,6 +246,8 @@ class StudySpec(_Part):
                                 "65536\"; one that names an inactive parameter holds.")
     enqueue: Annotated[list[dict[str, Any]], Field(max_length=1000)] = Field(
         default=[], description="Points to try first.")
+    prior: Priors = Field(
+        default={}, description="Parameter -> where it is probably good, and how sure that is. Read by method bayes.")
 
     @field_validator("constraints")
     @classmethod
@@ -255,6 +258,11 @@ class StudySpec(_Part):
             if info.context != LOGGED:
                 constraining.require_possible(made, space, grid=info.data.get("method") == "grid")
         return constraints
+
+    @field_validator("prior")
+    @classmethod
+    def _about_space(cls, prior: Priors, info: ValidationInfo) -> Priors:
+        return check(info.data.get("space"), prior)
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> "StudySpec":

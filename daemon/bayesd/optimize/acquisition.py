@@ -12,7 +12,7 @@ Ament et al., "Unexpected improvements to expected improvement" (2023), equation
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from scipy.special import erfcx, ndtr
@@ -165,11 +165,22 @@ class Thrift(_OfModel):
         return -self.power * mean, -self.power * d_mean
 
 
+class Term(Protocol):
+    """A logarithm that is added to others."""
+
+    @property
+    def smooth(self) -> bool: ...
+
+    def value(self, X: Floats) -> Floats: ...
+
+    def gradient(self, X: Floats) -> tuple[Floats, Floats]: ...
+
+
 @dataclass(frozen=True)
 class Together:
     """The sum of several logarithms: the product of what they stand for. Distances are the first one's."""
 
-    terms: tuple[Improvement | Success | Thrift, ...]
+    terms: tuple[Improvement, *tuple[Term, ...]]
 
     @property
     def design(self) -> Design:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from bayesd.optimize import samplers, search, streams
+from bayesd.optimize import opening, samplers, search, streams
 from bayesd.optimize.acquisition import Improvement, Model, Together
 from bayesd.optimize.allowed import allowed
+from bayesd.optimize.belief import weighed, with_belief
 from bayesd.optimize.encode import ABSENT, PINNED, Cube, cube
 from bayesd.optimize.streams import Floats
 from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, doubt, surrogate
@@ -71,6 +72,8 @@ def enough(problem: Problem) -> bool:
 
 def _designed(problem: Problem) -> Suggestion:
     """The centre of the space first: it is the best single guess; then Sobol points."""
+    if problem.prior:
+        return opening.designed(problem)
     if problem.drawn == 0:
         params = cube(problem.space).decode(np.full((1, len(problem.space)), PINNED))[0]
         if broken(problem.constraints, params) is None and (
@@ -114,7 +117,8 @@ def aim(problem: Problem, base: Surrogate) -> Aim:
         posterior = posterior.condition(X, believed)
         U, known, means = np.vstack([U, P]), np.vstack([known, P]), np.concatenate([means, believed])
     gain = Improvement(posterior, float(np.min(means)))
-    return Aim(posterior, gain, gain if base.success is None else Together((gain, base.success)),
+    target = gain if base.success is None else Together((gain, base.success))
+    return Aim(posterior, gain, with_belief(problem, gain, target),
                U[np.argsort(means, kind="stable")[:CENTRES]], known)
 
 
@@ -148,7 +152,8 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         acquisition=float(found.acquisition[pick]),
         gap=float(found.acquisition[pick] - following[0]) if len(following) else None,
         mean=float(base.outcomes.metric(mean)[0]) if one else None,
-        sd=float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0]) if one else None, index=pick),),
+        sd=float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0]) if one else None, index=pick,
+        prior=weighed(target)),),
         counters={"observations": float(len(base.rows))})
 
 

@@ -234,7 +234,7 @@ def study_confirm(desk: Desk, client: str, request: Request) -> Result:
 
 
 AMENDABLE = ("budget", "lease", "retry", "confirm", "folds", "late", "noise", "tags", "method", "surrogate", "space",
-             "constraints", "bounds", "objectives")
+             "constraints", "prior", "bounds", "objectives")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:

@@ -9,6 +9,7 @@ calls: that is what makes a log auditable and a restart invisible.
 from dataclasses import dataclass, field
 
 from bayesd_schemas.constraints import Constraint
+from bayesd_schemas.prior import Prior
 from bayesd_schemas.space import Params, Space
 from bayesd_schemas.study import Direction, Method, Model
 
@@ -65,6 +66,8 @@ class Problem:
     """What every proposed point must satisfy, read against `space`. Points of the history need not."""
     surrogate: Model = "gp"
     """What method bayes learns with."""
+    prior: tuple[tuple[str, Prior], ...] = ()
+    """Opinions on parameters, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,9 @@ class Proposal:
     """Which of the ranked candidates it was: those before it were known points or pending."""
     fallback: str | None = None
     """Why a plainer sampler answered than the study asked for."""
+    prior: float | None = None
+    """What the prior weighed: the factor of its log density in the acquisition; of a point that was drawn from it,
+    how far it was trusted. None without a prior, and where it had no part in the point."""
 
 
 @dataclass(frozen=True, slots=True)
