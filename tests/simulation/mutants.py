@@ -100,8 +100,8 @@ MUTANTS = [
            "if trial.reports is not None and report.step in trial.reports:", "if report.step is None:"),
     Mutant("a late outcome is forgotten when its trial is lost", RULES, "    if not trial.late:\n", "    if True:\n"),
     Mutant("a trial given back after the close waits for ever", RULES,
-           '    if _is_over(trial):\n        _lost(desk, trial)',
-           '    if study.status == "never":\n        _lost(desk, trial)'),
+           "    if _is_over(trial) or trial.stopped is not None:\n        _lost(desk, trial)",
+           "    if False:\n        _lost(desk, trial)"),
     # Confirmation.
     Mutant("a repeat counts for the budget", STATE, " - self.imported - self.again", " - self.imported"),
     Mutant("a winner is announced while a leader is being measured", CONFIRM,
