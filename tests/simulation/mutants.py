@@ -55,7 +55,7 @@ class Mutant(NamedTuple):
 
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
-HEADS, CONFIRM = "bayesd.heads", "bayesd.study.confirm"
+HEADS, CONFIRM, PRUNING = "bayesd.heads", "bayesd.study.confirm", "bayesd.study.pruning"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -75,6 +75,10 @@ MUTANTS = [
     Mutant("a head is said and not saved", HEADS, "        await self._log.save_note(size, note.encode())\n", ""),
     Mutant("a head of our own looks like another future", HEADS,
            "return await self._root_at(theirs.size) == theirs.root", "return False"),
+    # Pruning.
+    Mutant("a stopped trial is leased again", RULES,
+           "if _is_over(trial) or trial.stopped is not None or failure not in", "if _is_over(trial) or failure not in"),
+    Mutant("a trial is stopped a second time", PRUNING, " or trial.stopped is not None", ""),
     # Tells and fences.
     Mutant("an older fence counts", RULES, "newest = lease.fence == trial.fence", "newest = True"),
     Mutant("an expired lease does not count", RULES,
@@ -96,8 +100,8 @@ MUTANTS = [
            "if trial.reports is not None and report.step in trial.reports:", "if report.step is None:"),
     Mutant("a late outcome is forgotten when its trial is lost", RULES, "    if not trial.late:\n", "    if True:\n"),
     Mutant("a trial given back after the close waits for ever", RULES,
-           '    if _is_over(trial):\n        _lost(desk, trial)',
-           '    if study.status == "never":\n        _lost(desk, trial)'),
+           "    if _is_over(trial) or trial.stopped is not None:\n        _lost(desk, trial)",
+           "    if False:\n        _lost(desk, trial)"),
     # Confirmation.
     Mutant("a repeat counts for the budget", STATE, " - self.imported - self.again", " - self.imported"),
     Mutant("a winner is announced while a leader is being measured", CONFIRM,
