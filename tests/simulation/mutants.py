@@ -55,7 +55,7 @@ class Mutant(NamedTuple):
 
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
-HEADS, CONFIRM = "bayesd.heads", "bayesd.study.confirm"
+HEADS, CONFIRM, STOPPING = "bayesd.heads", "bayesd.study.confirm", "bayesd.study.stopping"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -108,6 +108,10 @@ MUTANTS = [
            "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
     Mutant("a repeat leads its study", STATE,
            "and trial.of is None and _better(trial.study", "and _better(trial.study"),
+    # Stop rules.
+    Mutant("a study goes on after its stop rule fired", RULES,
+           "return study.reopened is None and study.stopping is None and (", "return study.reopened is None and ("),
+    Mutant("patience ends one result early", STOPPING, "barren >= stop.patience", "barren + 1 >= stop.patience"),
     # Retries.
     Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
     Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),

@@ -528,6 +528,9 @@ class World:
             spec["budget"] = budget
         if spec["seed"] % 5 == 1:
             spec["confirm"] = {"top": spec["seed"] % 3 + 1, "repeats": spec["seed"] % 2 + 1}
+        if spec["seed"] % 3 == 2:
+            spec["stop"] = ({"target": spec["seed"] / 500 - 1} if spec["seed"] % 2
+                            else {"patience": spec["seed"] % 5 + 2})
         if spec["seed"] % 4 == 0:
             spec["constraints"] = [CONSTRAINTS[which]]
         if rng.random() < 0.5 and which == 1:
