@@ -103,7 +103,7 @@ MUTANTS = [
     Mutant("a winner is announced while a leader is being measured", CONFIRM,
            "return bool(study.confirm) or any(", "return bool(study.confirm) and any("),
     Mutant("a study that is open for its confirmation goes on", RULES,
-           "return study.reopened is None and (", "return (study.reopened or True) and ("),
+           "return study.reopened is None and study", "return (study.reopened or True) and study"),
     Mutant("a leader that was voided is measured again", STATE,
            "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
     Mutant("a repeat leads its study", STATE,
