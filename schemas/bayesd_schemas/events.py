@@ -112,8 +112,18 @@ class StudyTicked(_Data):
 
 
 class StudyClosed(_Data):
-    rule: Literal["trials", "wall", "cost", "exhausted", "operator"]
+    rule: Literal["trials", "wall", "cost", "exhausted", "operator", "target", "patience", "improvement", "regret",
+                  "converged"]
     running: Literal["finish", "stop"]
+    elapsed_s: Number
+
+
+class StudyStopping(_Data):
+    """A stop rule fired: nothing new is handed out, and the study closes by it when every trial has its outcome."""
+
+    rule: Literal["target", "patience", "improvement", "regret", "converged"]
+    numbers: dict[str, Number] = Field(description="What the rule saw, and against what it was held")
+    as_of: Annotated[int, Field(ge=0)] = Field(description="The seq of the state that it was judged on")
     elapsed_s: Number
 
 
@@ -332,7 +342,8 @@ EVENTS: dict[str, type[_Data]] = {
     "engine.fingerprint": EngineFingerprint, "clock.jumped": ClockJumped,
     "study.created": StudyCreated, "study.forked": StudyForked, "study.amended": StudyAmended,
     "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
-    "study.closed": StudyClosed, "study.confirming": StudyConfirming, "study.winner": StudyWinner,
+    "study.closed": StudyClosed, "study.stopping": StudyStopping, "study.confirming": StudyConfirming,
+    "study.winner": StudyWinner,
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.stopped": TrialStopped,

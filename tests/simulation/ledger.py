@@ -98,6 +98,8 @@ class Study:
     """The same, of the one that had a winner last."""
     winner: int | None = None
     reopened: str | None = None
+    stopping: str | None = None
+    """The stop rule that fired and was not taken back."""
 
     @property
     def used(self) -> int:
@@ -245,7 +247,7 @@ class Ledger:
         study.spec = data["spec"]
         study.space = Space.model_validate(study.spec["space"])
         study.lost_max = max(study.lost_max, study.retry("lost"))
-        study.amended = True
+        study.amended, study.stopping = True, None
         if "queue" in data:
             study.queued = len(data["queue"])
 
@@ -278,8 +280,23 @@ class Ledger:
             self.fault(f"closed by its cost with {study.cost} of {budget.get('cost')} spent")
         if data["rule"] == "wall" and not data["elapsed_s"] >= budget.get("wall", math.inf):
             self.fault(f"closed by its wall time after {data['elapsed_s']} of {budget.get('wall')} s")
+        if data["rule"] in ("target", "patience") and (data["rule"] != study.stopping or active):
+            self.fault(f"closed by its {data['rule']}, and what fired was {study.stopping}; trials are open: {active}")
         if data["rule"] == "exhausted" and active:
             self.fault("closed as exhausted while a trial is open")
+
+    def _study_stopping(self, body: Message, data: Message) -> None:
+        study = self._changing(body)
+        if study.stopping is not None or study.reopened is not None:
+            self.fault(f"{body['study']} stops twice")
+        study.stopping = data["rule"]
+        stop, sign = study.spec["stop"], 1 if study.spec.get("direction", "minimize") == "minimize" else -1
+        done = [trial for trial in study.trials if trial.status == "complete" and trial.of is None]
+        values = [sign * trial.values[0] for trial in done if trial.values is not None]
+        if data["rule"] == "target" and not min(values) <= sign * stop["target"]:
+            self.fault(f"stopped by its target {stop['target']} with {sign * min(values)}")
+        if data["rule"] == "patience" and not len(done) > stop["patience"]:
+            self.fault(f"stopped by its patience of {stop['patience']} with {len(done)} results")
 
     def _study_confirming(self, body: Message, data: Message) -> None:
         study = self.studies[body["study"]]
@@ -358,6 +375,8 @@ class Ledger:
                 study.repeats[data["of"]].append(body["trial"])
         elif study.reopened is not None:
             self.fault(f"{name} is open for a confirmation alone and proposes trial {body['trial']}")
+        if study.stopping is not None and not again:
+            self.fault(f"{name} proposes trial {body['trial']} although its rule {study.stopping} fired")
         if budget is not None and study.used >= budget and not again:
             self.fault(f"{name} proposes trial {body['trial']} beyond its budget of {budget} trials")
         if any(trial.status == "waiting" for trial in study.trials):
@@ -624,6 +643,8 @@ class Ledger:
         if study.confirm is not None:
             study.confirm = [number for number in study.confirm if number != body["trial"]]
         study.voided = True
+        if study.status != "closed":
+            study.stopping = None
 
 
 def _number(value: Any) -> float | None:

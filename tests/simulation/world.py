@@ -532,6 +532,9 @@ class World:
             spec["fidelity"] = {"name": "epochs", "max": 5, "reduction": 2}
             spec["prune"] = [{"rule": "median", "startup": 1}, {"rule": "asha"}, {"rule": "hyperband"}][
                 spec["seed"] // 3 % 3]
+        if spec["seed"] % 3 == 2:
+            spec["stop"] = ({"target": spec["seed"] / 500 - 1} if spec["seed"] % 2
+                            else {"patience": spec["seed"] % 5 + 2})
         if spec["seed"] % 4 == 0:
             spec["constraints"] = [CONSTRAINTS[which]]
         if rng.random() < 0.5 and which == 1:

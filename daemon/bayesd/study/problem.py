@@ -68,6 +68,8 @@ class Problem:
     """What method bayes learns with."""
     prior: tuple[tuple[str, Prior], ...] = ()
     """Opinions on parameters, by name."""
+    judged: bool = False
+    """Whether to say how far the search has converged, too: it moves no proposal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,34 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class Convergence:
+    """How much a search may still gain, as the model sees it. Metric units, none below zero, but for the counts.
+
+    Rounded to six significant digits: a stop rule compares them, and they are on record.
+    """
+
+    results: int
+    """Trials that ended well, of which it was made."""
+    barren: int
+    """Of those, the last ones, since the best observed value moved by a share of `spread` (see `convergence`)."""
+    steady: int
+    """How many models in a row, of now and of some results ago each, say that little is left to gain; counted as far as
+    it decides."""
+    best: float
+    """The best belief at a point that was tried."""
+    noise: float
+    """Standard deviation that the model ascribes to one measurement there."""
+    spread: float
+    """From what a random point is worth to the best belief."""
+    improvement: float
+    """The largest expected improvement of any point."""
+    expected_regret: float
+    """How much better the best point anywhere is expected to be than the best belief."""
+    regret: float
+    """Its upper bound: exceeded with a chance of 5 %."""
+
+
+@dataclass(frozen=True, slots=True)
 class Suggestion:
     """Proposals for trials number, number + 1, ...; fewer than asked means the space is exhausted, or that no
     point was found that the constraints allow."""
@@ -105,4 +135,6 @@ class Suggestion:
     fit: Fit | None = None
     """A fit made on the way, to be logged; None when the given one was used."""
     exhausted: bool = False
+    convergence: Convergence | None = None
+    """Of the history alone, where the problem asked for it and a model can tell."""
     counters: dict[str, float] = field(default_factory=dict)
