@@ -299,6 +299,7 @@ def problem_of(study: Study, ahead: tuple[Params, ...], drawn: int) -> tuple[Pro
         number=study.next_stream + len(ahead), drawn=drawn, history=tuple(study.history),
         pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
         constraints=study.spec.constrained, surrogate=study.spec.surrogate,
+        references=tuple(goal.reference for goal in study.goals),
     ), tuple(trial.number for trial in pending)
 
 

@@ -28,6 +28,8 @@ class Observation:
     params: Params
     values: tuple[float, ...] | None
     se: float | None = None
+    limits: tuple[float | None, ...] = ()
+    """What was measured of the study's limits, in their order; None where nothing was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,18 @@ class Fit:
     model: str
     n: int
     theta: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit on a metric that workers report: a point is feasible where its true value keeps it."""
+
+    value: float
+    is_most: bool
+    """True: at most `value`; False: at least."""
+
+    def keeps(self, measured: float) -> bool:
+        return measured <= self.value if self.is_most else measured >= self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,9 @@ class Problem:
     """What every proposed point must satisfy, read against `space`. Points of the history need not."""
     surrogate: Model = "gp"
     """What method bayes learns with."""
+    references: tuple[float | None, ...] = ()
+    """Of the objectives, as measured: what is not better counts for no hypervolume. None: taken from data."""
+    limits: tuple[Bound, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +101,9 @@ class Proposal:
     mean: float | None = None
     """What the model expects here, in the units of the metric."""
     sd: float | None = None
+    means: tuple[float, ...] | None = None
+    """With two to four objectives: what is expected of each, in its units."""
+    sds: tuple[float, ...] | None = None
     index: int | None = None
     """Which of the ranked candidates it was: those before it were known points or pending."""
     fallback: str | None = None
