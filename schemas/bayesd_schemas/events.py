@@ -177,6 +177,8 @@ class TrialProposed(_Data):
     gap: Number | None = None
     mean: Number | None = None
     sd: Number | None = None
+    means: list[Number] | None = Field(None, description="Of two to four objectives: what the models expect of each")
+    sds: list[Number] | None = None
     index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of the ranked candidates it was")
     number: Count | None = Field(None, description="The trial that it was made for, if it became a later one")
     after: Annotated[int, Field(ge=0)] | None = Field(

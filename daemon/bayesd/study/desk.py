@@ -308,6 +308,7 @@ def problem_of(study: Study, ahead: tuple[Params, ...], drawn: int) -> tuple[Pro
         pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
         constraints=study.spec.constrained, surrogate=study.spec.surrogate,
         prior=tuple(study.spec.prior.items()),
+        references=tuple(goal.reference for goal in study.goals),
     ), tuple(trial.number for trial in pending)
 
 

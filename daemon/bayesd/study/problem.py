@@ -29,6 +29,8 @@ class Observation:
     params: Params
     values: tuple[float, ...] | None
     se: float | None = None
+    limits: tuple[float | None, ...] = ()
+    """What was measured of the study's limits, in their order; None where nothing was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,18 @@ class Fit:
     model: str
     n: int
     theta: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit on a metric that workers report: a point is feasible where its true value keeps it."""
+
+    value: float
+    is_most: bool
+    """True: at most `value`; False: at least."""
+
+    def keeps(self, measured: float) -> bool:
+        return measured <= self.value if self.is_most else measured >= self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,9 @@ class Problem:
     """Opinions on parameters, by name."""
     judged: bool = False
     """Whether to say how far the search has converged, too: it moves no proposal."""
+    references: tuple[float | None, ...] = ()
+    """Of the objectives, as measured: what is not better counts for no hypervolume. None: taken from data."""
+    limits: tuple[Bound, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,9 @@ class Proposal:
     mean: float | None = None
     """What the model expects here, in the units of the metric."""
     sd: float | None = None
+    means: tuple[float, ...] | None = None
+    """With two to four objectives: what is expected of each, in its units."""
+    sds: tuple[float, ...] | None = None
     index: int | None = None
     """Which of the ranked candidates it was: those before it were known points or pending."""
     fallback: str | None = None
