@@ -32,6 +32,7 @@ class Rung(NamedTuple):
     values: tuple[float, ...]
     """Of the objectives, in their order."""
     seq: int
+    se: float | None = None
 
 
 class Promotion(NamedTuple):
@@ -120,6 +121,15 @@ def promotion(study: "Study") -> Promotion | None:
         if rank < kept and (len(reached) >= prune.needed or level < prune.warmup):
             return Promotion(standing[0][1], level, rank + 1, len(reached), kept)
     return None
+
+
+def going_on(study: "Study") -> "Trial | None":
+    """The paused trial that is to be leased next, up to the next rung. A stop rule ends that, too: only what is out
+    finishes."""
+    if study.stopping is not None or study.reopened is not None or study.status == "closed":
+        return None
+    found = promotion(study)
+    return None if found is None else study.trials[found.trial - 1]
 
 
 def furthest(study: "Study") -> list["Trial"]:

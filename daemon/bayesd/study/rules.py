@@ -139,8 +139,8 @@ def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
     if study.waiting:
         others = (trial for trial in study.waiting.values() if trial.leases[-1].worker != worker)
         return next(others, None) or next(iter(study.waiting.values()))
-    if (going_on := _going_on(study)) is not None:
-        return going_on
+    if (trial := ladder.going_on(study)) is not None:
+        return trial
     number = len(study.trials) + 1
     data = confirm.proposal(desk, study, worker)
     if data is not None:
@@ -158,15 +158,6 @@ def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
         data = _provenance(desk, study, candidate)
     desk.record("trial.proposed", data, study=study, trial=number)
     return study.trials[number - 1]
-
-
-def _going_on(study: Study) -> Trial | None:
-    """The paused trial that is to be leased next, up to the next rung. A stop rule ends that, too: only what is out
-    finishes."""
-    if study.stopping is not None or study.reopened is not None:
-        return None
-    found = ladder.promotion(study)
-    return None if found is None else study.trials[found.trial - 1]
 
 
 def _has_room(study: Study) -> bool:
@@ -773,8 +764,9 @@ def _at_rung(trial: Trial) -> Data:
     """What ends a trial at the highest rung that it has told: its values are learned already."""
     rungs = trial.rungs or {}
     rung = max(rungs)
-    return {"fence": trial.fence, "rung": rung, "learn": False,
-            "values": {goal.name: value for goal, value in zip(trial.study.goals, rungs[rung].values, strict=True)}}
+    told = rungs[rung]
+    return {"fence": trial.fence, "rung": rung, "learn": False, **({} if told.se is None else {"se": told.se}),
+            "values": {goal.name: value for goal, value in zip(trial.study.goals, told.values, strict=True)}}
 
 
 def _end_paused(desk: Desk, trial: Trial) -> None:
@@ -824,7 +816,7 @@ def settle(desk: Desk, study: Study) -> None:
             rule = "trials"
         elif desk.drawer(study.name).exhausted and not study.queue:
             rule = "exhausted"
-        if rule is not None and _going_on(study) is None:
+        if rule is not None and ladder.going_on(study) is None:
             for trial in list(study.paused.values()):
                 _end_paused(desk, trial)
             _finish(desk, study, rule)

@@ -234,6 +234,6 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
     for lease, fidelity in zip(trial.leases, data.get("targets", ()), strict=False):
         lease.fidelity = fidelity
     if "rungs" in data:
-        trial.rungs = {fidelity: Rung(tuple(values), seq) for fidelity, values, seq in data["rungs"]}
+        trial.rungs = {fidelity: Rung(tuple(values), seq, se) for fidelity, values, seq, se in data["rungs"]}
         trial.checkpoint = data["checkpoint"]
     return trial

@@ -942,7 +942,7 @@ def _trial_paused(state: State, event: Event) -> None:
     trial = _finish(state, event, "paused")
     _supersede(trial)
     assert trial.values is not None
-    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(trial.values, event.seq)}
+    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(trial.values, event.seq, trial.se)}
     trial.checkpoint = event.data.get("checkpoint")
     if trial.study.ladder is not None:
         trial.study.ladder.note(trial)
@@ -956,6 +956,8 @@ def _trial_pruned(state: State, event: Event) -> None:
     values = trial.values
     if values is None and reports:      # the last report is what is known of the point
         values = _values(trial.study, {"values": reports[max(reports)][0]})
+    elif values is None and trial.rungs:
+        values = trial.rungs[max(trial.rungs)].values
     if trial.failure == "lost":         # it may be held again
         trial.reports = reports
     else:
