@@ -4,8 +4,8 @@ Four levels, of which each needs the ones before it:
 
     L0  bytes   the chain holds (`bayesd.logfile.verify`)
     L1  state   the events fold to every state whose digest was saved beside them; points by hand are the ones that
-                were enqueued, forks took over what their origin knew, and a confirmed winner is the one that the
-                repeats say
+                were enqueued, forks took over what their origin knew, a confirmed winner is the one that the
+                repeats say, and a trial is stopped where the pruning rule says so
     L2  answer  under the engine that wrote a proposal: the same point, evidence and fit, bit for bit
     L3  point   under another engine: the same point, or one that is as good to within rounding
 
@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from bayesd import optimize
 from bayesd.optimize import samplers
-from bayesd.study import confirm
+from bayesd.study import confirm, pruning
 from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
 from bayesd.study.fork import Prefix, prefix
@@ -96,7 +96,7 @@ class Plan:
             return
         if event.type in ("model.fitted", "trial.proposed"):
             self._note_answer(event, event.study)
-        elif event.type == "study.winner":
+        elif event.type in ("study.winner", "trial.stopped"):
             self.cases.append(Case(event.seq, event.study, None, _nonsense(event)))
         elif event.type == "study.forked":
             at = event.data["origin"]["at"]
@@ -301,6 +301,8 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
             return Moment(event, None, engine, (), confirm.due(fold.state, study))
         except (IndexError, KeyError):       # an earlier one spoke of trials that there are not
             return Moment(event, None, engine, ("leaders",))
+    if event.type == "trial.stopped":
+        return Moment(event, None, engine, (), _stopped(study, event))
     if data.get("sampler") in BY_HAND:
         return Moment(event, None, engine, (), _by_hand(study, event))
     frozen, floor = fold.frozen.get((case.study, data["as_of"])), fold.floors[case.study]
@@ -312,6 +314,13 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
     problem, wrong = asked(frozen, study.trials, event.trial or 0, study.drawn, data, fold.fits, study=study.name)
     left_out = _left_out(data) if fold.is_named else ()
     return Moment(event, problem, engine, (*wrong, *left_out, *_unlike(study, data, engine)))
+
+
+def _stopped(study: Study, event: Event) -> Evidence | None:
+    """What the pruning rule says of a trial after the report before; None when it lets the trial go on."""
+    number = event.trial or 0
+    found = pruning.verdict(study, study.trials[number - 1]) if 1 <= number <= len(study.trials) else None
+    return None if found is None else found.data(study.trials[number - 1].fence)
 
 
 def _by_hand(study: Study, event: Event) -> Evidence:
@@ -344,7 +353,7 @@ def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:
 # ---------------------------------------------------------------- asked again
 
 
-What = Literal["suggestion", "fit", "enqueued", "winner", "fork"]
+What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "stop"]
 Level = Literal["L1", "L2", "L3"]
 
 
@@ -375,7 +384,7 @@ def judge(moment: Moment, engine: str) -> Verdict:
     level: Level = "L2" if moment.engine == engine else "L3"
     what = _what(event)
     try:
-        if what in ("enqueued", "winner", "fork"):
+        if what in ("enqueued", "winner", "fork", "stop"):
             return _judge_record(moment, what)
         if moment.problem is None:
             return _unfounded(moment, what, level, {"differs": list(moment.wrong)})
@@ -391,6 +400,8 @@ def _what(event: Event) -> What:
         return "fork"
     if event.type == "study.winner":
         return "winner"
+    if event.type == "trial.stopped":
+        return "stop"
     return "enqueued" if event.data.get("sampler") in BY_HAND else "suggestion"
 
 
@@ -549,6 +560,7 @@ def _word(fallback: Any) -> str | None:
 ROWS = (("L1", "enqueued", "points by hand, as they were enqueued"),
         ("L1", "winner", "confirmed winners, by what was measured again"),
         ("L1", "fork", "forks, as their origin was"),
+        ("L1", "stop", "trials stopped early, as the pruning rule says"),
         ("L2", "suggestion", "suggestions, same engine, bit for bit"), ("L2", "fit", "fits, same engine, bit for bit"),
         ("L2", "plain", "not reproduced (the plain point was)"),
         ("L3", "suggestion", "suggestions, another engine"), ("L3", "fit", "fits, another engine"),
@@ -594,7 +606,8 @@ def what_next(verdict: Verdict, differences: Sequence[str]) -> str:
     differs = (verdict.evidence or {}).get("differs", [])
     provenance = [name for name in differs if name in (
         "as_of", "ahead", "fit", "pending", "engine", "number", "after", "space_rev")]
-    if verdict.what in ("enqueued", "winner", "fork") or not verdict.evidence or not verdict.evidence.get("recomputed"):
+    of_record = verdict.what in ("enqueued", "winner", "fork", "stop")
+    if of_record or not verdict.evidence or not verdict.evidence.get("recomputed"):
         provenance = differs
     if provenance:
         return (f"The events before event {verdict.seq} do not bear out its {', '.join(provenance)}: no daemon wrote "

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bayesd_schemas.space import CategoricalParameter, FloatParameter, IntParameter, OrdinalParameter
-from bayesd_schemas.study import Budget, Lease, Objective, Retry, StudySpec
+from bayesd_schemas.study import Budget, Fidelity, Lease, Objective, Prune, Retry, StudySpec
 
 Way = tuple[str | int, ...]
 """A way into the file: ("space", "C", "low")."""
@@ -237,7 +237,8 @@ def _parts(dotted: str) -> Way:
 
 _KINDS: dict[str, type[BaseModel]] = {"float": FloatParameter, "int": IntParameter, "categorical": CategoricalParameter,
                                       "ordinal": OrdinalParameter}
-_TABLES: dict[str, type[BaseModel]] = {"budget": Budget, "lease": Lease, "retry": Retry, "objectives": Objective}
+_TABLES: dict[str, type[BaseModel]] = {"budget": Budget, "lease": Lease, "retry": Retry, "prune": Prune,
+                                       "fidelity": Fidelity, "objectives": Objective}
 
 _EXAMPLES = {
     "name": 'name = "digits-svm"', "metric": 'metric = "accuracy"', "direction": 'direction = "maximize"',
@@ -250,7 +251,8 @@ _EXAMPLES = {
     "type": 'type = "float"', "when": 'when = { kernel = "poly" }', "reference": "reference = 1.0",
     "space": '[space.C] with type = "float", low = 1e-3, high = 1e3', "budget": "[budget] with trials = 60",
     "enqueue": "enqueue = [{ C = 1.0, kernel = \"rbf\" }]", "lease": "[lease] with default_s = 600",
-    "retry": "[retry] with lost = 2",
+    "retry": "[retry] with lost = 2", "prune": '[prune] with rule = "median"',
+    "fidelity": '[fidelity] with name = "epochs", max = 81', "reduction": "reduction = 3", "rule": 'rule = "median"',
     "objectives": '[[objectives]] with name = "loss", direction = "minimize"',
 }
 

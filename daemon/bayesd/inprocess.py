@@ -246,8 +246,14 @@ class Study(AbstractContextManager["Study"]):
         rules.on_tell(self._desk, WORKER, _checked("tell", said))
         self._answered()
 
+    def should_prune(self, trial: Trial | int) -> bool:
+        """Whether the study's pruning rule has stopped this trial at one of its reports: end it, and tell it with
+        state="pruned"."""
+        known = self._desk.state.trial(self._folded.name, self._key(trial)[0])
+        return known is not None and known.stopped is not None
+
     def report(self, trial: Trial | int, value: float, step: int) -> None:
-        """An intermediate value."""
+        """An intermediate value; `should_prune` says afterwards whether to go on."""
         number, fence = self._key(trial)
         self._at()
         value = float(value)

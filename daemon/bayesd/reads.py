@@ -5,13 +5,15 @@ Each is a function of what is committed and of a request; it raises `admin.Refus
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from bayesd import whatif, winner
+from bayesd.importance import asked
+from bayesd.importance.belief import NothingToSay
 from bayesd.log import Log
 from bayesd.past import Moment
 from bayesd.study import admin, texts
@@ -69,6 +71,24 @@ async def what_if(reading: Reading, request: Request) -> Any:
     return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
 
 
+Answering = Callable[[asked.Known, Mapping[str, Any]], dict[str, Any]]
+
+
+def _mattered(answer: Answering) -> Callable[[Reading, Request], Awaitable[Any]]:
+    """A question about what mattered: taken off the desk at once, thought about in a thread."""
+    async def read(reading: Reading, request: Request) -> Any:
+        desk = Desk((reading.desk if reading.moment is None else reading.moment).state)
+        study = admin._study_of(desk, request)
+        known = asked.Known.of(study, desk.problem(study)[0])
+        try:
+            return await asyncio.to_thread(answer, known, request.args)
+        except asked.BadQuestion as error:
+            raise admin.Refused("bad-field", str(error), error.key) from error
+        except NothingToSay as error:
+            raise admin.Refused("too-few", str(error), "study") from error
+    return read
+
+
 async def why(reading: Reading, request: Request) -> Any:
     """A page about a trial, a study or a worker."""
     return await online.page(reading.log, reading.desk, reading.committed, request)
@@ -100,4 +120,6 @@ async def events(reading: Reading, request: Request) -> Any:
 
 
 SLOW: dict[str, Callable[[Reading, Request], Awaitable[Any]]] = {
-    "study.best": best, "study.whatif": what_if, "events": events, "why": why}
+    "study.best": best, "study.whatif": what_if, "events": events, "why": why,
+    "study.importance": _mattered(asked.importance), "study.effect": _mattered(asked.effects),
+    "study.warnings": _mattered(asked.warned)}

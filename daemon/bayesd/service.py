@@ -819,9 +819,9 @@ class Service:
             if self.desk.disk_full:
                 full_since = now if full_since is None else full_since
                 if now - full_since >= self.settings.full_disk_retry_s:
-                    full_since = now
                     await self._retry_disk()
-                elif self.desk.state.log:      # reads are answered in a life that began on a full disk, too
+                    full_since = self.clock.now()      # a try folds the log again: that may outlast the pause
+                if self.desk.state.log:        # reads are answered in a life that began on a full disk, too
                     self._announce_if_due(now)
                 continue
             full_since = None

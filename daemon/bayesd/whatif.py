@@ -11,8 +11,8 @@ have gone on to) nobody measured, and no number here stands for it. Another meth
 be named, not their values.
 """
 
+import math
 import random
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -22,6 +22,7 @@ import orjson
 from bayesd import winner
 from bayesd.optimize import suggest
 from bayesd.study.problem import Problem
+from bayesd.study.pruning import quantile
 from bayesd.study.row import Row
 from bayesd.study.state import Study
 from bayesd_schemas.study import Method
@@ -417,7 +418,7 @@ def prune(events: Iterable[Body], of: Known, startup: int = 5, warmup: int = 0) 
 def _is_below(curve: dict[int, float], step: int, complete: list[dict[int, float]]) -> bool:
     at_step = [each[step] for each in complete if step in each]
     best = min((value for at, value in curve.items() if at <= step), default=None)
-    return bool(at_step) and (best is None or best > statistics.median(at_step))
+    return quantile.limit(math.inf if best is None else best, sorted(at_step), 50.0, 1) is not None
 
 
 def _pruned(of: Known, cut: dict[int, int], per: dict[int, list[int]], reports: int, saved: int, rule: Body) -> Body:

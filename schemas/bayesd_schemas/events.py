@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from bayesd_schemas.names import Count, Id, Name, Run
 from bayesd_schemas.space import Value
-from bayesd_schemas.study import StudySpec
+from bayesd_schemas.study import MetricName, PruneRule, StudySpec
 from bayesd_schemas.upcast import upcast
 
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -212,12 +212,35 @@ class TrialReported(_Data):
     values: Values
 
 
+class TrialStopped(_Data):
+    """The pruning rule stopped a trial at a report; the worker is told, and tells `pruned`."""
+
+    fence: Count
+    step: Annotated[int, Field(ge=0)]
+    rule: PruneRule
+    metric: MetricName | None = Field(None, description="What was compared")
+    value: Number | None = Field(None, description="What counted of this trial; None is no number")
+    threshold: Number | None = Field(None, description="What it was behind")
+    compared: Annotated[int, Field(ge=0)] = Field(
+        description="With how many values; of a rung the trial's own is one of them")
+    rung: Count | None = Field(None, description="Of asha and hyperband: the fidelity at which it was judged")
+    bracket: Annotated[int, Field(ge=0)] | None = Field(None, description="Of hyperband: its first rung, from 0")
+    kept: Count | None = Field(None, description="Of asha and hyperband: how many of the rung may go on")
+    against: Count | None = Field(None, description="Of race: the trial that it was held against")
+    paired: bool | None = Field(None, description="Of race: fold by fold, or against the mean of all folds")
+    folds: Count | None = Field(None, description="Of race: how many folds it had")
+    difference: Number | None = Field(None, description="Of race: by how much it was worse on average")
+    chance: Number | None = Field(None, description="Of race: that all folds would make it the better one")
+    bound: Number | None = Field(None, description="Of race: the least chance with which it would have gone on")
+
+
 class _Outcome(_Data):
     fence: Count
     message: Digest | None = None
     values: Values | None = None
     se: Number | None = Field(None, description="Standard error of the first value, from folds")
-    folds: list[Number | None] | None = None
+    folds: list[Number | None] | dict[str, list[Number | None]] | None = Field(
+        None, description="The values of all folds; of several metrics, by name")
     seconds: Number | None = None
     cost: Number | None = None
     error: str | None = Field(None, description="The daemon's own words; in earlier logs free text, too")
@@ -240,7 +263,17 @@ class TrialFailed(_Outcome):
     retry: bool = Field(False, description="The attempt failed; the trial is offered again")
 
 
+class Estimate(_Data):
+    """What the folds that were measured say of the value that all of them would have had."""
+
+    values: Values
+    se: Number | None = Field(None, description="Standard error of the first value")
+    folds: Count = Field(description="How many were measured")
+    against: Count | None = Field(None, description="The trial whose values say how hard these folds are")
+
+
 class TrialPruned(_Outcome):
+    estimate: Estimate | None = Field(None, description="What is learned in place of the last report's value")
     learn: Literal[False] | None = Field(None, description="False: its value was learned when it came late")
 
 
@@ -302,7 +335,8 @@ EVENTS: dict[str, type[_Data]] = {
     "study.closed": StudyClosed, "study.confirming": StudyConfirming, "study.winner": StudyWinner,
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
-    "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.completed": TrialCompleted,
+    "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.stopped": TrialStopped,
+    "trial.completed": TrialCompleted,
     "trial.failed": TrialFailed, "trial.pruned": TrialPruned, "trial.imported": TrialImported,
     "outcome.late": OutcomeLate, "outcome.voided": OutcomeVoided, "model.fitted": ModelFitted,
     "worker.revoked": WorkerRevoked, "text.redacted": TextRedacted,

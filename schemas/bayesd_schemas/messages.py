@@ -85,6 +85,10 @@ class _Incoming(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+OneFolds = Annotated[list[Measured], Field(min_length=1, max_length=FOLDS_MAX)]
+"""The values of one metric in all folds, in the order of the folds."""
+
+
 class Ask(_Incoming):
     """A worker wants `n` more trials."""
 
@@ -138,7 +142,7 @@ class Tell(_Incoming):
     state: Literal["complete", "fail", "pruned", "released"] = "complete"
     value: Measured = None
     values: Annotated[dict[MetricName, Measured], Field(max_length=METRICS_MAX)] | None = None
-    folds: Annotated[list[Measured], Field(min_length=1, max_length=FOLDS_MAX)] | None = None
+    folds: OneFolds | Annotated[dict[MetricName, OneFolds], Field(min_length=1, max_length=METRICS_MAX)] | None = None
     seconds: Seconds | None = None
     cost: Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)] | None = None
     failure: Annotated[FailureClass | None, Field(alias="class")] = None
@@ -153,8 +157,6 @@ class Tell(_Incoming):
             given = [key for key in ("value", "values", "folds") if key in data]
             if len(given) > 1:
                 raise ValueError(f"give one of value, values, folds, not {' and '.join(given)}")
-            if not given and data.get("state", "complete") == "complete":
-                raise ValueError("value is missing; a trial without one is told with state fail, pruned or released")
             error = data.get("error")
             if isinstance(error, str) and len(error) > ERROR_MAX // 4:
                 data = {**data, "error": cut(error, ERROR_MAX)}
@@ -197,6 +199,8 @@ class Grant(_Outgoing):
     epoch: Count
     space_rev: Count
     fidelity: Fidelity | None = None
+    repeat: Count | None = Field(None, description="Of a point that is measured again: for the how-manieth time, so "
+                                                   "that other folds or seeds can be used")
 
 
 class Receipt(_Outgoing):

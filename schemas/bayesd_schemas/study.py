@@ -29,6 +29,13 @@ from bayesd_schemas.space import Finite, Params, Space
 Method = Literal["grid", "random", "sobol", "bayes"]
 Direction = Literal["minimize", "maximize"]
 Model = Literal["gp", "forest"]
+PruneRule = Literal[
+    "median",
+    "percentile",
+    "asha",
+    "hyperband",
+    "race",
+]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/@-]{0,63}$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:=-]{1,64}$")]
 
@@ -135,6 +142,78 @@ class Confirm(_Part):
         1, description="How often each, on another worker than before where there is one; no budget counts these.")
 
 
+class Folds(_Part):
+    """Trials are cross-validated: a report is the value of one fold, its step the number of the fold, from 0."""
+
+    count: Annotated[int, Field(ge=2, le=1000, strict=True)] = Field(description="How many folds make a full "
+                                                                     "evaluation; repeats of a splitter count.")
+
+
+class Prune(_Part):
+    """Stop trials early whose reports are behind those of others."""
+
+    rule: PruneRule = Field(description="median or percentile: stopped when its best report is behind that part of "
+                            "what complete trials reported at the same step. asha: stopped at a rung of "
+                            "[fidelity] unless among the best 1/reduction that reached it; hyperband: the same in "
+                            "brackets that begin to judge at different rungs. race: cross-validated trials, with "
+                            "[folds], stopped when they can hardly beat the best one on all folds any more.")
+    metric: MetricName | None = Field(None, description="Which of several objectives is looked at.")
+    warmup: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = Field(
+        0, description="Reports of steps before it are not judged.")
+    startup: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] | None = Field(
+        None, description="So many complete trials must have reported at a step first (median and percentile; "
+                          "default 5), or trials have reached a rung (asha and hyperband; default 1).")
+    percentile: Annotated[float, Field(gt=0, lt=100, allow_inf_nan=False)] | None = Field(
+        None, description="Of percentile: the share of the best that go on, in percent. Default 25.")
+
+    error: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = Field(
+        0.05, description="Of race: the probability that a trial is stopped which would have won.")
+    min_folds: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
+        1, description="Of race: so many folds are measured before the first look.")
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Prune":
+        if self.percentile is not None and self.rule != "percentile":
+            raise ValueError('percentile is for rule = "percentile"')
+        return self
+
+    @property
+    def needed(self) -> int:
+        """`startup`, or the rule's default."""
+        return self.startup or (5 if self.rule in ("median", "percentile") else 1)
+
+    @property
+    def share(self) -> float:
+        """The percentile that median and percentile compare with."""
+        return 50.0 if self.rule == "median" else 25.0 if self.percentile is None else self.percentile
+
+
+class Fidelity(_Part):
+    """How far a trial is trained: at most `max` of a unit such as epochs, in which its reports count their steps."""
+
+    name: MetricName = Field(description="The unit, for example epochs.")
+    min: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] = Field(1, description="The lowest rung.")
+    max: Annotated[int, Field(ge=2, le=INTEGER_MAX, strict=True)] = Field(
+        description="The whole of it; every grant says so.")
+    reduction: Annotated[int, Field(ge=2, le=100, strict=True)] = Field(
+        3, description="From a rung to the next the fidelity grows by it, and one of so many trials goes on.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Fidelity":
+        if self.min >= self.max:
+            raise ValueError(f"min, {self.min}, is not below max, {self.max}")
+        return self
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The rungs below max, in steps."""
+        found, level = [], self.min
+        while level < self.max:
+            found.append(level)
+            level *= self.reduction
+        return tuple(found)
+
+
 class StudySpec(_Part):
     """A whole study file."""
 
@@ -155,7 +234,11 @@ class StudySpec(_Part):
     budget: Budget = Budget()
     lease: Lease = Lease()
     retry: Retry = Retry()
+    prune: Prune | None = Field(None, description="None: every trial runs to its end.")
+    fidelity: Fidelity | None = Field(None, description="What rungs are counted in; a report's step says how much of "
+                                      "it was trained by then.")
     confirm: Confirm | None = Field(None, description="None: the winner is announced as it was measured once.")
+    folds: Folds | None = Field(None, description="None: a report is not a fold.")
     space: Space
     constraints: Annotated[list[Annotated[str, StringConstraints(strict=True, max_length=constraining.LENGTH_MAX)]],
                            Field(max_length=CONSTRAINTS_MAX)] = Field(
@@ -193,6 +276,8 @@ class StudySpec(_Part):
             names = [objective.name for objective in self.objectives]
             if len(set(names)) != len(names):
                 raise ValueError("two objectives have the same name")
+        if self.prune is not None:
+            self._prunable(self.prune)
         for i, params in enumerate(self.enqueue, start=1):
             try:
                 checked = self.space.check(params)
@@ -201,6 +286,24 @@ class StudySpec(_Part):
             except ValueError as error:
                 raise ValueError(f"enqueue, point {i}: {error}") from error
         return self
+
+    def _prunable(self, prune: Prune) -> None:
+        if prune.rule in ("asha", "hyperband") and self.fidelity is None:
+            raise ValueError(f"prune: rule {prune.rule} needs [fidelity], for example with name = \"epochs\", max = 81")
+        names = [goal.name for goal in self.goals]
+        if prune.metric is None and len(names) > 1:
+            raise ValueError(f"prune: with several objectives, metric says which one is looked at: {', '.join(names)}")
+        if prune.metric is not None and prune.metric not in names:
+            raise ValueError(f"prune: metric {prune.metric} is none of the objectives {', '.join(names)}")
+        if prune.rule == "race":
+            if self.folds is None:
+                raise ValueError('prune: rule = "race" compares folds, so [folds] has to say how many make a full '
+                                 "evaluation, for example count = 5")
+            if prune.min_folds >= self.folds.count:
+                raise ValueError(f"prune: min_folds is {prune.min_folds}, but folds.count is {self.folds.count}: "
+                                 "nothing would ever be stopped")
+            if prune.metric not in (None, names[0]):
+                raise ValueError(f"prune: a race is for the first objective, {names[0]}")
 
     @property
     def goals(self) -> tuple[Objective, ...]:

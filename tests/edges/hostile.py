@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import json
 import random
+from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bayesd.seals import Seals
 from bayesd.service import Service, Settings
-from bayesd.testing import Daemon, MemoryBroker, MemoryClient, matches
+from bayesd.testing import Daemon, MemoryBroker, MemoryClient, matches, run
 from bayesd_client.link import Address
 from bayesd_client.signing import Ignored, Signing
 from bayesd_client.trial import Trial
@@ -153,6 +154,11 @@ class Bench:
         payload = self.sealers[name].seal(topic, fields)
         self.clients[name].publish(topic, payload)
         return payload
+
+    def position(self) -> tuple[Any, ...]:
+        """What a message can move: the study, the standing asks, the ends of leases."""
+        desk = self.service.desk
+        return desk.state.hash, sorted(desk.standing), {id(lease): at for lease, at in desk.deadlines.items()}
 
     def forge(self, count: int) -> int:
         """How many of so many altered messages the daemon acted on."""
@@ -323,3 +329,61 @@ class _Training:
         value = (trial.params["x"] - 0.3) ** 2
         self._trained[trial.study, trial.number, trial.fence] = value
         return {"value": value}
+
+
+class Hour(NamedTuple):
+    """What came of an hour behind a hostile broker."""
+
+    lies: int
+    trials: int
+    broken: tuple[str, ...]
+    """What was lost, doubled, changed or set aside."""
+
+
+def hour(seed: int, folder: Path) -> Hour:
+    """Two real workers and a real daemon, an hour of a broker that does what it can, then an honest one."""
+    trials = 60
+
+    async def story() -> tuple[HostileBroker, list[SimulatedWorker], Daemon, list[str]]:
+        broker = HostileBroker(seed)
+        daemon = Daemon(broker, settings=Settings(settle_s=0.0, rate_burst=1e12),
+                        seals=lambda: Seals(KEYS, required=True))
+        await daemon.start()
+        await asyncio.sleep(1.0)
+        operator = Sealer(KEYS["op"], TOPICS.prefix)
+        operator.heard(json.loads(broker.retained[TOPICS.daemon]))
+        broker._publish("op", TOPICS.request("op"), operator.seal(TOPICS.request("op"), {
+            "id": "1", "verb": "study.create", "args": {"spec": {
+                "name": "s", "method": "random", "budget": {"trials": trials}, "lease": {"default_s": 120},
+                "retry": {"lost": 100}, "space": SPACE}}}), False)
+        await asyncio.sleep(1.0)
+        workers = [SimulatedWorker(broker, name, folder) for name in ("w1", "w2")]
+        tasks = [asyncio.create_task(worker.run()) for worker in workers]
+        await asyncio.sleep(45.0)
+        broker.honest = False
+        await asyncio.sleep(400.0)
+        daemon.kill()
+        await daemon.start()
+        await asyncio.sleep(3200.0)
+        broker.honest = True
+        await asyncio.wait(tasks, timeout=20_000.0)
+        ends = [task.result().reason if task.done() else "still at work" for task in tasks]
+        await daemon.stop()
+        return broker, workers, daemon, ends
+
+    broker, workers, daemon, ends = run(story())
+    trained = {key: value for worker in workers for key, value in worker.trained.items()}
+    events = [json.loads(row.body) for row in daemon.disk.rows]
+    outcomes = [(("s", event["trial"], event["data"]["fence"]), event) for event in events
+                if event["type"] in ("trial.completed", "outcome.late", "trial.failed")]
+    told = Counter(key for key, _ in outcomes)
+    completed = sum(event["type"] == "trial.completed" for _, event in outcomes)
+    broken = [*(f"a worker ended as {end!r}" for end in ends if end != "closed"),
+              *(f"{key} has {count} outcomes" for key, count in told.items() if count > 1),
+              *(f"{key} is on record as {event['type']}, {event['data']}" for key, event in outcomes
+                if event["type"] == "trial.failed" or event["data"]["values"]["value"] != trained.get(key)),
+              *([f"{completed} of {trials} trials are completed"] if completed != trials else []),
+              *(f"{path} was left" for where in ("rejected", "tells") for path in folder.glob(f"*/{where}/*"))]
+    if {event["data"]["worker"] for event in events if event["type"] == "trial.leased"} != {"w1", "w2"}:
+        broken.append("somebody else than the two workers has a lease, or one of them none")
+    return Hour(broker.lies, len(trained), tuple(broken))

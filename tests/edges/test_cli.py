@@ -196,7 +196,7 @@ def test_every_verb_of_the_contract_is_there() -> None:
         study show; study pause; study resume; study close; study amend; study enqueue; study best; study export;
         trial list; trial show; trial cancel; trial void; worker list; worker revoke; worker run; worker key;
         log verify; log replay; log show; log tail; log export; log diff; log audit; log archive; log import;
-        log redact; study fork; study what-if; study confirm"""
+        log redact; study fork; study what-if; study confirm; study importance; study effect; study warnings"""
     assert {tuple(each.split()) for each in wanted.split(";")} <= set(ALL)
 
 

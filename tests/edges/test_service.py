@@ -172,6 +172,26 @@ def test_a_life_that_begins_on_a_full_disk_answers_reads() -> None:
     assert run(story())["status"] == "ok"
 
 
+def test_a_life_whose_every_tick_tries_a_full_disk_again_is_announced() -> None:
+    async def story() -> dict[str, Any]:
+        broker, disk = MemoryBroker(), MemoryDisk()
+        await Daemon(broker, disk).start()
+        await asyncio.sleep(1.0)
+        disk.kill()
+
+        async def before(rows: object) -> None:
+            await asyncio.sleep(1.0)      # as to fold a long log again takes longer than the pause between tries
+            raise DiskFull("no space left")
+
+        broker = MemoryBroker()
+        await Daemon(broker, disk, before_commit=before, settings=Settings(settle_s=0.5, full_disk_retry_s=0.0)).start()
+        await asyncio.sleep(10.0)
+        said: dict[str, Any] = json.loads(broker.retained[broker.topics.daemon])
+        return said
+
+    assert run(story())["state"] == "online"
+
+
 def test_a_read_is_answered_although_it_came_while_a_full_disk_was_tried_again() -> None:
     async def story() -> set[str]:
         broker, disk, tries = MemoryBroker(), MemoryDisk(), []

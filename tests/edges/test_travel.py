@@ -254,3 +254,18 @@ def test_what_if_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) -> Non
         assert "needs a limit" in sh(f"study what-if judged --order shuffled{more}", code=2).err
         assert "no study 'nobody'" in sh(f"study what-if nobody{more}", code=1).err
     assert "never measured" in sh("study what-if judged --method sobol --next 2").out
+
+
+def test_what_mattered_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) -> None:
+    *_, last = lived(sh, home, "mattered", (3.0, 1.0, 2.0, 0.5, 1.5, 2.5))
+    for line in ("importance mattered --pairs --shapley --ablation --from 1", "importance mattered --among best",
+                 "effect mattered x", f"warnings mattered --at {last['seq']}"):
+        said = sh(f"study {line} -f json").json
+        assert said == sh(f"study {line} --log {home.log} -f json").json
+        assert sh(f"study {line}").out
+        assert sh(f"study {line} --log {home.log} -f value").out is not None
+    assert "few-trials" not in sh("study warnings mattered").out
+    for more in ("", f" --log {home.log}"):
+        assert "a parameter of mattered" in sh(f"study effect mattered nothing{more}", code=2).err
+        assert "no trial has failed" in sh(f"study importance mattered --of success{more}", code=1).err
+        assert "1 to 6" in sh(f"study importance mattered --from 99{more}", code=2).err

@@ -3,6 +3,7 @@
     python tests/golden/make.py life tests/golden/log-1.jsonl
     python tests/golden/make.py fork tests/golden/log-2.jsonl
     python tests/golden/make.py confirm tests/golden/log-4.jsonl
+    python tests/golden/make.py prune tests/golden/log-pruned.jsonl
 
 Golden logs must replay for ever. Write a new one when a new event or field comes; change an old one
 never. The last line is not an event: the digests of the state that the log folds to, and of what the optimiser
@@ -195,8 +196,31 @@ def confirm() -> Story:
     return world
 
 
+def prune() -> Story:
+    """Trials are stopped at reports: one worker tells so, one never does, one goes on and delivers."""
+    world = Story()
+    world.desk.record("log.opened", {"log": "golden-pruned", "format": 1, "version": "0.3.0"})
+    world.desk.record("daemon.started", {"epoch": 1, "version": "0.3.0"})
+    world.admin("study.create", spec={"name": "s", "method": "random", "seed": 3, "space": SPACE, "metric": "loss",
+                                      "lease": {"default_s": 60}, "prune": {"rule": "median", "startup": 2}})
+    world.say("w1", "beat", run="r1")
+    curves: list[list[Any]] = [[4.0, 2.0, 1.0], [3.0, 2.5, 2.0], [5.0, 4.0], [3.25, "nan"], [9.0], [8.0, 7.0, 0.5],
+                               [2.0, 1.5, 1.25]]
+    for trial, curve in enumerate(curves, start=1):
+        world.say("w1", "ask", id=f"a{trial}", run="r1", study="s")
+        for step, value in enumerate(curve):
+            world.say("w1", "report", id=f"r{trial}.{step}", study="s", trial=trial, fence=1, step=step, value=value)
+        if trial in (3, 4):
+            world.say("w1", "tell", id=f"t{trial}", study="s", trial=trial, fence=1, state="pruned")
+        elif trial == 5:
+            world.tick(61)
+        else:
+            world.say("w1", "tell", id=f"t{trial}", study="s", trial=trial, fence=1, value=curve[-1])
+    return world
+
+
 def main() -> None:
-    world = {"life": story, "fork": fork, "confirm": confirm}[sys.argv[1]]()
+    world = {"life": story, "fork": fork, "confirm": confirm, "prune": prune}[sys.argv[1]]()
     lines = [body.decode() for body in world.bodies]
     Path(sys.argv[2]).write_text("\n".join([*lines, json.dumps({
         "digest": snapshot.digest(world.desk.state), "knowledge": {

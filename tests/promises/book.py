@@ -9,6 +9,7 @@ nothing. A control is a proof of the machine itself: it must break (a disk that 
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -70,12 +71,24 @@ machinery fit for the next one, whatever the seeds before it were, or is no func
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A change of our own source that makes a promise untrue: in `module`, `old` (found once) becomes `new`."""
+    """A change of our own source that makes a promise untrue: in `module`, `old` (found once) becomes `new`.
+
+    `module` may be another file of ours, by its path from the root; then the proof plants the fault itself."""
 
     name: str
     module: str
     old: str
     new: str
+
+    @property
+    def is_in_a_file(self) -> bool:
+        return "/" in self.module
+
+    def source(self) -> str:
+        """What stands where the fault is planted."""
+        if self.is_in_a_file:
+            return (Path(__file__).parents[2] / self.module).read_text(encoding="utf-8")
+        return inspect.getsource(importlib.import_module(self.module))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,8 @@ class Proof:
 
 
 MODULES: tuple[str, ...] = ("worlds", "machine", "kills", "failpoints", "power", "errors", "full", "damage", "backups",
-                            "clocks", "brokers", "zombies", "twins", "evidence", "audits", "fuzz", "flood", "soak")
+                            "clocks", "brokers", "zombies", "twins", "evidence", "audits", "fuzz", "flood", "impostors",
+                            "carriers", "soak")
 """The modules of this folder that hold proofs, each as PROOFS, in the order of the table."""
 
 

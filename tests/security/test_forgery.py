@@ -13,7 +13,7 @@ the last test are faults in the access list, each of which this matrix catches.
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class World:
 
 
 @contextlib.contextmanager
-def living(guard: Guarded, folder: Path) -> Iterator[World]:
+def living(guard: Guarded, folder: Path, program: Sequence[str] = ("-m", "bayesd.cli")) -> Iterator[World]:
     flags = [*guard.flags("bayesd"), "--operators", "alice,bob"]
     with guard, contextlib.ExitStack() as stack:
         people = {name: stack.enter_context(guard.actor(name)) for name in ("witness", "w1", "w2", "alice", "bob")}
@@ -64,7 +64,7 @@ def living(guard: Guarded, folder: Path) -> Iterator[World]:
         witness.subscribe("#", "$SYS/broker/version", "$CONTROL/#")
         for name in ("w1", "w2", "alice", "bob"):
             people[name].subscribe(f"{ROOT}/to/{name}/+")
-        daemon = stack.enter_context(Daemon(folder, guard.url, *flags))
+        daemon = stack.enter_context(Daemon(folder, guard.url, *flags, program=program))
 
         def online() -> bool:
             assert daemon.alive, daemon.said()

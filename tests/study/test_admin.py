@@ -380,6 +380,15 @@ def test_reads_show_what_is_known() -> None:
     assert [(row["worker"], row["run"], row["leases"]) for row in workers["workers"]] == [("w1", "w1-r1", [])]
 
 
+@pytest.mark.parametrize("refs", [[], [7], [None], ["0" * 63], ["0" * 65], ["G" * 64], ["0" * 64, "x"],
+                                  ["0" * 64] * 501])
+def test_a_reference_that_is_none_redacts_nothing(refs: list[Any]) -> None:
+    story = Story()
+    before = story.desk.state.seq
+    assert replied(story.request("op", "text.redact", refs=refs, reason="r")) == ("error", "bad-field")
+    assert story.desk.state.seq == before
+
+
 @pytest.mark.parametrize(("verb", "args"), [
     ("trial.void", {"study": "s", "trial": 1}), ("trial.cancel", {"study": "s", "trial": 1}),
     ("worker.revoke", {"worker": "w1"}), ("worker.revoke", {"worker": "w1", "void": True}),

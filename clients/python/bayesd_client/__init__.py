@@ -9,6 +9,7 @@
     objective.run(slots=4)
 """
 
+from bayesd_client.crossvalidation import cross_validate
 from bayesd_client.errors import (
     BadAddress,
     BadOptions,
@@ -27,4 +28,5 @@ from bayesd_client.trial import Folds, Trial
 from bayesd_client.worker import Summary
 
 __all__ = ["BadAddress", "BadOptions", "CannotTrain", "Folds", "NameInUse", "Objective", "Refused", "SpaceMismatch",
-           "Summary", "Trial", "TrialPruned", "TrialStopped", "Undelivered", "WorkerError", "run_program", "worker"]
+           "Summary", "Trial", "TrialPruned", "TrialStopped", "Undelivered", "WorkerError", "cross_validate",
+           "run_program", "worker"]

@@ -76,6 +76,7 @@ class Lease:
     lease_s: float
     starts: int = 0
     fidelity: Fidelity | None = None
+    repeat: int = 0
 
     @property
     def key(self) -> Key:
@@ -453,7 +454,8 @@ class Agent:
             self._hold(grant, saved.grant, saved.starts, saved.log, recovered=True)
 
     def _hold(self, grant: Grant, raw: dict[str, Any], starts: int, log: str | None, recovered: bool) -> None:
-        lease = Lease(grant.study, grant.trial, grant.fence, grant.params, grant.lease_s, starts, grant.fidelity)
+        lease = Lease(grant.study, grant.trial, grant.fence, grant.params, grant.lease_s, starts, grant.fidelity,
+                      grant.repeat or 0)
         self._held[lease.key] = _Held(lease, raw, log, recovered=recovered)
         if not recovered:
             self._keep_safe("save a grant", lambda: self._spool.save_grant(lease.key, SavedGrant(raw, starts, log)))
@@ -471,7 +473,8 @@ class Agent:
 
     def _start(self, key: Key, held: _Held, now: float) -> None:
         old = held.lease
-        lease = Lease(old.study, old.trial, old.fence, old.params, old.lease_s, old.starts + 1, old.fidelity)
+        lease = Lease(old.study, old.trial, old.fence, old.params, old.lease_s, old.starts + 1, old.fidelity,
+                      old.repeat)
         # The count is on disk before the start: a training that kills its process is not started for ever.
         self._keep_safe("save a grant",
                         lambda: self._spool.save_grant(key, SavedGrant(held.grant, lease.starts, held.log)))
@@ -868,7 +871,8 @@ def tell_message(key: Key, outcome: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(message.get("error"), str):
         message["error"] = tail(message["error"])
     try:
-        Tell.model_validate(message)
+        if Tell.model_validate(message).state == "complete" and not {"value", "values", "folds"} & message.keys():
+            raise ValueError("value is missing")
         if len(json.dumps(message)) <= SEND_MAX:
             return message
         why = f"the result is over {SEND_MAX} bytes"

@@ -349,7 +349,8 @@ def _no_outcome(line: str) -> Mapping[str, Any]:
 def environment(trial: Trial) -> dict[str, str]:
     """The program's environment: ours, and the trial."""
     return {**os.environ, "BAYESD_PARAMS": json.dumps(trial.params), "BAYESD_STUDY": trial.study,
-            "BAYESD_TRIAL": str(trial.number), "BAYESD_FENCE": str(trial.fence)}
+            "BAYESD_TRIAL": str(trial.number), "BAYESD_FENCE": str(trial.fence), "BAYESD_REPEAT": str(trial.repeat),
+            **({} if trial.fidelity is None else {"BAYESD_FIDELITY": as_text(trial.fidelity.value)})}
 
 
 _PR_SET_PDEATHSIG = 1

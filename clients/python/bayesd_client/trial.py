@@ -17,13 +17,18 @@ RECEIPT_PATIENCE_S = 1.0
 
 
 class Folds:
-    """The values of all folds of a cross-validation; their mean is the trial's value.
+    """The values of all folds of a cross-validation; their mean is the trial's value. Of several metrics: by name.
 
     return bayesd.Folds([0.91, 0.94, 0.93])
+    return bayesd.Folds({"precision": [0.91, 0.94], "recall": [0.82, 0.88]})
     """
 
-    def __init__(self, values: Sequence[SupportsFloat]) -> None:
-        self.values = [number(value) for value in values]
+    def __init__(self, values: Sequence[SupportsFloat] | Mapping[str, Sequence[SupportsFloat]]) -> None:
+        self.values: list[float] | dict[str, list[float]]
+        if isinstance(values, Mapping):
+            self.values = {str(name): [number(value) for value in each] for name, each in values.items()}
+        else:
+            self.values = [number(value) for value in values]
 
     def __repr__(self) -> str:
         return f"Folds({self.values})"
@@ -47,6 +52,8 @@ class Trial:
         self.fence = lease.fence
         self.params: dict[str, Any] = typed_params(space, lease.params)
         self.fidelity: Fidelity | None = lease.fidelity
+        self.repeat = lease.repeat
+        """0 for a new point; n when a point is measured again for the n-th time: use other seeds or folds then."""
         self.cost: float | None = None
         """Set it in the objective: what the trial cost, in the unit of the study's budget."""
         self.objectives = tuple(objectives)

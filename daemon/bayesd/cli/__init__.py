@@ -24,6 +24,7 @@ from bayesd.cli import (
     diff,
     hand,
     help,
+    importance,
     logs,
     pack,
     probe,
@@ -66,7 +67,7 @@ def bayesd(debug: bool) -> None:
 
 
 for _module in (server, probe, studies, pack, trials, workers, hand, watch, why, logs, backups, audit, diff, redact,
-                whatif, deploy, help):
+                whatif, importance, deploy, help):
     _module.register(bayesd)
 
 

@@ -9,18 +9,17 @@ Nothing here reads a clock: `desk.now` is given, and only differences of it are 
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from bayesd.study import confirm
+from bayesd.study import confirm, folds, paired, pooled, pruning
 from bayesd.study.desk import ANSWER_S, PATIENCE_S, Candidate, Desk, Order, Standing
 from bayesd.study.problem import Suggestion
 from bayesd.study.state import FINAL, Data, Lease, Study, Told, Trial, Worker
 from bayesd_schemas.messages import Ask, Beat, Reason, Report, StopReason, Tell
-from bayesd_schemas.names import NUMBER_MAX
 
 SUGGESTIONS_MAX = 256      # candidates made in one go
 PATIENCE_SHARE = 0.02      # of a mean trial's seconds: so long may a worker wait for a modelled point
@@ -200,10 +199,19 @@ def _lease(desk: Desk, study: Study, trial: Trial, standing: Standing) -> None:
 
 def _grant(desk: Desk, lease: Lease) -> None:
     trial = lease.trial
+    fidelity = trial.study.spec.fidelity
     desk.send(lease.worker, "grant", {
         "ask": lease.ask, "run": lease.run, "study": trial.study.name, "trial": trial.number, "fence": lease.fence,
         "params": trial.params, "lease_s": lease.lease_s, "at": lease.at, "epoch": desk.state.epoch,
-        "space_rev": trial.space_rev})
+        "space_rev": trial.space_rev, **({} if trial.of is None else {"repeat": pooled.repeat_of(trial)}),
+        **({} if fidelity is None else {"fidelity": {"name": fidelity.name, "value": fidelity.max}})})
+    _stop_again(desk, lease)
+
+
+def _stop_again(desk: Desk, lease: Lease) -> None:
+    """A worker that still has a trial in hand which the pruning rule stopped may not have heard of it."""
+    if _stop_of(lease) == "pruned":
+        desk.send(lease.worker, "stop", _stop(lease.trial.study.name, lease.trial.number, lease.fence, "pruned"))
 
 
 def _explain(desk: Desk, standing: Standing, *, late: bool = False) -> None:
@@ -391,8 +399,10 @@ def on_beat(desk: Desk, worker: str, beat: Beat) -> None:
             listed.add(lease)
             desk.deadlines[lease] = desk.now + lease.lease_s
             desk.missed.pop(lease, None)
+            _stop_again(desk, lease)
         elif lease is not None and lease.worker == worker and lease.may_hold_again:
             _hold_again(desk, lease, beat.run)
+            _stop_again(desk, lease)
             listed.add(lease)
         else:
             desk.send(worker, "stop", _stop(study, number, fence, "superseded"))
@@ -452,7 +462,10 @@ def _hold_again(desk: Desk, lease: Lease, run: str) -> None:
 
 
 def on_report(desk: Desk, worker: str, report: Report) -> None:
-    """Record an intermediate value once per step. It renews nothing."""
+    """Record an intermediate value once per step, and ask the pruning rule. It renews nothing.
+
+    A stop is an event, so it is decided once; until the worker tells, every report, copy and beat of this lease gets
+    it again. A worker that goes on and tells a result is recorded all the same."""
     lease = _leased_to(desk, worker, report)
     if lease is None:
         return
@@ -471,7 +484,12 @@ def on_report(desk: Desk, worker: str, report: Report) -> None:
         return
     event = desk.record("trial.reported", {"fence": lease.fence, "step": report.step, "values": values},
                         actor=f"worker/{worker}", study=trial.study, trial=trial.number, cmd=report.id)
-    _receipt(desk, worker, report.id, "recorded", event.seq, event.hash)
+    verdict = pruning.verdict(trial.study, trial)
+    if verdict is not None:
+        desk.record("trial.stopped", verdict.data(lease.fence), study=trial.study, trial=trial.number)
+    _receipt(desk, worker, report.id, "recorded", event.seq, event.hash, stop=_stop_of(lease))
+    if verdict is not None:
+        _stop_again(desk, lease)
 
 
 def _stop_of(lease: Lease) -> StopReason | None:
@@ -480,7 +498,9 @@ def _stop_of(lease: Lease) -> StopReason | None:
         return "superseded"
     if lease.ended in ("cancelled", "voided"):
         return "cancelled"
-    return "closed" if lease.ended == "closed" else None
+    if lease.ended == "closed":
+        return "closed"
+    return "pruned" if lease.trial.stopped is not None and lease.proof is None else None
 
 
 def _leased_to(desk: Desk, worker: str, message: Tell | Report) -> Lease | None:
@@ -538,7 +558,7 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
         _answer_again(desk, worker, tell, told, message)
         return
     try:
-        type, data = _outcome(study, tell)
+        type, data = _outcome(study, tell, folds.reported(trial, tell) if lease.fence == trial.fence else None)
     except ValueError as error:
         reject(desk, worker, tell.id, "bad-field", str(error))
         return
@@ -557,6 +577,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
         type = "outcome.late"
     elif type == "trial.failed" and _may_retry(study, trial, data["class"], after=1):
         data["retry"] = True
+    elif type == "trial.pruned" and (estimate := paired.estimate(trial)) is not None:
+        data["estimate"] = estimate
     if auth is not None and type != "lease.released":
         data["auth"] = auth
     desk.deadlines.pop(lease, None)
@@ -564,8 +586,8 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
     event = desk.record(type, data, actor=f"worker/{worker}", study=study, trial=trial.number,
                         cmd=tell.id, elapsed=study.status == "open")
     _receipt(desk, worker, tell.id, "late" if type == "outcome.late" else "recorded", event.seq, event.hash)
-    if _is_over(trial):
-        _lost(desk, trial)             # given back after the close: nobody will have it any more
+    if _is_over(trial) or trial.stopped is not None:
+        _lost(desk, trial)             # given back after the close, or after a stop: nobody will have it any more
     _moved(desk, study)
 
 
@@ -592,8 +614,9 @@ def _answer_again(desk: Desk, worker: str, tell: Tell, told: Told, message: byte
                  detail=f"another result with this fence is recorded at {told.seq}")
 
 
-def _outcome(study: Study, tell: Tell) -> tuple[str, Data]:
-    """The event type and measured data of a tell. Raises ValueError in words for the sender."""
+def _outcome(study: Study, tell: Tell, reported: Any = None) -> tuple[str, Data]:
+    """The event type and measured data of a tell; `reported`: its folds, when it rests on reports for them. Raises
+    ValueError in words for the sender."""
     data: Data = {}
     for name in ("seconds", "cost", "error"):
         value = getattr(tell, name)
@@ -601,15 +624,28 @@ def _outcome(study: Study, tell: Tell) -> tuple[str, Data]:
             data[name] = value
     goals = study.goals
     values: dict[str, float | None] | None = None
-    if tell.folds is not None:
+    told = tell.folds if tell.folds is not None else reported
+    if isinstance(told, dict):
+        data["folds"] = told
+        found = {name: folds.mean_and_se(each) for name, each in told.items()}
+        values = {name: mean for name, (mean, _) in found.items()}
+        se = found[goals[0].name][1] if goals[0].name in found else None
+        if se is not None:
+            data["se"] = se
+    elif told is not None:
         if len(goals) > 1:
-            raise ValueError("folds: this study has several objectives; tell values")
-        data["folds"] = tell.folds
-        values, se = _fold(goals[0].name, tell.folds)
+            raise ValueError("folds: this study has several objectives; tell the folds of each by name")
+        data["folds"] = told
+        mean, se = folds.mean_and_se(told)
+        values = {goals[0].name: mean}
         if se is not None:
             data["se"] = se
     elif tell.values is not None:
         values = dict(tell.values)
+    elif tell.state == "complete" and "value" not in tell.model_fields_set:
+        raise ValueError("value is missing; a trial without one is told with state fail, pruned or released"
+                         + ("" if study.spec.folds is None else f", or once all of its {study.spec.folds.count} folds "
+                            "are reported"))
     elif tell.value is not None or tell.state == "complete":
         if len(goals) > 1:
             raise ValueError(f"value: this study has several objectives; tell values with "
@@ -627,7 +663,7 @@ def _outcome(study: Study, tell: Tell) -> tuple[str, Data]:
                          f"{', '.join(goal.name for goal in goals)}")
     if tell.state == "complete" and any(values is not None and values[goal.name] is None for goal in goals):
         return "trial.failed", {**data, "class": "nonfinite"}
-    outside = _outside(study, values or {}, tell.folds)
+    outside = _outside(study, values or {}, told)
     if outside is not None:
         # On record as a failure: a rejection would be sent again by some, and forgotten by all.
         goal_names = {goal.name for goal in goals}
@@ -636,31 +672,16 @@ def _outcome(study: Study, tell: Tell) -> tuple[str, Data]:
     return ("trial.completed" if tell.state == "complete" else "trial.pruned"), data
 
 
-def _outside(study: Study, values: Mapping[str, float | None],
-             folds: Sequence[float | None] | None = None) -> str | None:
+def _outside(study: Study, values: Mapping[str, float | None], told: Any = None) -> str | None:
     """Which value cannot be one of its metric, in words; of folds each counts, and not their rounded mean."""
     for goal in study.goals:
         if goal.bounds is not None:
-            for value in folds if folds is not None else (values.get(goal.name),):
+            for value in (values.get(goal.name),) if told is None else told.get(goal.name, ()) if isinstance(
+                    told, dict) else told:
                 words = goal.misses(value) if value is not None else None
                 if words is not None:
-                    return words if folds is None else f"in a fold, {words}"
+                    return words if told is None else f"in a fold, {words}"
     return None
-
-
-def _fold(name: str, folds: list[float | None]) -> tuple[dict[str, float | None], float | None]:
-    """Mean and standard error of fold scores. Sums are exact (fsum), so every machine agrees."""
-    scores = [score for score in folds if score is not None]
-    n = len(scores)
-    if n < len(folds):
-        return {name: None}, None
-    mean = math.fsum(score / n for score in scores)
-    if n < 2:
-        return {name: mean}, None
-    scale = max(abs(score - mean) for score in scores) or 1.0        # squares of 1e200 would overflow
-    variance = math.fsum(((score - mean) / scale) ** 2 for score in scores) / (n - 1)
-    se = scale * math.sqrt(variance / n)
-    return {name: mean}, se if se <= NUMBER_MAX else None
 
 
 def _is_over(trial: Trial) -> bool:
@@ -670,7 +691,7 @@ def _is_over(trial: Trial) -> bool:
 
 def _may_retry(study: Study, trial: Trial, failure: str, after: int) -> bool:
     """The policy allows another lease after this failure (`after` 1: the failure is not counted yet)."""
-    if _is_over(trial) or failure not in RETRIED | {"lost"}:
+    if _is_over(trial) or trial.stopped is not None or failure not in RETRIED | {"lost"}:
         return False
     limit: int = getattr(study.spec.retry, failure)
     return (trial.failures or {}).get(failure, 0) + after <= limit
@@ -678,9 +699,17 @@ def _may_retry(study: Study, trial: Trial, failure: str, after: int) -> bool:
 
 def _lost(desk: Desk, trial: Trial) -> None:
     """A lease ended without a word. Past the retry limit, or after a close, the trial fails with class
-    lost, provisionally; an earlier late outcome becomes the result at that moment [5]."""
+    lost, provisionally; an earlier late outcome becomes the result at that moment [5]. A trial that the pruning rule
+    has stopped is not leased again: it ends as pruned, as provisionally."""
     study = trial.study
     if trial.status != "waiting" or _may_retry(study, trial, "lost", after=0):
+        return
+    data: Data
+    if not trial.late and trial.stopped is not None:
+        data = {"fence": trial.fence, "class": "lost"}
+        if (estimate := paired.estimate(trial)) is not None:
+            data["estimate"] = estimate
+        desk.record("trial.pruned", data, study=study, trial=trial.number)
         return
     if not trial.late:
         desk.record("trial.failed", {"fence": trial.fence, "class": "lost",
@@ -689,7 +718,7 @@ def _lost(desk: Desk, trial: Trial) -> None:
         return
     late = trial.late[0]
     types = {"complete": "trial.completed", "fail": "trial.failed", "pruned": "trial.pruned"}
-    data: Data = {"fence": late.fence, "promoted": late.seq}
+    data = {"fence": late.fence, "promoted": late.seq}
     for key, value in (("values", late.values), ("se", late.se), ("seconds", late.seconds), ("class", late.failure)):
         if value is not None:
             data[key] = value

@@ -103,6 +103,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "seconds": trial.seconds, "failure": trial.failure, "outcome_seq": trial.outcome_seq,
         "failures": trial.failures, **({} if trial.origin is None else {"origin": trial.origin}),
         **({} if trial.of is None else {"of": trial.of}),
+        **({} if trial.stopped is None else {"stopped": trial.stopped}),
         "reports": None if trial.reports is None else [
             [step, *((said[0], said[1], said[2].hex()) if isinstance(said, tuple) else (said,))]
             for step, said in trial.reports.items()],
@@ -197,7 +198,7 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
                   failure=data["failure"], outcome_seq=data["outcome_seq"], failures=data["failures"])
     if "origin" in data:
         trial.origin = (data["origin"][0], data["origin"][1])
-    trial.of = data.get("of")
+    trial.of, trial.stopped = data.get("of"), data.get("stopped")
     if data["reports"] is not None:
         trial.reports = {step: (said[0], said[1], bytes.fromhex(said[2])) if len(said) == 3 else said[0]
                          for step, *said in data["reports"]}

@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from bayesd.study.board import Board
+from bayesd.study.folds import by_step
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
@@ -155,6 +157,8 @@ class Trial:
     """Of an imported trial: the study and the number that it had where it was measured."""
     of: int | None = None
     """Of a trial that measures a leader again: the leader's number."""
+    stopped: Data | None = None
+    """The verdict of the pruning rule on the newest fence; see pruning/."""
 
     @property
     def fence(self) -> int:
@@ -174,8 +178,9 @@ class Trial:
 
     @property
     def is_provisional(self) -> bool:
-        """Failed because nobody answered: the first tell with the newest fence replaces it."""
-        return self.status == "fail" and self.failure == "lost"
+        """Ended because nobody answered: the first tell with the newest fence replaces it. A trial that the pruning
+        rule had stopped by then is pruned, any other failed."""
+        return self.failure == "lost" and self.status in ("fail", "pruned")
 
     @property
     def is_pending(self) -> bool:
@@ -258,6 +263,8 @@ class Study:
     """What the last confirmation found."""
     is_announced: bool = True
     """False from the beginning of a confirmation until its winner is on record."""
+    board: Board | None = None
+    """What the reports say by step, for the pruning rules: made from them when it is asked for."""
 
     @property
     def history(self) -> list[Observation]:
@@ -515,6 +522,7 @@ def _study_amended(state: State, event: Event) -> None:
     if event.data.get("queue") is not None:      # points that are no longer allowed have left
         study.queue = [_typed(study, params) for params in event.data["queue"]]
     study.leader_left = True
+    study.board = None
 
 
 def _study_paused(state: State, event: Event) -> None:
@@ -594,6 +602,8 @@ def _move(trial: Trial, status: TrialStatus) -> None:
         study.running[trial.number] = trial
     elif status == "waiting":
         study.waiting[trial.number] = trial
+    if study.board is not None:
+        study.board.note(trial)
 
 
 def _end(state: State, lease: Lease, reason: str) -> None:
@@ -654,7 +664,7 @@ def _trial_leased(state: State, event: Event) -> None:
         trial.leases.append(lease)
     else:
         trial.leases = [lease]      # exactly as long as it must be, in nearly every trial
-    trial.reports = None
+    trial.reports = trial.stopped = None
     if trial.status != "running":
         _move(trial, "running")
     worker.open[lease] = None
@@ -744,6 +754,13 @@ def _trial_reported(state: State, event: Event) -> None:
     trial = _trial(state, event)
     trial.reports = trial.reports if trial.reports is not None else {}
     trial.reports[event.data["step"]] = (_floats(event.data["values"]), event.seq, event.hash)
+    if trial.study.board is not None:
+        trial.study.board.note(trial)
+
+
+def _trial_stopped(state: State, event: Event) -> None:
+    _trial(state, event).stopped = {
+        name: _float(said) if name in ("value", "threshold") else said for name, said in event.data.items()}
 
 
 # ---------------------------------------------------------------- outcomes
@@ -795,6 +812,8 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     trial.outcome_seq = event.seq
     if trial.reports is not None and status != "pruned" and trial.failure != "lost":    # that may be held again
         trial.reports = {step: values for step, (values, *_) in trial.reports.items()}
+    if study.spec.folds is not None and status == "complete" and data.get("folds") is not None:
+        trial.reports = by_step(study, data["folds"])        # what others are compared with, fold by fold
     _move(trial, status)
     return trial
 
@@ -814,10 +833,14 @@ def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None) -
 
 
 def _forget(trial: Trial, *, keep_late: bool) -> None:
-    """Take back what the optimiser knew of a trial: its failure alone, or its late outcomes too."""
+    """Take back what the optimiser knew of a trial: its provisional outcome alone, or its late outcomes too."""
     study = trial.study
     known, gone = study.learned
     values_before, _ = gone.get(trial.number, (0, 0))
+    if trial.status == "pruned":       # provisionally: its last report was learned, and late outcomes only after it
+        values_before = next((place for place in range(values_before + 1, len(known) + 1)
+                              if known[place - 1].trial == trial.number and known[place - 1].values is not None),
+                             values_before)
     gone[trial.number] = (values_before if keep_late else len(known)), len(known)
     study.version += 1
     # A fit that saw what is gone is gone with it, and the next starts from the prior: whether or not it saw
@@ -870,9 +893,16 @@ def _trial_pruned(state: State, event: Event) -> None:
     values = trial.values
     if values is None and reports:      # the last report is what is known of the point
         values = _values(trial.study, {"values": reports[max(reports)][0]})
-    trial.reports = {step: said for step, (said, *_) in reports.items()} if reports else None
+    if trial.failure == "lost":         # it may be held again
+        trial.reports = reports
+    else:
+        trial.reports = {step: said for step, (said, *_) in reports.items()} if reports else None
     if event.data.get("learn") is not False:
-        _observe(trial, values, None)
+        estimate = event.data.get("estimate")
+        if estimate is not None:        # better than the last of the folds that were measured
+            _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")))
+        else:
+            _observe(trial, values, None)
 
 
 def _outcome_late(state: State, event: Event) -> None:
@@ -981,6 +1011,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "lease.held": _lease_held,
     "lease.released": _lease_released,
     "trial.reported": _trial_reported,
+    "trial.stopped": _trial_stopped,
     "trial.completed": _trial_completed,
     "trial.failed": _trial_failed,
     "trial.pruned": _trial_pruned,

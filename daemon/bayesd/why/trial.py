@@ -244,7 +244,7 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
                        for entry in entries),
         "since": next((entry.time for entry in reversed(entries) if entry.event.type in ("trial.leased", "lease.held")),
                       None),
-        "reports": len(trial.reports or ()),
+        "reports": len(trial.reports or ()), "stopped": trial.stopped,
         "late": [{"state": late.state, "values": late.values, "seq": late.seq} for late in trial.late or ()],
         "voided": None, "promoted": None, "surprise": None, "rank": None, "improved": None}
     if outcome is not None:

@@ -444,6 +444,20 @@ def _rivals(page: Page) -> Iterable[Block]:
         yield f"There it lands: {show.params(made['found'])}."
 
 
+def _stopped(said: Page) -> str:
+    """At which step the pruning rule stopped it, and against what."""
+    value = "no number" if said.get("value") is None else number(said["value"])
+    limit = "no number" if said.get("threshold") is None else number(said["threshold"])
+    what = f"its {said['metric']}" if said.get("metric") else "it"
+    if said.get("rung") is not None:
+        where = f" of bracket {said['bracket']}" if said.get("bracket") is not None else ""
+        return (f"Rule {said['rule']} stopped it at step {said['step']}, at rung {said['rung']}{where}: {what} was "
+                f"{value}, and of the {count(said['compared'], 'trial')} that had reached the rung the best "
+                f"{said['kept']} went on, down to {limit}.")
+    return (f"Rule {said['rule']} stopped it at step {said['step']}: {what} was {value} at best, behind {limit} of the "
+            f"{count(said['compared'], 'trial')} that it was held against.")
+
+
 def _became(page: Page) -> Iterable[Block]:
     became = page["became"]
     state = became["state"]
@@ -466,6 +480,8 @@ def _became(page: Page) -> Iterable[Block]:
         yield f"It was stopped early{value}, after {count(became['reports'], 'report')} (event {became['seq']})."
     elif state == "voided":
         yield _void(became)
+    if became.get("stopped") is not None:
+        yield _stopped(became["stopped"])
     yield from _detours(page)
     if became["revoked"] is not None:
         act = became["revoked"]

@@ -1,0 +1,181 @@
+"""Whole functions drawn from the posterior: what else, beside its mean, the response may look like.
+
+Notation
+    U (n, p)    unit coordinates, as in `optimize.encode`
+    d           a column: the posterior's mean first, then DRAWS sample paths
+
+A path is a draw from the prior plus the update by which it meets the data (Wilson et al., "Efficiently
+sampling functions from Gaussian process posteriors", 2020, equation 13; Matheron's rule):
+
+    f(x) = g(x) + k(x, X) K^-1 (z - g(X) - e),   g = phi w + F sqrt(v) b,   e ~ N(0, noise)
+
+phi are random Fourier features of Matern 5/2: cosines and sines at frequencies from Student's t with
+five degrees of freedom (Rahimi and Recht 2007; Rasmussen and Williams, section 4.2.1). Joint draws by a
+Cholesky factor would cost the cube of the thousands of points that a sensitivity index looks at.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.linalg.lapack import dpotrs
+from scipy.special import gammaincinv, ndtr, ndtri
+
+from bayesd.optimize import sobol, streams, surrogate
+from bayesd.optimize.acquisition import Success
+from bayesd.optimize.encode import Cube
+from bayesd.optimize.outcomes import Outcomes
+from bayesd.optimize.posterior import Posterior
+from bayesd.optimize.streams import Floats
+from bayesd.study.problem import Problem
+from bayesd_schemas.space import Params
+
+DRAWS = 48
+FREQUENCIES = 384
+ROWS_MAX = 600          # results that the model holds; of more an even stride, since the whole space is asked about
+BLOCK = 4096
+NEEDED_MIN = 5          # results without which no share is worth naming
+INTERVAL = (0.05, 0.95)
+
+
+class NothingToSay(Exception):
+    """The study holds too little for this question; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is believed of one objective, or of success, over a whole space."""
+
+    cube: Cube
+    posterior: Posterior
+    told: Outcomes | None
+    """The way back to the units of the metric; None: of success, and values are probabilities."""
+    level: float
+    """Of success: the latent's mean where nothing is known."""
+    sign: float
+    """Times a value: lower is better."""
+    seed: int
+    space_U: Floats = field(repr=False)
+    """(n, p) the whole history, in its order."""
+    _paths: tuple[Floats, ...] = field(repr=False, default=())
+
+    @classmethod
+    def of(cls, problem: Problem, objective: int = 0) -> "Belief":
+        """The belief of the objective at this place. Raises NothingToSay."""
+        base = _surrogate(problem, objective)
+        posterior = base.posterior
+        assert isinstance(posterior, Posterior)
+        good = np.array([i for i, seen in enumerate(problem.history) if seen.values is not None])
+        rows = np.arange(len(good)) if len(good) <= ROWS_MAX else np.linspace(0, len(good) - 1, ROWS_MAX).astype(int)
+        se2 = surrogate._known_noise(_of(problem, objective), base.outcomes)
+        of = posterior.design.of
+        held = Posterior.of(posterior.design, tuple(posterior.kernel.theta.tolist()),
+                            posterior.design.features(base.U[good[rows]]), base.outcomes.z[rows], se2[rows])
+        sign = 1.0 if problem.directions[objective] == "minimize" else -1.0
+        return cls(of, held, base.outcomes, 0.0, sign, problem.seed, base.U)._with_paths()
+
+    @classmethod
+    def of_success(cls, problem: Problem) -> "Belief":
+        """The belief of whether a trial ends well: higher is better. Raises NothingToSay."""
+        if all(seen.values is not None for seen in problem.history):
+            raise NothingToSay("no trial has failed, so there is nothing to tell apart")
+        base = _surrogate(problem, 0)
+        success = base.success
+        assert isinstance(success, Success)
+        assert isinstance(success.posterior, Posterior)
+        return cls(success.posterior.design.of, success.posterior, None, success.level, -1.0, problem.seed,
+                   base.U)._with_paths()
+
+    def _with_paths(self) -> "Belief":
+        kernel = self.posterior.kernel
+        wide = len(kernel.lengths)
+        stream = streams.Stream(self.seed, 0, "importance")
+
+        def normal(*shape: int) -> Floats:
+            return np.asarray(ndtri(np.clip(stream.uniform(*shape), 1e-12, 1 - 1e-12)))
+        spread = 2 * gammaincinv(2.5, np.clip(stream.uniform(FREQUENCIES), 1e-12, 1 - 1e-12)) / 5
+        omega = normal(FREQUENCIES, wide) / np.sqrt(spread)[:, None]
+        w = normal(2 * FREQUENCIES, DRAWS) * math.sqrt(kernel.s2 / FREQUENCIES)
+        b = normal(self.posterior.F.shape[1], DRAWS) * math.sqrt(kernel.v)
+        e = normal(len(self.posterior.z), DRAWS) * np.sqrt(self.posterior.noise)[:, None]
+        prior = _features(self.posterior.S, omega) @ w + self.posterior.F @ b
+        alpha = dpotrs(self.posterior.L, self.posterior.z[:, None] - prior - e, lower=1)[0]
+        return replace(self, _paths=(omega, w, b, np.column_stack([self.posterior.alpha, alpha])))
+
+    def latent(self, U: Floats) -> Floats:
+        """(n, 1 + DRAWS): the mean and every path, in standardised units."""
+        omega, w, b, alpha = self._paths
+        kernel, out = self.posterior.kernel, np.empty((len(U), 1 + DRAWS))
+        for at in range(0, len(U), BLOCK):
+            X = self.posterior.design.features(self.cube.snap(U[at:at + BLOCK], sobol.BITS))
+            S, F = kernel.embedded(X), kernel.trend(X)
+            here = out[at:at + BLOCK]
+            here[:] = self.posterior._with_data(X, S, F) @ alpha
+            here[:, 1:] += _features(S, omega) @ w
+            here[:, 1:] += F @ b
+        return out
+
+    def values(self, U: Floats) -> Floats:
+        """(n, 1 + DRAWS) in the units of the metric, or probabilities of success."""
+        return self.units(self.latent(U))
+
+    def units(self, latent: Floats) -> Floats:
+        return np.asarray(ndtr(self.level + latent)) if self.told is None else self.told.metric(latent)
+
+    def sd(self, U: Floats) -> Floats:
+        """(n,) standard deviation of the belief, in the units of `values`."""
+        mean, variance = self.posterior.predict(self.posterior.design.features(self.cube.snap(U, sobol.BITS)))
+        sd = np.sqrt(variance)
+        return np.abs(self.units(mean + sd) - self.units(mean - sd)) / 2
+
+    @property
+    def noise_sd(self) -> float | None:
+        """Standard deviation of one measurement where results are typical, in the units of the metric."""
+        if self.told is None:
+            return None
+        return float(self.told.metric_sd(np.zeros(1), np.array([math.sqrt(self.posterior.kernel.noise)]))[0])
+
+    def encode(self, params: Sequence[Params]) -> Floats:
+        return self.cube.encode(params)
+
+    def design(self, purpose: int, count: int, wide: int) -> Floats:
+        """(count, wide) points of a scrambled Sobol sequence, the same for the same study."""
+        return sobol.points(self.seed * 64 + purpose, 0, count, wide)
+
+    def uniform(self, *shape: int) -> Floats:
+        """Numbers for a bootstrap, the same for the same study."""
+        return streams.Stream(self.seed, 1, "importance").uniform(*shape)
+
+
+def inside(cube: Cube, U: Floats, j: int) -> Floats:
+    """U with the ancestors of axis j moved, evenly, to cells at which it is active."""
+    out = U.copy()
+    for parent, wanted in cube.axes[j].conditions:
+        cells = np.array(sorted(wanted))
+        out = inside(cube, out, parent)
+        pick = np.minimum((out[:, parent] * len(cells)).astype(np.int64), len(cells) - 1)
+        out[:, parent] = cube.axes[parent].centre(cells[pick])
+    return out
+
+
+def _features(S: Floats, omega: Floats) -> Floats:
+    angle = S @ omega.T
+    return np.hstack([np.cos(angle), np.sin(angle)])
+
+
+def _of(problem: Problem, objective: int) -> Problem:
+    """The problem with one objective. A recorded fit is of the only one, or of an even trade-off of several."""
+    if len(problem.directions) == 1:
+        return replace(problem, surrogate="gp", pending=())
+    return replace(problem, surrogate="gp", pending=(), fit=None, directions=(problem.directions[objective],),
+                   history=tuple(replace(seen, se=None, values=None if seen.values is None else
+                                         (seen.values[objective],)) for seen in problem.history))
+
+
+def _surrogate(problem: Problem, objective: int) -> surrogate.Surrogate:
+    good = sum(seen.values is not None for seen in problem.history)
+    if good < NEEDED_MIN:
+        raise NothingToSay(f"{good} trials with a value are too few: {NEEDED_MIN} are needed, and some ten for each "
+                           "parameter before the order means much")
+    return surrogate.surrogate(_of(problem, objective), np.ones(1), refit=False)

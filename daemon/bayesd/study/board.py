@@ -1,0 +1,131 @@
+"""What trials reported, sorted by step, so that a rule finds in microseconds whom it compares with.
+
+A board holds nothing of its own: it is what the reports of the study's trials say, and is made anew from them
+whenever it is missing (after a start, or when the study's declaration changed). `note` brings it up to date with
+one trial, and `state.apply` calls it for each that moves. So a life and its replay find the same board.
+
+Values are signed: lower is better, whatever the direction. A value that is no number counts as worse than any.
+"""
+
+import math
+from bisect import bisect_left, insort
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from bayesd_schemas.study import Fidelity
+
+if TYPE_CHECKING:
+    from bayesd.study.state import Study, Trial
+
+
+class Board:
+    """The reports of a study by step."""
+
+    def __init__(self, study: "Study") -> None:
+        prune = study.spec.prune
+        goal = next((goal for goal in study.goals if prune is not None and goal.name == prune.metric), study.goals[0])
+        self.metric = goal.name
+        self.sign = 1.0 if goal.direction == "minimize" else -1.0
+        self.steps: dict[int, list[float]] = {}
+        """Step -> what complete trials reported there, best first."""
+        self.rungs: dict[tuple[int, int], list[float]] = {}
+        """(Bracket, fidelity) -> what trials had when they reached it, best first."""
+        self._rule = prune.rule if prune is not None else ""
+        self._fidelity = study.spec.fidelity if self._rule in ("asha", "hyperband") else None
+        self._inside: set[int] = set()
+        self._entered: dict[int, list[tuple[int, float]]] = {}
+        for trial in study.trials:
+            self.note(trial)
+
+    def note(self, trial: "Trial") -> None:
+        """Bring the board up to date with a trial that reported or moved. One that measures a leader again is nobody's
+        yardstick: its point is there already."""
+        if trial.of is not None:
+            return
+        if self._fidelity is not None:
+            self._note_rungs(trial)
+            return
+        belongs = trial.status == "complete"
+        if belongs != (trial.number in self._inside):
+            for step, value in self.curve(trial):
+                known = self.steps.setdefault(step, [])
+                if belongs:
+                    insort(known, value)
+                else:
+                    del known[bisect_left(known, value)]
+            if belongs:
+                self._inside.add(trial.number)
+            else:
+                self._inside.discard(trial.number)
+
+    def _note_rungs(self, trial: "Trial") -> None:
+        before = self._entered.pop(trial.number, [])
+        now = [] if trial.status == "voided" else self.entries(trial)
+        if now:
+            self._entered[trial.number] = now
+        if before != now:
+            bracket, levels = self.levels_of(trial)
+            for level, (_, value) in zip(levels, before, strict=False):
+                known = self.rungs[bracket, level]
+                del known[bisect_left(known, value)]
+            for level, (_, value) in zip(levels, now, strict=False):
+                insort(self.rungs.setdefault((bracket, level), []), value)
+
+    def levels_of(self, trial: "Trial") -> tuple[int, tuple[int, ...]]:
+        """The bracket of a trial and its rungs."""
+        if self._fidelity is None:
+            return 0, ()
+        bracket = bracket_of(self._fidelity, trial.number) if self._rule == "hyperband" else 0
+        return bracket, self._fidelity.levels[bracket:]
+
+    def entries(self, trial: "Trial") -> list[tuple[int, float]]:
+        """(step, value) with which a trial entered its rungs, the lowest first: of each, the report at or past it that
+        came first. The list ends with the highest rung that it has reached."""
+        curve = self.curve(trial)
+        out = []
+        for level in self.levels_of(trial)[1]:
+            first = next((each for each in curve if each[0] >= level), None)
+            if first is None:
+                break
+            out.append(first)
+        return out
+
+    def curve(self, trial: "Trial") -> list[tuple[int, float]]:
+        """(step, signed value) of a trial's reports, in the order in which they came."""
+        out = []
+        for step, said in (trial.reports or {}).items():
+            values = said[0] if isinstance(said, tuple) else said
+            if self.metric in values:
+                value = values[self.metric]
+                out.append((step, math.inf if value is None else self.sign * value))
+        return out
+
+
+@lru_cache(maxsize=64)
+def _cycle(fidelity: Fidelity) -> tuple[int, ...]:
+    """The brackets of successive trials, over and over. With s rungs behind its first one a bracket gets
+    ceil((s_max + 1) / (s + 1) * reduction^s) of them (Li et al., 2018, algorithm 1), mixed evenly (D'Hondt)."""
+    most = len(fidelity.levels) - 1
+    counts = [-(-(most + 1) * fidelity.reduction ** (most - bracket) // (most - bracket + 1))
+              for bracket in range(most + 1)]
+    given = [0] * len(counts)
+    out = []
+    for _ in range(min(sum(counts), 10_000)):
+        bracket = min(range(len(counts)), key=lambda each: ((given[each] + 1) / counts[each], each))
+        given[bracket] += 1
+        out.append(bracket)
+    return tuple(out)
+
+
+def bracket_of(fidelity: Fidelity, number: int) -> int:
+    """The bracket of a trial under Hyperband: a function of its number."""
+    cycle = _cycle(fidelity)
+    return cycle[(number - 1) % len(cycle)]
+
+
+def board_of(study: "Study") -> Board:
+    """The study's board, made if it is not there."""
+    board = study.board
+    if board is None:
+        board = study.board = Board(study)
+    return board

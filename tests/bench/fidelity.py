@@ -1,0 +1,147 @@
+"""Pruning rules on real training: how good with a quarter of the epochs, and what a report costs the daemon.
+
+    python -m tests.bench.fidelity                     # 10 seeds: a network on digits, full training against rungs
+    python -m tests.bench.fidelity --seeds 3
+    python -m tests.bench.fidelity --reports           # CPU time of a report among 10,000 trials of 20 reports
+
+Training is scikit-learn's MLPClassifier on the digits that it brings, epoch by epoch; the metric is the log-loss on
+held-out images. Full training gets `TRIALS` trials of `EPOCHS` epochs, each rule a quarter of those epochs with the
+same engine, one worker. The figure is the best loss of a trial that was trained to the end, and how much worse it is
+than that of full training with the same seed.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+
+from bayesd.optimize import suggest
+from bayesd.study import rules
+from bayesd.study.desk import Desk
+from bayesd_schemas.messages import Ask, Report, Tell
+
+TRIALS, EPOCHS = 20, 27
+SPACE: dict[str, Any] = {
+    "rate": {"type": "float", "low": 1e-4, "high": 0.3, "scale": "log"},
+    "alpha": {"type": "float", "low": 1e-6, "high": 1.0, "scale": "log"},
+    "units": {"type": "int", "low": 8, "high": 64},
+    "batch": {"type": "int", "low": 16, "high": 256, "scale": "log"}}
+RULES: dict[str, dict[str, Any]] = {
+    "full": {}, "asha": {"prune": {"rule": "asha"}}, "hyperband": {"prune": {"rule": "hyperband"}},
+    "median": {"prune": {"rule": "median", "startup": 2}}}
+
+
+class World:
+    """A desk with one study and one worker."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.desk = Desk()
+        self.desk.record("log.opened", {"log": "bench", "format": 1, "version": "0"})
+        self.desk.record("daemon.started", {"epoch": 1, "version": "0"})
+        self.desk.record("study.created", {"spec": {"name": "s", **spec}}, study="s")
+        self.asked = 0
+
+    def ask(self) -> dict[str, Any]:
+        self.asked += 1
+        rules.on_ask(self.desk, "w", Ask(id=f"a{self.asked}", run="r", study="s"))
+        for order in rules.orders(self.desk):
+            rules.supply(self.desk, order, suggest(order.problem, order.wanted))
+        return next(letter.body for letter in self.said() if letter.kind == "grant")
+
+    def report(self, trial: int, step: int, value: float) -> bool:
+        """Whether the trial is to stop."""
+        rules.on_report(self.desk, "w", Report(id="r", study="s", trial=trial, fence=1, step=step, value=value))
+        return any(letter.body.get("stop") == "pruned" for letter in self.said())
+
+    def tell(self, trial: int, **outcome: Any) -> None:
+        rules.on_tell(self.desk, "w", Tell(id=f"t{trial}", study="s", trial=trial, fence=1, **outcome))
+        self.said()
+
+    def said(self) -> list[Any]:
+        self.desk.take_rows()
+        return list(self.desk.committed(self.desk.state.seq))
+
+
+def run(rule: str, seed: int, epochs: int) -> tuple[float, int, int]:
+    """(best loss of a whole training, trials begun, whole trainings) within so many epochs."""
+    images, labels = load_digits(return_X_y=True)
+    parts = train_test_split(images / 16.0, labels, test_size=0.4, random_state=seed, stratify=labels)
+    world = World({"method": "bayes", "seed": seed, "space": SPACE,
+                   "fidelity": {"name": "epochs", "max": EPOCHS}, **RULES[rule]})
+    left, best, whole = epochs, float("inf"), 0
+    while left > 0:
+        grant = world.ask()
+        trial, params = grant["trial"], grant["params"]
+        network = MLPClassifier((params["units"],), learning_rate_init=params["rate"], alpha=params["alpha"],
+                                batch_size=params["batch"], random_state=seed)
+        for step in range(1, min(EPOCHS, left) + 1):
+            network.partial_fit(parts[0], parts[2], classes=np.arange(10))
+            loss = float(log_loss(parts[3], np.clip(network.predict_proba(parts[1]), 1e-12, 1.0), labels=range(10)))
+            left -= 1
+            if world.report(trial, step, loss):
+                world.tell(trial, state="pruned")
+                break
+        else:
+            if step == EPOCHS:
+                world.tell(trial, value=loss)
+                best, whole = min(best, loss), whole + 1
+    return best, trial, whole
+
+
+def quality(seeds: int) -> None:
+    full = [run("full", seed, TRIALS * EPOCHS) for seed in range(seeds)]
+    print(f"full       {TRIALS * EPOCHS} epochs: loss {statistics.median(each[0] for each in full):.4f}, {seeds} seeds",
+          flush=True)
+    for rule in RULES:
+        found = [run(rule, seed, TRIALS * EPOCHS // 4) for seed in range(seeds)]
+        worse = [mine[0] - whole[0] for mine, whole in zip(found, full, strict=True)]
+        print(f"{rule:10} {TRIALS * EPOCHS // 4} epochs: loss {statistics.median(each[0] for each in found):.4f}, "
+              f"worse by {statistics.median(worse):+.4f}, as good or better in {sum(each <= 0 for each in worse)}; "
+              f"{statistics.median(each[1] for each in found):g} trials, "
+              f"{statistics.median(each[2] for each in found):g} whole", flush=True)
+
+
+def reports(rule: str, trials: int = 10_000, steps: int = 20) -> None:
+    """CPU time of each report, the rule's answer included."""
+    draw = np.random.default_rng(0)
+    world = World({"method": "random", "space": {"x": {"type": "float", "low": 0, "high": 1}},
+                   "fidelity": {"name": "epochs", "max": steps}, **RULES[rule]})
+    spent = []
+    for _ in range(trials):
+        trial = world.ask()["trial"]
+        level, stopped = draw.random(), False
+        for step in range(1, steps + 1):
+            value = level + 1.0 / step + 0.01 * draw.random()
+            message = Report(id="r", study="s", trial=trial, fence=1, step=step, value=value)
+            began = time.process_time()
+            rules.on_report(world.desk, "w", message)
+            spent.append(time.process_time() - began)
+            # Every other worker goes on: the rungs fill, and the next reports find most to compare with.
+            stopped = any(letter.body.get("stop") for letter in world.said()) and trial % 2 == 0
+            if stopped:
+                break
+        world.tell(trial, **({"state": "pruned"} if stopped else {"value": value}))
+    spent.sort()
+    print(f"{rule:10} {len(spent)} reports of {trials} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
+          f"99th percentile {1e3 * spent[len(spent) * 99 // 100]:.3f} ms, worst {1e3 * spent[-1]:.3f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--reports", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.reports:
+        for name in RULES:
+            reports(name)
+    else:
+        quality(arguments.seeds)

@@ -1,0 +1,39 @@
+"""Races over a table of scores: trials report one fold after another until the rule stops them, or all are there."""
+
+from collections.abc import Sequence
+
+from bayesd.study.race import decide
+from bayesd.study.state import Study, Trial
+from bayesd_schemas.study import StudySpec
+
+
+class Races:
+    """One study whose trials are run one by one; the metric is maximised."""
+
+    def __init__(self, folds: int, error: float | None, min_folds: int) -> None:
+        """`error` None: nothing is stopped."""
+        spec = StudySpec.model_validate({"name": "s", "direction": "maximize", "folds": {"count": folds},
+                                         "space": {"x": {"type": "float", "low": 0, "high": 1}}})
+        self.study = Study("s", spec, 1, spec.goals)
+        self.evaluations = 0
+        self._error, self._min_folds = error, min_folds
+
+    def run(self, scores: Sequence[float]) -> bool:
+        """Run a trial; whether it came to its end."""
+        number = len(self.study.trials) + 1
+        trial = Trial(self.study, number, {"x": 0.5}, 1, "random", number, reports={})
+        self.study.trials.append(trial)
+        reports = trial.reports
+        assert reports is not None
+        for step, score in enumerate(scores):
+            reports[step] = {"value": float(score)}
+            self.evaluations += 1
+            if self._error is not None and decide(trial, self._error, self._min_folds) is not None:
+                trial.status = "pruned"
+                return False
+        mean = float(sum(scores) / len(scores))
+        trial.status, trial.values = "complete", (mean,)
+        best = self.study.best
+        if best is None or best.values is None or mean > best.values[0]:
+            self.study.best = trial
+        return True
