@@ -20,6 +20,7 @@ from bayesd.optimize.belief import weighed, with_belief
 from bayesd.optimize.encode import ABSENT, PINNED, Cube, cube
 from bayesd.optimize.streams import Floats
 from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, doubt, surrogate
+from bayesd.optimize.transfer import Stacked
 from bayesd.study.problem import NONE_NEW, Fit, Problem, Proposal, Suggestion
 from bayesd_schemas.constraints import broken
 from bayesd_schemas.space import Params
@@ -72,7 +73,7 @@ def enough(problem: Problem) -> bool:
 
 def _designed(problem: Problem) -> Suggestion:
     """The centre of the space first: it is the best single guess; then Sobol points."""
-    if problem.prior:
+    if problem.prior or problem.sources:
         return opening.designed(problem)
     if problem.drawn == 0:
         params = cube(problem.space).decode(np.full((1, len(problem.space)), PINNED))[0]
@@ -153,7 +154,7 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         gap=float(found.acquisition[pick] - following[0]) if len(following) else None,
         mean=float(base.outcomes.metric(mean)[0]) if one else None,
         sd=float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0]) if one else None, index=pick,
-        prior=weighed(target)),),
+        prior=weighed(target), sources=base.posterior.weights if isinstance(base.posterior, Stacked) else None),),
         counters={"observations": float(len(base.rows))})
 
 

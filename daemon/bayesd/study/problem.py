@@ -45,6 +45,19 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Results of an earlier study, as far as this space has room for them."""
+
+    study: str
+    rows: tuple[tuple[Params, float], ...]
+    """Points of this space, each with what was measured there, turned so that lower is better."""
+    silent: frozenset[str] = frozenset()
+    """Parameters that its points do not have."""
+    points: int = 2
+    """How many of its best points are tried first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Everything that a suggestion depends on."""
 
@@ -68,6 +81,8 @@ class Problem:
     """What method bayes learns with."""
     prior: tuple[tuple[str, Prior], ...] = ()
     """Opinions on parameters, by name."""
+    sources: tuple[Source, ...] = ()
+    """Earlier studies that are to help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +109,8 @@ class Proposal:
     prior: float | None = None
     """What the prior weighed: the factor of its log density in the acquisition; of a point that was drawn from it,
     how far it was trusted. None without a prior, and where it had no part in the point."""
+    sources: tuple[tuple[str, float], ...] | None = None
+    """What earlier studies weighed in the model, by name; of a point that was one of theirs, that study and 1."""
 
 
 @dataclass(frozen=True, slots=True)
