@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from bayesd import optimize
 from bayesd.optimize import samplers
-from bayesd.study import confirm, pruning
+from bayesd.study import confirm, pruning, warm
 from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
 from bayesd.study.fork import Prefix, prefix
@@ -96,7 +96,7 @@ class Plan:
             return
         if event.type in ("model.fitted", "trial.proposed"):
             self._note_answer(event, event.study)
-        elif event.type in ("study.winner", "trial.stopped"):
+        elif event.type in ("study.winner", "study.warmed", "trial.stopped"):
             self.cases.append(Case(event.seq, event.study, None, _nonsense(event)))
         elif event.type == "study.forked":
             at = event.data["origin"]["at"]
@@ -215,6 +215,8 @@ class _Fold:
     floors: dict[str, _Floor] = field(default_factory=dict)
     prefixes: dict[int, Prefix] = field(default_factory=dict)
     """By the seq of the first event of the fork."""
+    warmed: dict[str, list[Data]] = field(default_factory=dict)
+    """By study: what is to be said of the earlier ones that help it, in their order."""
     is_named: bool = False
     """The engine in force is one that proposals name: the first releases said its versions alone, and did not."""
 
@@ -222,6 +224,12 @@ class _Fold:
         name = event.study or ""
         before = self.state.studies.get(name)
         version = before.version if before is not None else -1
+        if event.type == "study.created" and event.data["spec"].get("warm_start"):
+            self.warmed[name] = _warmed(self.state, event)
+        elif event.type == "outcome.voided":      # studies that it helped learn anew
+            for other in self.state.studies.values():
+                if any(source.study is before for source in other.sources):
+                    self.floors[other.name] = _Floor(event.seq, event.seq)
         apply(self.state, event)
         study = self.state.studies.get(name)
         if event.type == "engine.fingerprint":
@@ -301,6 +309,9 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
             return Moment(event, None, engine, (), confirm.due(fold.state, study))
         except (IndexError, KeyError):       # an earlier one spoke of trials that there are not
             return Moment(event, None, engine, ("leaders",))
+    if event.type == "study.warmed":
+        due = fold.warmed.get(case.study)
+        return Moment(event, None, engine, (), due.pop(0) if due else None)
     if event.type == "trial.stopped":
         return Moment(event, None, engine, (), _stopped(study, event))
     if data.get("sampler") in BY_HAND:
@@ -314,6 +325,13 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
     problem, wrong = asked(frozen, study.trials, event.trial or 0, study.drawn, data, fold.fits, study=study.name)
     left_out = _left_out(data) if fold.is_named else ()
     return Moment(event, problem, engine, (*wrong, *left_out, *_unlike(study, data, engine)))
+
+
+def _warmed(state: State, event: Event) -> list[Data]:
+    try:
+        return warm.events(state, spec_of(event.data))
+    except warm.Unusable:
+        return []
 
 
 def _stopped(study: Study, event: Event) -> Evidence | None:
@@ -353,7 +371,7 @@ def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:
 # ---------------------------------------------------------------- asked again
 
 
-What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "stop"]
+What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "stop", "warm"]
 Level = Literal["L1", "L2", "L3"]
 
 
@@ -384,7 +402,7 @@ def judge(moment: Moment, engine: str) -> Verdict:
     level: Level = "L2" if moment.engine == engine else "L3"
     what = _what(event)
     try:
-        if what in ("enqueued", "winner", "fork", "stop"):
+        if what in ("enqueued", "winner", "fork", "stop", "warm"):
             return _judge_record(moment, what)
         if moment.problem is None:
             return _unfounded(moment, what, level, {"differs": list(moment.wrong)})
@@ -402,6 +420,8 @@ def _what(event: Event) -> What:
         return "winner"
     if event.type == "trial.stopped":
         return "stop"
+    if event.type == "study.warmed":
+        return "warm"
     return "enqueued" if event.data.get("sampler") in BY_HAND else "suggestion"
 
 
@@ -469,7 +489,7 @@ def _again(problem: Problem, data: Mapping[str, Any]) -> tuple[Proposal | None, 
 
 
 _FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback",
-           "prior")
+           "prior", "sources")
 
 
 def _said(data: Mapping[str, Any]) -> Evidence:
@@ -480,6 +500,7 @@ def _made(proposal: Proposal) -> Evidence:
     """A proposal as the log would have it: without what is not there or is no number."""
     values = {name: getattr(proposal, name) for name in _FIELDS}
     values["params"] = dict(proposal.params)
+    values["sources"] = None if proposal.sources is None else dict(proposal.sources)
     return {name: value for name, value in values.items() if value is not None and not (
         isinstance(value, float) and not math.isfinite(value))}
 
@@ -560,6 +581,7 @@ def _word(fallback: Any) -> str | None:
 ROWS = (("L1", "enqueued", "points by hand, as they were enqueued"),
         ("L1", "winner", "confirmed winners, by what was measured again"),
         ("L1", "fork", "forks, as their origin was"),
+        ("L1", "warm", "earlier studies that help, as they were"),
         ("L1", "stop", "trials stopped early, as the pruning rule says"),
         ("L2", "suggestion", "suggestions, same engine, bit for bit"), ("L2", "fit", "fits, same engine, bit for bit"),
         ("L2", "plain", "not reproduced (the plain point was)"),
@@ -606,7 +628,7 @@ def what_next(verdict: Verdict, differences: Sequence[str]) -> str:
     differs = (verdict.evidence or {}).get("differs", [])
     provenance = [name for name in differs if name in (
         "as_of", "ahead", "fit", "pending", "engine", "number", "after", "space_rev")]
-    of_record = verdict.what in ("enqueued", "winner", "fork", "stop")
+    of_record = verdict.what in ("enqueued", "winner", "fork", "stop", "warm")
     if of_record or not verdict.evidence or not verdict.evidence.get("recomputed"):
         provenance = differs
     if provenance:

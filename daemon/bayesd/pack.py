@@ -141,12 +141,15 @@ def _texts(path: AnyPath) -> dict[str, dict[str, str]]:
 
 
 def _lineage(state: State, name: str) -> dict[str, int]:
-    """Study -> up to which event it concerns this one: all of itself, and of what it was forked from the beginning."""
+    """Study -> up to which event it concerns this one: all of itself, what it was forked from until then, and all of
+    the earlier ones that help it, since what is voided there is gone here."""
     found, until = {name: state.seq}, state.seq
     origin = getattr(state.studies[name], "origin", None)
     while origin is not None and origin.study in state.studies and origin.study not in found:
         until = found[origin.study] = min(until, origin.at)
         origin = getattr(state.studies[origin.study], "origin", None)
+    for source in state.studies[name].sources:
+        found[source.study.name] = state.seq
     return found
 
 

@@ -91,6 +91,15 @@ class StudyForked(_Data):
     queue: list[Params] | None = Field(None, description="Points enqueued by hand and not handed out by then")
 
 
+class StudyWarmed(_Data):
+    """An earlier study is to help; its results are those of its events up to `at`, less what is void."""
+
+    source: Name
+    at: Count = Field(description="The seq of the last event that counts")
+    hash: Hex64 = Field(description="Of that event: it pins everything before")
+    n: Count = Field(description="Results that the space has a place for")
+
+
 class StudyAmended(_Data):
     spec: StudySpec
     order: list[str] | None = None
@@ -174,6 +183,8 @@ class TrialProposed(_Data):
     engine: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
         None, description="How the fingerprint of what computed it begins")
     fallback: str | None = Field(None, description="Why a plainer sampler answered")
+    sources: dict[Name, Number] | None = Field(None, description="What earlier studies weighed in the model; of a "
+                                                                 "point of theirs that is tried first, 1")
     prior: Number | None = Field(None, description="What the prior weighed: the factor of its log density in the "
                                                    "acquisition; of a point drawn from it, how far it was trusted")
 
@@ -330,7 +341,8 @@ EVENTS: dict[str, type[_Data]] = {
     "log.opened": LogOpened, "log.repaired": LogRepaired,
     "daemon.started": DaemonStarted, "daemon.stopped": DaemonStopped,
     "engine.fingerprint": EngineFingerprint, "clock.jumped": ClockJumped,
-    "study.created": StudyCreated, "study.forked": StudyForked, "study.amended": StudyAmended,
+    "study.created": StudyCreated, "study.forked": StudyForked, "study.warmed": StudyWarmed,
+    "study.amended": StudyAmended,
     "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
     "study.closed": StudyClosed, "study.confirming": StudyConfirming, "study.winner": StudyWinner,
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
+from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
 
 CODEC = "bayesd-json-3"
 
@@ -85,6 +85,8 @@ def _from_elsewhere(study: Study) -> dict[str, Any]:
         out["origin"] = [study.origin.study, study.origin.at, study.origin.hash]
     if study.imported or study.streams:
         out["imported"], out["streams"] = study.imported, study.streams
+    if study.sources:
+        out["sources"] = [[each.study.name, each.at, each.hash] for each in study.sources]
     return out
 
 
@@ -144,6 +146,7 @@ def _load_state(data: dict[str, Any]) -> State:
     state.commands = {key: (seq, type) for key, (seq, type) in data["commands"].items()}
     for each in data["studies"]:
         study = _load_study(each)
+        study.sources = [Earlier(state.studies[name], at, hash) for name, at, hash in each.get("sources", ())]
         state.studies[study.name] = study
     for each in data["workers"]:
         worker = Worker(each["name"], each["run"], set(each["replaced"]), revoked=each["revoked"])

@@ -206,6 +206,15 @@ class Origin:
     hash: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Earlier:
+    """An earlier study that is to help another, and the event up to which its results are taken."""
+
+    study: "Study"
+    at: int
+    hash: str
+
+
 @dataclass(slots=True, eq=False)
 class Study:
     """One search: its declaration, its trials, and what the optimiser knows."""
@@ -263,6 +272,8 @@ class Study:
     """What the last confirmation found."""
     is_announced: bool = True
     """False from the beginning of a confirmation until its winner is on record."""
+    sources: list[Earlier] = field(default_factory=list)
+    """Earlier studies that are to help, in the order of the declaration; see warm.py."""
     board: Board | None = None
     """What the reports say by step, for the pruning rules: made from them when it is asked for."""
 
@@ -505,6 +516,15 @@ def _study_forked(state: State, event: Event) -> None:
     study.drawn, study.streams = data.get("drawn", 0), data.get("streams", 0)
     if data.get("queue") is not None:
         study.queue = [_typed(study, params) for params in data["queue"]]
+    before = state.studies.get(origin["study"])
+    if before is not None and study.spec.warm_start:      # a fork keeps those of its study
+        study.sources = list(before.sources)
+
+
+def _study_warmed(state: State, event: Event) -> None:
+    """What an earlier study measured is to help this one. It is read there, so nothing of it is kept here."""
+    study, data = _study(state, event), event.data
+    study.sources.append(Earlier(state.studies[data["source"]], data["at"], data["hash"]))
 
 
 def _study_amended(state: State, event: Event) -> None:
@@ -978,6 +998,10 @@ def _outcome_voided(state: State, event: Event) -> None:
     _forget(trial, keep_late=False)
     if trial.study.leader is trial:
         trial.study.leader_left = True
+    for other in state.studies.values():      # what learned from it knows it no more
+        if any(source.study is trial.study and 0 < trial.outcome_seq <= source.at for source in other.sources):
+            other.version += 1
+            other.fit = None
 
 
 def _worker_revoked(state: State, event: Event) -> None:
@@ -996,6 +1020,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "clock.jumped": _nothing,
     "study.created": _study_created,
     "study.forked": _study_forked,
+    "study.warmed": _study_warmed,
     "study.amended": _study_amended,
     "study.paused": _study_paused,
     "study.resumed": _study_resumed,
