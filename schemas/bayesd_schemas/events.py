@@ -121,8 +121,18 @@ class StudyTicked(_Data):
 
 
 class StudyClosed(_Data):
-    rule: Literal["trials", "wall", "cost", "exhausted", "operator"]
+    rule: Literal["trials", "wall", "cost", "exhausted", "operator", "target", "patience", "improvement", "regret",
+                  "converged"]
     running: Literal["finish", "stop"]
+    elapsed_s: Number
+
+
+class StudyStopping(_Data):
+    """A stop rule fired: nothing new is handed out, and the study closes by it when every trial has its outcome."""
+
+    rule: Literal["target", "patience", "improvement", "regret", "converged"]
+    numbers: dict[str, Number] = Field(description="What the rule saw, and against what it was held")
+    as_of: Annotated[int, Field(ge=0)] = Field(description="The seq of the state that it was judged on")
     elapsed_s: Number
 
 
@@ -176,6 +186,8 @@ class TrialProposed(_Data):
     gap: Number | None = None
     mean: Number | None = None
     sd: Number | None = None
+    means: list[Number] | None = Field(None, description="Of two to four objectives: what the models expect of each")
+    sds: list[Number] | None = None
     index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of the ranked candidates it was")
     number: Count | None = Field(None, description="The trial that it was made for, if it became a later one")
     after: Annotated[int, Field(ge=0)] | None = Field(
@@ -344,7 +356,8 @@ EVENTS: dict[str, type[_Data]] = {
     "study.created": StudyCreated, "study.forked": StudyForked, "study.warmed": StudyWarmed,
     "study.amended": StudyAmended,
     "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
-    "study.closed": StudyClosed, "study.confirming": StudyConfirming, "study.winner": StudyWinner,
+    "study.closed": StudyClosed, "study.stopping": StudyStopping, "study.confirming": StudyConfirming,
+    "study.winner": StudyWinner,
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.stopped": TrialStopped,

@@ -20,6 +20,7 @@ from scipy.special import erfcx, ndtr
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.posterior import Posterior
+from bayesd.optimize.search import Target
 from bayesd.optimize.streams import Floats
 from bayesd.optimize.transfer import Stacked
 
@@ -181,7 +182,7 @@ class Term(Protocol):
 class Together:
     """The sum of several logarithms: the product of what they stand for. Distances are the first one's."""
 
-    terms: tuple[Improvement, *tuple[Term, ...]]
+    terms: tuple[Target, *tuple[Term, ...]]
 
     @property
     def design(self) -> Design:

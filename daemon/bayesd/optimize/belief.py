@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from bayesd.optimize.acquisition import Improvement, Together
+from bayesd.optimize.acquisition import Term, Together
 from bayesd.optimize.encode import ONE_HOT, Axis, Cube, cube
 from bayesd.optimize.kernel import CHOICES_MAX, Design
+from bayesd.optimize.search import Target
 from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Problem
 from bayesd_schemas.prior import Confidence, Prior, spelled
@@ -173,7 +174,7 @@ def weight(problem: Problem, held: Belief) -> float:
 class Opinion:
     """`weight` times l, as a term of an acquisition."""
 
-    model: Improvement
+    model: Target
     """Whose columns, distances and smoothness it shares."""
     held: Belief
     weight: float
@@ -221,7 +222,7 @@ class Opinion:
         return value
 
 
-def with_belief(problem: Problem, gain: Improvement, target: Improvement | Together) -> Improvement | Together:
+def with_belief(problem: Problem, gain: Target, target: Target) -> Target:
     """The target with the prior's term, where there is a prior that still counts."""
     held = belief(problem)
     if held is None:
@@ -229,11 +230,11 @@ def with_belief(problem: Problem, gain: Improvement, target: Improvement | Toget
     weighs = weight(problem, held)
     if weighs < LEAST:
         return target
-    terms = target.terms if isinstance(target, Together) else (target,)
+    terms: tuple[Target, *tuple[Term, ...]] = target.terms if isinstance(target, Together) else (target,)
     return Together((*terms, Opinion(gain, held, weighs)))
 
 
-def weighed(target: Improvement | Together) -> float | None:
+def weighed(target: Target) -> float | None:
     """The factor of the log density in a target; None where the prior has no part in it."""
     terms = target.terms if isinstance(target, Together) else ()
     return next((term.weight for term in terms if isinstance(term, Opinion)), None)
