@@ -234,6 +234,8 @@ class _Fold:
         version = before.version if before is not None else -1
         if event.type == "study.created" and event.data["spec"].get("warm_start"):
             self.warmed[name] = _warmed(self.state, event)
+        elif event.type == "study.forked" and event.data["spec"].get("warm_start"):
+            self.warmed[name] = _kept(self.state, event)
         elif event.type == "outcome.voided":      # studies that it helped learn anew
             for other in self.state.studies.values():
                 if any(source.study is before for source in other.sources):
@@ -345,6 +347,11 @@ def _warmed(state: State, event: Event) -> list[Data]:
         return warm.events(state, spec_of(event.data))
     except warm.Unusable:
         return []
+
+
+def _kept(state: State, event: Event) -> list[Data]:
+    origin = state.studies.get(event.data["origin"]["study"])
+    return [] if origin is None else warm.kept(origin, spec_of(event.data))
 
 
 def _stopped(study: Study, event: Event) -> Evidence | None:

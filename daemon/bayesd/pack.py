@@ -231,7 +231,7 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
         suggested = [number for number in some if number in made]       # the others are a fork's: they need no moment
         moments = moments_for([made[number] for number in suggested],
                               [record.study.trials[number - 1].outcome_seq for number in suggested])
-        seen = Witness(record.study.name, moments, set(some))
+        seen = Witness(record.study.name, moments, set(some), {each.study.name for each in record.study.sources})
         for said, body in zip(record.events, record.bodies, strict=True):
             seen.see(event_of(body, bytes.fromhex(said["hash"])), body)
         seen.end()

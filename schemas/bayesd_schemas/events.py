@@ -97,7 +97,7 @@ class StudyWarmed(_Data):
     source: Name
     at: Count = Field(description="The seq of the last event that counts")
     hash: Hex64 = Field(description="Of that event: it pins everything before")
-    n: Count = Field(description="Results that the space has a place for")
+    n: Annotated[int, Field(ge=0)] = Field(description="Results that the space has a place for")
 
 
 class StudyAmended(_Data):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.edges.test_cli import Shell
 
 from bayesd import Study
 from bayesd.audit import Plan, Verdict, judge, moments
@@ -140,6 +141,25 @@ def test_a_fork_keeps_the_sources_of_its_study(tmp_path: Path) -> None:
         assert fork.problem.sources == study.problem.sources
         measure(fork, 2)
     assert {verdict.outcome for verdict in audited(events_of(log))} == {"same"}
+
+
+def test_a_page_says_what_was_known_before_and_what_it_weighed(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sh = Shell(capsys)
+    log, later = begin(tmp_path, '[prior.x]\ncentre = 1.0\nconfidence = "high"\n')
+    with Study.from_file(later, log=log) as study:
+        measure(study, 10, off=0.5)
+    said = [" ".join(sh(f"why later {trial} --log {log}").out.split()) for trial in range(1, 11)]
+    assert "It was one of the best of study earlier" in said[0]
+    assert any("The prior on x gets half of the start design" in page for page in said)
+    proposed = [event.data for event in events_of(log) if event.type == "trial.proposed" and event.study == "later"]
+    weights = [(data.get("prior"), data["sources"]["earlier"], page)
+               for data, page in zip(proposed, said, strict=True) if data["sampler"] == "bayes"]
+    assert weights
+    for prior, weight, page in weights:
+        assert f"what it expects counts {weight:.3g} times" in page
+        assert (f"{prior:.3g} times the logarithm" if prior is not None else "The prior on x was forgotten") in page
+    assert "earlier is to help, with 12 results" in sh(f"log show {log}").out
 
 
 def test_another_space_takes_what_it_has_a_place_for(tmp_path: Path) -> None:

@@ -308,6 +308,8 @@ def study_fork(desk: Desk, client: str, request: Request, past: State | None = N
     made = desk.state.studies[spec.name]
     for number, data in taken.imported:
         desk.record("trial.imported", data, actor=f"operator/{client}", study=made, trial=number)
+    for data in warm.kept(study, spec):
+        desk.record("study.warmed", data, actor=f"operator/{client}", study=made)
     serve(desk, made)
     result = {**view.study_row(made), "seq": event.seq, "origin": taken.forked["origin"], "imported": made.imported,
               "left_out": taken.left_out, "not_carried": taken.pending}

@@ -521,15 +521,13 @@ def _study_forked(state: State, event: Event) -> None:
     study.drawn, study.streams = data.get("drawn", 0), data.get("streams", 0)
     if data.get("queue") is not None:
         study.queue = [_typed(study, params) for params in data["queue"]]
-    before = state.studies.get(origin["study"])
-    if before is not None and study.spec.warm_start:      # a fork keeps those of its study
-        study.sources = list(before.sources)
 
 
 def _study_warmed(state: State, event: Event) -> None:
     """What an earlier study measured is to help this one. It is read there, so nothing of it is kept here."""
     study, data = _study(state, event), event.data
-    study.sources.append(Earlier(state.studies[data["source"]], data["at"], data["hash"]))
+    if data["source"] in state.studies:      # else somebody folds a part of a log
+        study.sources.append(Earlier(state.studies[data["source"]], data["at"], data["hash"]))
 
 
 def _study_amended(state: State, event: Event) -> None:

@@ -35,13 +35,23 @@ def events(state: State, spec: StudySpec) -> list[Data]:
         if _objective(known, spec) is None:
             raise Unusable(f"{start.study} measured no {spec.goals[0].name}; it measured "
                            f"{', '.join(goal.name for goal in known.goals)}")
-        at = Earlier(known, state.seq, state.hash.hex())
-        n = len(_source(start, at, spec).rows)
-        if not n:
+        data = _data(start, Earlier(known, state.seq, state.hash.hex()), spec)
+        if not data["n"]:
             raise Unusable(f"of the {known.counts['complete']} complete trials of {start.study} this space has a place "
                            "for none")
-        out.append({"source": start.study, "at": at.at, "hash": at.hash, "n": n})
+        out.append(data)
     return out
+
+
+def kept(study: Study, spec: StudySpec) -> list[Data]:
+    """The same for a fork, which keeps what helps its study, or none of it."""
+    starts = {start.study: start for start in spec.warm_start}
+    return [_data(starts[each.study.name], each, spec) for each in study.sources if each.study.name in starts]
+
+
+def _data(start: WarmStart, earlier: Earlier, spec: StudySpec) -> Data:
+    return {"source": start.study, "at": earlier.at, "hash": earlier.hash,
+            "n": len(_source(start, earlier, spec).rows)}
 
 
 def _objective(study: Study, spec: StudySpec) -> int | None:
