@@ -39,6 +39,7 @@ from bayesd.study.state import Data, Event, State, Study, apply, spec_of
 from bayesd_schemas.constraints import broken
 from bayesd_schemas.events import EVENTS
 from bayesd_schemas.study import Stop
+from bayesd_schemas.warm import Carried
 
 SAMPLERS = frozenset(("grid", "random", "sobol", "bayes"))
 BY_HAND = frozenset(("enqueued", "confirm"))      # what no sampler makes: the record alone says which point it is
@@ -320,6 +321,8 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
         except (IndexError, KeyError):       # an earlier one spoke of trials that there are not
             return Moment(event, None, engine, ("leaders",))
     if event.type == "study.warmed":
+        if data.get("rows") is not None:      # of another log: it says for itself what it holds
+            return Moment(event, None, engine, (), _brought(study, data))
         due = fold.warmed.get(case.study)
         return Moment(event, None, engine, (), due.pop(0) if due else None)
     if event.type == "trial.stopped":
@@ -349,9 +352,16 @@ def _warmed(state: State, event: Event) -> list[Data]:
         return []
 
 
+def _brought(study: Study, data: Data) -> Data | None:
+    try:
+        return warm.brought(Carried.model_validate({name: data[name] for name in data if name != "n"}), study.spec)
+    except (ValidationError, warm.Unusable):
+        return None
+
+
 def _kept(state: State, event: Event) -> list[Data]:
     origin = state.studies.get(event.data["origin"]["study"])
-    return [] if origin is None else warm.kept(origin, spec_of(event.data))
+    return [] if origin is None else [each for each in warm.kept(origin, spec_of(event.data)) if "rows" not in each]
 
 
 def _stopped(study: Study, event: Event) -> Evidence | None:

@@ -149,7 +149,8 @@ def _lineage(state: State, name: str) -> dict[str, int]:
         until = found[origin.study] = min(until, origin.at)
         origin = getattr(state.studies[origin.study], "origin", None)
     for source in state.studies[name].sources:
-        found[source.study.name] = state.seq
+        if source.study is not None:
+            found[source.name] = state.seq
     return found
 
 
@@ -231,7 +232,8 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
         suggested = [number for number in some if number in made]       # the others are a fork's: they need no moment
         moments = moments_for([made[number] for number in suggested],
                               [record.study.trials[number - 1].outcome_seq for number in suggested])
-        seen = Witness(record.study.name, moments, set(some), {each.study.name for each in record.study.sources})
+        beside = {each.name for each in record.study.sources if each.study is not None}
+        seen = Witness(record.study.name, moments, set(some), beside)
         for said, body in zip(record.events, record.bodies, strict=True):
             seen.see(event_of(body, bytes.fromhex(said["hash"])), body)
         seen.end()

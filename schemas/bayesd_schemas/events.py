@@ -15,6 +15,7 @@ from bayesd_schemas.names import Count, Id, Name, Run
 from bayesd_schemas.space import Value
 from bayesd_schemas.study import MetricName, PruneRule, StudySpec
 from bayesd_schemas.upcast import upcast
+from bayesd_schemas.warm import Row
 
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of the message's known fields")]
@@ -98,6 +99,9 @@ class StudyWarmed(_Data):
     at: Count = Field(description="The seq of the last event that counts")
     hash: Hex64 = Field(description="Of that event: it pins everything before")
     n: Annotated[int, Field(ge=0)] = Field(description="Results that the space has a place for")
+    log: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        None, description="Of a study of another log: its id; `at` and `hash` are of that log")
+    rows: list[Row] | None = Field(None, description="Of a study of another log: what it measured")
 
 
 class StudyAmended(_Data):

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bayesd_schemas.names import Name
-from bayesd_schemas.space import Choice, ParameterName, Params, Space, typed
+from bayesd_schemas.names import INTEGER_MAX, Name
+from bayesd_schemas.space import Choice, Finite, ParameterName, Params, Space, Value, typed
 
 SOURCES_MAX = 4
+CARRIED_MAX = 1000
 
 
 class WarmStart(BaseModel):
@@ -53,6 +54,27 @@ class WarmStart(BaseModel):
                 else:
                     return None
         return out, silent
+
+
+class Row(BaseModel):
+    """A point, and what was measured there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    params: dict[str, Value]
+    cost: Finite = Field(description="Of the first objective, turned so that lower is better")
+
+
+class Carried(BaseModel):
+    """Results of a study of another log, by value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Name
+    log: Annotated[str, Field(min_length=1, max_length=64, description="The id of that log")]
+    at: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True, description="Its last event that was read")]
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Of that event")]
+    rows: Annotated[list[Row], Field(min_length=1, max_length=CARRIED_MAX)]
 
 
 def check(space: Space | None, starts: list[WarmStart]) -> list[WarmStart]:

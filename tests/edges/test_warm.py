@@ -8,6 +8,7 @@ from tests.edges.test_cli import Shell
 
 from bayesd import Study
 from bayesd.audit import Plan, Verdict, judge, moments
+from bayesd.files import read_study
 from bayesd.fingerprint import fingerprint
 from bayesd.inprocess import StudyError
 from bayesd.log import read_events
@@ -15,6 +16,7 @@ from bayesd.replay import event_of
 from bayesd.study import snapshot, warm
 from bayesd.study.desk import engine_id
 from bayesd.study.state import Event, State, replay
+from bayesd_schemas.events import StudyWarmed
 
 ENGINE = engine_id(fingerprint("0"))
 SPACE = '{ x = { type = "float", low = -5, high = 5 }, y = { type = "float", low = -5, high = 5 } }'
@@ -160,6 +162,44 @@ def test_a_page_says_what_was_known_before_and_what_it_weighed(
         assert f"what it expects counts {weight:.3g} times" in page
         assert (f"{prior:.3g} times the logarithm" if prior is not None else "The prior on x was forgotten") in page
     assert "earlier is to help, with 12 results" in sh(f"log show {log}").out
+
+
+def test_a_study_of_another_log_helps_by_value(tmp_path: Path) -> None:
+    """Its results lie in the log, life and replay have the same state, and forks and audits know them."""
+    log, _ = begin(tmp_path)
+    old = state_of(log)
+    path = file(tmp_path, "later")
+    spec = read_study(str(path)).spec
+    said = warm.carried(old, old.studies["earlier"], spec, 40_000)
+    few = warm.carried(old, old.studies["earlier"], spec, 400)
+    assert (len(said["rows"]), 1 <= len(few["rows"]) < 12) == (12, True)
+    best = min(row["cost"] for row in said["rows"])
+    assert min(row["cost"] for row in few["rows"]) == best
+    new = tmp_path / "new.db"
+    with Study.from_file(file(tmp_path, "other"), log=new) as study:
+        study._request("study.create", {"spec": {**spec.model_dump(mode="json", exclude_unset=True)}, "warm": said})
+        digest = snapshot.digest(study._desk.state)
+    assert snapshot.digest(state_of(new)) == digest
+    with Study.from_file(path, log=new) as study:
+        measure(study, 8, off=0.5)
+        assert study.trials[0].params == next(row["params"] for row in said["rows"] if row["cost"] == best)
+        measure(study.fork("fork"), 2)
+        digest, rows = snapshot.digest(study._desk.state), study.problem.sources[0].rows
+    state = state_of(new)
+    assert (snapshot.digest(state), warm.sources_of(state.studies["fork"])[0].rows) == (digest, rows)
+    again = snapshot.load(*snapshot.dump(state))
+    assert again is not None
+    assert snapshot.digest(again) == digest
+    assert [verdict for verdict in audited(events_of(new)) if verdict.outcome != "same"] == []
+    assert validated(new) == 2
+
+
+def validated(log: Path) -> int:
+    """Hold every `study.warmed` against its schema; how many there are."""
+    said = [event.data for event in events_of(log) if event.type == "study.warmed"]
+    for data in said:
+        StudyWarmed.model_validate(data)
+    return len(said)
 
 
 def test_another_space_takes_what_it_has_a_place_for(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _study(log: Path, at: str | None, name: str, number: int | None) -> tuple[of
         folded.must_be_whole()
         raise Trouble(f"{name} has {len(study.trials)} trials, no trial {number}", NO)
     moments = () if number is None else seen.needed(number)
-    beside = {source.study.name for source in study.sources}
+    beside = {source.name for source in study.sources if source.study}
     if moments or beside:
         seen = witnesses.Witness(name, moments, () if number is None else {number}, beside)
         offline.fold(log, str(folded.state.seq), on_row=seen.see, what="looking at its moment")

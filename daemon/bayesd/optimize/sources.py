@@ -10,8 +10,10 @@ The rest is learned as if it were the outcomes ("transfer learning" of Golovin e
 3.3), so where this study has results it goes by them. The weights are generalised least squares, not negative (Lawson
 and Hanson 1974), with a guess beforehand that counts for PRIOR of evidence and says that the sources are right. So a
 source in other units is scaled, one that has nothing to do with this study falls to 0, and one that ranks the results
-the wrong way round is dropped at once. An evaluation in this study does not make an earlier model older, but every
-result takes something away from the guess.
+the wrong way round is dropped at once. On top of that a weight falls by FADE / (FADE + n): what is left of a landscape
+that is like this one, but not this one, is harder to learn than this one. Without the fade a source whose optimum lay
+5 to 10 % of the range away made the last steps slower (1.19 times the evaluations of no source, with it 0.84; 6 tasks,
+4 seeds), and one without a connection cost as much with as without (1.06 and 1.04).
 """
 
 import math
@@ -35,6 +37,8 @@ from bayesd_schemas.space import Params, Space
 ROWS_MAX = 150      # of a source
 LEAST = 3           # rows from which a source is a model; fewer are points to try and nothing else
 PRIOR = 1.0         # weight of the guess that a source is right, in squared deviations
+FADE = 10           # results at which a source counts half
+SMALLEST = 0.1      # weight below which a source is left out
 DECIMALS = 2        # of a weight, so that it survives another machine's last bits
 APART = 0.1         # least distance of the points that are tried first, in diagonals of the cube
 
@@ -71,9 +75,9 @@ def weighed(problem: Problem, design: Design, theta: tuple[float, ...], X: Float
     k, guess = len(held), math.sqrt(PRIOR)
     found, _ = nnls(np.vstack([white[:, :k], guess * np.eye(k)]),
                     np.concatenate([white[:, k], np.full(k, guess / k)]))
-    weights = [round(float(each), DECIMALS) for each in found * trusts]
+    weights = [round(float(each), DECIMALS) for each in found * trusts * (FADE / (FADE + len(z)))]
     return tuple((source, weight, float(centre))
-                 for source, weight, centre in zip(held, weights, centres, strict=True) if weight > 0)
+                 for source, weight, centre in zip(held, weights, centres, strict=True) if weight >= SMALLEST)
 
 
 def earlier(space: Space, source: Source) -> Earlier | None:

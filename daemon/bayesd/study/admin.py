@@ -21,6 +21,7 @@ from bayesd_schemas import constraints
 from bayesd_schemas.messages import Request, cut
 from bayesd_schemas.names import is_name
 from bayesd_schemas.study import Confirm, StudySpec
+from bayesd_schemas.warm import Carried
 
 PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
@@ -179,6 +180,8 @@ def study_create(desk: Desk, client: str, request: Request) -> Result:
                       "name", f'name = "{spec.name}-2"')
     try:
         warmed = warm.events(desk.state, spec)
+        if request.args.get("warm") is not None:
+            warmed.append(warm.brought(_carried(request.args["warm"]), spec))
     except warm.Unusable as error:
         raise Refused("bad-field", f"warm_start: {error}", "warm_start") from error
     event = desk.record("study.created", spec_data(spec), study=spec.name, **_actor(client, request))
@@ -188,6 +191,14 @@ def study_create(desk: Desk, client: str, request: Request) -> Result:
         desk.record("study.warmed", data, study=study, actor=f"operator/{client}")
     serve(desk, study)
     return "ok", {**view.study_row(study), "seq": event.seq}
+
+
+def _carried(said: Any) -> Carried:
+    try:
+        return Carried.model_validate(said)
+    except ValidationError as error:
+        key, words = explain(error)
+        raise Refused("bad-field", f"warm.{key}: {words}", "warm") from error
 
 
 def study_pause(desk: Desk, client: str, request: Request) -> Result:

@@ -39,6 +39,7 @@ from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
 from bayesd_schemas.upcast import VERSIONS
+from bayesd_schemas.warm import WarmStart
 
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voided"]
@@ -210,9 +211,14 @@ class Origin:
 class Earlier:
     """An earlier study that is to help another, and the event up to which its results are taken."""
 
-    study: "Study"
+    name: str
+    study: "Study | None"
+    """None: it is of another log."""
     at: int
     hash: str
+    log: str | None = None
+    rows: tuple[tuple[Params, float], ...] = ()
+    """Of a study of another log: points of the space, each with what was measured, turned so that lower is better."""
 
 
 @dataclass(slots=True, eq=False)
@@ -526,8 +532,13 @@ def _study_forked(state: State, event: Event) -> None:
 def _study_warmed(state: State, event: Event) -> None:
     """What an earlier study measured is to help this one. It is read there, so nothing of it is kept here."""
     study, data = _study(state, event), event.data
-    if data["source"] in state.studies:      # else somebody folds a part of a log
-        study.sources.append(Earlier(state.studies[data["source"]], data["at"], data["hash"]))
+    name = intern(data["source"])
+    if data.get("rows") is not None:
+        said = [(row["params"], float(row["cost"]) + 0.0) for row in data["rows"]]
+        rows, _ = WarmStart(study=name).fitted(study.spec.space, said)
+        study.sources.append(Earlier(name, None, data["at"], data["hash"], data["log"], tuple(rows)))
+    elif name in state.studies:      # else somebody folds a part of a log
+        study.sources.append(Earlier(name, state.studies[name], data["at"], data["hash"]))
 
 
 def _study_amended(state: State, event: Event) -> None:

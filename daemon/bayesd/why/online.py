@@ -29,7 +29,7 @@ async def page(log: Log, desk: Desk, committed: int, request: Request) -> Page:
     if "worker" in request.args:
         return await _worker(log, desk, committed, request.args)
     study = admin._study_of(desk, request)
-    number, beside = None, {source.study.name for source in study.sources}
+    number, beside = None, {source.name for source in study.sources if source.study}
     if request.args.get("trial") is not None:
         trial = admin._trial_of(desk, request)
         number = trial.number
