@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.edges.test_cli import Shell
+from tests.edges.test_cli import Shell, daemon
 
 from bayesd import Study
 from bayesd.audit import Plan, Verdict, judge, moments
@@ -192,6 +192,23 @@ def test_a_study_of_another_log_helps_by_value(tmp_path: Path) -> None:
     assert snapshot.digest(again) == digest
     assert [verdict for verdict in audited(events_of(new)) if verdict.outcome != "same"] == []
     assert validated(new) == 2
+
+
+def test_a_log_file_is_named_at_the_command_line(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    sh = Shell(capsys)
+    log, _ = begin(tmp_path, trials=6)
+    path, other = file(tmp_path, "later"), file(tmp_path, "other", 'metric = "loss"')
+    (tmp_path / "home").mkdir()
+    with daemon(tmp_path / "home") as home:
+        for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "USER"):
+            monkeypatch.setenv(name, home.environment[name])
+        assert "LOG:STUDY" in sh(f"study create {path} --warm-from {log}", code=2).err
+        assert "no study 'nobody'" in sh(f"study create {path} --warm-from {log}:nobody", code=1).err
+        assert "measured no loss" in sh(f"study create {other} --warm-from {log}:earlier", code=1).err
+        sh(f"study create {path} --warm-from {log}:earlier")
+        assert "earlier is to help, with 6 results" in sh(f"log show {home.log}").out
+        assert "exists already" in sh(f"study create {path} --warm-from {log}:earlier").err
 
 
 def validated(log: Path) -> int:
