@@ -55,9 +55,12 @@ def test_every_command_of_the_pages_is_there_with_its_options() -> None:
 
 
 def test_the_study_file_is_valid() -> None:
-    (text,) = blocks("toml")
-    spec = StudySpec.model_validate(tomllib.loads(text))
+    whole, more = blocks("toml")
+    spec = StudySpec.model_validate(tomllib.loads(whole))
     assert spec.name == "digits-svm"
+    wider = StudySpec.model_validate({**tomllib.loads(whole), **tomllib.loads(more)})
+    assert wider.prune is not None
+    assert wider.stop is not None
 
 
 def test_the_study_in_one_process_runs_as_it_stands() -> None:
@@ -66,9 +69,13 @@ def test_the_study_in_one_process_runs_as_it_stands() -> None:
     assert "Finished(" in done.stdout
 
 
-def test_the_python_worker_compiles_and_its_objective_is_a_plain_function() -> None:
-    (code,) = [block for block in blocks("python") if "@bayesd.worker" in block]
+WORKERS = [block for block in blocks("python") if "@bayesd.worker" in block]
+
+
+@pytest.mark.parametrize("code", WORKERS, ids=range(len(WORKERS)))
+def test_a_python_worker_compiles_and_its_objective_is_a_plain_function(code: str) -> None:
     names: dict[str, object] = {"__name__": "readme"}
+    exec("import bayesd_client as bayesd\nfrom sklearn.model_selection import StratifiedKFold", names)
     exec(compile(code, "README.md", "exec"), names)    # the README is ours
     assert callable(names["objective"])
 

@@ -30,7 +30,7 @@ from tests.promises.book import Fault, Proof, Round  # noqa: E402
 from tests.simulation.mutants import planted  # noqa: E402
 
 SIZE_MIB = 48
-WAIT_S = 30.0
+WAIT_S = 120.0        # a loaded machine is slow; stuck is what lasts longer
 PATIENCE_S = 0.5
 TRIES = 400         # results of 12 kB until the disk must be full
 SOON = Fault("a full disk is tried again soon", "bayesd.daemon", "events=config.events, settle_s=settle_s,",

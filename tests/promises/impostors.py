@@ -97,7 +97,7 @@ def forge(world: World, seed: int) -> Round:
     with spy:
         spy.subscribe(*[each for each in (filter_of(rng) for _ in range(8)) if is_fine(each)] or [f"{ROOT}/#"])
         for number in range(FORGERIES):
-            mark = f"forged.{seed}.{number}"
+            mark = f"forged.{seed}.{number:02}"      # none is the beginning of another
             who, where = rng.choice(FORGERS), topic(rng)
             body = message(rng, mark)
             if may_write(who, where):
