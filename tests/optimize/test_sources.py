@@ -1,4 +1,4 @@
-"""Earlier studies in the model: weights that follow the results, a stack with its true gradient, points to begin with."""
+"""Earlier studies in the model: weights that follow results, a stack with its true gradient, points to begin with."""
 
 from dataclasses import replace
 from typing import Any
