@@ -239,7 +239,7 @@ class _Fold:
             self.warmed[name] = _kept(self.state, event)
         elif event.type == "outcome.voided":      # studies that it helped learn anew
             for other in self.state.studies.values():
-                if any(source.study is before for source in other.sources):
+                if before is not None and other.learned_from(before.trials[(event.trial or 0) - 1]):
                     self.floors[other.name] = _Floor(event.seq, event.seq)
         apply(self.state, event)
         study = self.state.studies.get(name)

@@ -432,7 +432,7 @@ def _void(desk: Desk, trial: Trial, reason: str, by: dict[str, Any]) -> Event:
     lease = trial.open_lease
     event = desk.record("outcome.voided", {"reason": cut(reason, 1000)}, study=trial.study, trial=trial.number, **by)
     for other in desk.state.studies.values():
-        if any(source.study is trial.study for source in other.sources):
+        if other.learned_from(trial):
             desk.drawer(other.name).drop()
     if lease is not None:
         _forget_lease(desk, trial)

@@ -331,6 +331,10 @@ class Study:
         """The number that names the random stream of the next trial."""
         return len(self.trials) + 1 + self.streams
 
+    def learned_from(self, trial: Trial) -> bool:
+        """Whether the outcome of a trial of an earlier study is among what helps this one."""
+        return any(source.study is trial.study and 0 < trial.outcome_seq <= source.at for source in self.sources)
+
     @property
     def repeats(self) -> bool:
         return self.spec.noise == "learn" and self.spec.method != "grid"
@@ -1021,7 +1025,7 @@ def _outcome_voided(state: State, event: Event) -> None:
     if trial.study.leader is trial:
         trial.study.leader_left = True
     for other in state.studies.values():      # what learned from it knows it no more
-        if any(source.study is trial.study and 0 < trial.outcome_seq <= source.at for source in other.sources):
+        if other.learned_from(trial):
             other.version += 1
             other.fit = None
     if trial.study.status != "closed":
