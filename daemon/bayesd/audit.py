@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from bayesd import optimize
 from bayesd.optimize import samplers
-from bayesd.study import confirm, pruning, stopping
+from bayesd.study import confirm, pruning, stopping, warm
 from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
 from bayesd.study.fork import Prefix, prefix
@@ -39,6 +39,7 @@ from bayesd.study.state import Data, Event, State, Study, apply, spec_of
 from bayesd_schemas.constraints import broken
 from bayesd_schemas.events import EVENTS
 from bayesd_schemas.study import Stop
+from bayesd_schemas.warm import Carried
 
 SAMPLERS = frozenset(("grid", "random", "sobol", "bayes"))
 BY_HAND = frozenset(("enqueued", "confirm"))      # what no sampler makes: the record alone says which point it is
@@ -98,7 +99,7 @@ class Plan:
             return
         if event.type in ("model.fitted", "trial.proposed"):
             self._note_answer(event, event.study)
-        elif event.type in ("study.winner", "trial.stopped"):
+        elif event.type in ("study.winner", "study.warmed", "trial.stopped"):
             self.cases.append(Case(event.seq, event.study, None, _nonsense(event)))
         elif event.type == "study.stopping":
             nonsense = _nonsense(event)
@@ -223,6 +224,8 @@ class _Fold:
     floors: dict[str, _Floor] = field(default_factory=dict)
     prefixes: dict[int, Prefix] = field(default_factory=dict)
     """By the seq of the first event of the fork."""
+    warmed: dict[str, list[Data]] = field(default_factory=dict)
+    """By study: what is to be said of the earlier ones that help it, in their order."""
     is_named: bool = False
     """The engine in force is one that proposals name: the first releases said its versions alone, and did not."""
 
@@ -230,6 +233,14 @@ class _Fold:
         name = event.study or ""
         before = self.state.studies.get(name)
         version = before.version if before is not None else -1
+        if event.type == "study.created" and event.data["spec"].get("warm_start"):
+            self.warmed[name] = _warmed(self.state, event)
+        elif event.type == "study.forked" and event.data["spec"].get("warm_start"):
+            self.warmed[name] = _kept(self.state, event)
+        elif event.type == "outcome.voided":      # studies that it helped learn anew
+            for other in self.state.studies.values():
+                if before is not None and other.learned_from(before.trials[(event.trial or 0) - 1]):
+                    self.floors[other.name] = _Floor(event.seq, event.seq)
         apply(self.state, event)
         study = self.state.studies.get(name)
         if event.type == "engine.fingerprint":
@@ -309,6 +320,11 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
             return Moment(event, None, engine, (), confirm.due(fold.state, study))
         except (IndexError, KeyError):       # an earlier one spoke of trials that there are not
             return Moment(event, None, engine, ("leaders",))
+    if event.type == "study.warmed":
+        if data.get("rows") is not None:      # of another log: it says for itself what it holds
+            return Moment(event, None, engine, (), _brought(study, data))
+        due = fold.warmed.get(case.study)
+        return Moment(event, None, engine, (), due.pop(0) if due else None)
     if event.type == "trial.stopped":
         return Moment(event, None, engine, (), _stopped(study, event))
     if event.type == "study.stopping" and case.as_of is None:
@@ -327,6 +343,25 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
     problem, wrong = asked(frozen, study.trials, event.trial or 0, study.drawn, data, fold.fits, study=study.name)
     left_out = _left_out(data) if fold.is_named else ()
     return Moment(event, problem, engine, (*wrong, *left_out, *_unlike(study, data, engine)))
+
+
+def _warmed(state: State, event: Event) -> list[Data]:
+    try:
+        return warm.events(state, spec_of(event.data))
+    except warm.Unusable:
+        return []
+
+
+def _brought(study: Study, data: Data) -> Data | None:
+    try:
+        return warm.brought(Carried.model_validate({name: data[name] for name in data if name != "n"}), study.spec)
+    except (ValidationError, warm.Unusable):
+        return None
+
+
+def _kept(state: State, event: Event) -> list[Data]:
+    origin = state.studies.get(event.data["origin"]["study"])
+    return [] if origin is None else [each for each in warm.kept(origin, spec_of(event.data)) if "rows" not in each]
 
 
 def _stopped(study: Study, event: Event) -> Evidence | None:
@@ -369,7 +404,7 @@ def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:
 # ---------------------------------------------------------------- asked again
 
 
-What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "prune", "stop"]
+What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "prune", "stop", "warm"]
 Level = Literal["L1", "L2", "L3"]
 
 
@@ -400,7 +435,7 @@ def judge(moment: Moment, engine: str) -> Verdict:
     level: Level = "L2" if moment.engine == engine else "L3"
     what = _what(event)
     try:
-        if what in ("enqueued", "winner", "fork", "prune") or (what == "stop" and moment.expected is not None):
+        if what in ("enqueued", "winner", "fork", "prune", "warm") or (what == "stop" and moment.expected is not None):
             return _judge_record(moment, what)
         if moment.problem is None:
             return _unfounded(moment, what, level, {"differs": list(moment.wrong)})
@@ -420,6 +455,8 @@ def _what(event: Event) -> What:
         return "prune"
     if event.type == "study.stopping":
         return "stop"
+    if event.type == "study.warmed":
+        return "warm"
     return "enqueued" if event.data.get("sampler") in BY_HAND else "suggestion"
 
 
@@ -487,7 +524,7 @@ def _again(problem: Problem, data: Mapping[str, Any]) -> tuple[Proposal | None, 
 
 
 _FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback",
-           "prior")
+           "prior", "sources")
 
 
 def _said(data: Mapping[str, Any]) -> Evidence:
@@ -498,6 +535,7 @@ def _made(proposal: Proposal) -> Evidence:
     """A proposal as the log would have it: without what is not there or is no number."""
     values = {name: getattr(proposal, name) for name in _FIELDS}
     values["params"] = dict(proposal.params)
+    values["sources"] = None if proposal.sources is None else dict(proposal.sources)
     return {name: value for name, value in values.items() if value is not None and not (
         isinstance(value, float) and not math.isfinite(value))}
 
@@ -599,10 +637,11 @@ def _word(fallback: Any) -> str | None:
 ROWS = (("L1", "enqueued", "points by hand, as they were enqueued"),
         ("L1", "winner", "confirmed winners, by what was measured again"),
         ("L1", "fork", "forks, as their origin was"),
-         ("L1", "prune", "trials stopped early, as the pruning rule says"),
-         ("L1", "stop", "stops by results, as the study says"),
-         ("L2", "stop", "stops by the model, same engine, bit for bit"),
-         ("L3", "stop", "stops by the model, another engine"),
+        ("L1", "warm", "earlier studies that help, as they were"),
+        ("L1", "prune", "trials stopped early, as the pruning rule says"),
+        ("L1", "stop", "stops by results, as the study says"),
+        ("L2", "stop", "stops by the model, same engine, bit for bit"),
+        ("L3", "stop", "stops by the model, another engine"),
         ("L2", "suggestion", "suggestions, same engine, bit for bit"), ("L2", "fit", "fits, same engine, bit for bit"),
         ("L2", "plain", "not reproduced (the plain point was)"),
         ("L3", "suggestion", "suggestions, another engine"), ("L3", "fit", "fits, another engine"),
@@ -648,7 +687,7 @@ def what_next(verdict: Verdict, differences: Sequence[str]) -> str:
     differs = (verdict.evidence or {}).get("differs", [])
     provenance = [name for name in differs if name in (
         "as_of", "ahead", "fit", "pending", "engine", "number", "after", "space_rev")]
-    of_record = verdict.what in ("enqueued", "winner", "fork", "prune") or (
+    of_record = verdict.what in ("enqueued", "winner", "fork", "prune", "warm") or (
         verdict.what, verdict.level) == ("stop", "L1")
     if of_record or not verdict.evidence or not verdict.evidence.get("recomputed"):
         provenance = differs

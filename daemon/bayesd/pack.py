@@ -141,12 +141,16 @@ def _texts(path: AnyPath) -> dict[str, dict[str, str]]:
 
 
 def _lineage(state: State, name: str) -> dict[str, int]:
-    """Study -> up to which event it concerns this one: all of itself, and of what it was forked from the beginning."""
+    """Study -> up to which event it concerns this one: all of itself, what it was forked from until then, and all of
+    the earlier ones that help it, since what is voided there is gone here."""
     found, until = {name: state.seq}, state.seq
     origin = getattr(state.studies[name], "origin", None)
     while origin is not None and origin.study in state.studies and origin.study not in found:
         until = found[origin.study] = min(until, origin.at)
         origin = getattr(state.studies[origin.study], "origin", None)
+    for source in state.studies[name].sources:
+        if source.study is not None:
+            found[source.name] = state.seq
     return found
 
 
@@ -228,7 +232,8 @@ def pages(record: Record, on_progress: Callable[[int], None] | None = None) -> d
         suggested = [number for number in some if number in made]       # the others are a fork's: they need no moment
         moments = moments_for([made[number] for number in suggested],
                               [record.study.trials[number - 1].outcome_seq for number in suggested])
-        seen = Witness(record.study.name, moments, set(some))
+        beside = {each.name for each in record.study.sources if each.study is not None}
+        seen = Witness(record.study.name, moments, set(some), beside)
         for said, body in zip(record.events, record.bodies, strict=True):
             seen.see(event_of(body, bytes.fromhex(said["hash"])), body)
         seen.end()

@@ -15,6 +15,7 @@ from bayesd_schemas.names import Count, Id, Name, Run
 from bayesd_schemas.space import Value
 from bayesd_schemas.study import MetricName, PruneRule, StudySpec
 from bayesd_schemas.upcast import upcast
+from bayesd_schemas.warm import Row
 
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="Of the message's known fields")]
@@ -89,6 +90,18 @@ class StudyForked(_Data):
     streams: Annotated[int, Field(ge=0)] = Field(
         0, description="How far names of random streams are ahead of trial numbers, so that none is used again")
     queue: list[Params] | None = Field(None, description="Points enqueued by hand and not handed out by then")
+
+
+class StudyWarmed(_Data):
+    """An earlier study is to help; its results are those of its events up to `at`, less what is void."""
+
+    source: Name
+    at: Count = Field(description="The seq of the last event that counts")
+    hash: Hex64 = Field(description="Of that event: it pins everything before")
+    n: Annotated[int, Field(ge=0)] = Field(description="Results that the space has a place for")
+    log: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        None, description="Of a study of another log: its id; `at` and `hash` are of that log")
+    rows: list[Row] | None = Field(None, description="Of a study of another log: what it measured")
 
 
 class StudyAmended(_Data):
@@ -186,6 +199,8 @@ class TrialProposed(_Data):
     engine: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
         None, description="How the fingerprint of what computed it begins")
     fallback: str | None = Field(None, description="Why a plainer sampler answered")
+    sources: dict[Name, Number] | None = Field(None, description="What earlier studies weighed in the model; of a "
+                                                                 "point of theirs that is tried first, 1")
     prior: Number | None = Field(None, description="What the prior weighed: the factor of its log density in the "
                                                    "acquisition; of a point drawn from it, how far it was trusted")
 
@@ -357,7 +372,8 @@ EVENTS: dict[str, type[_Data]] = {
     "log.opened": LogOpened, "log.repaired": LogRepaired,
     "daemon.started": DaemonStarted, "daemon.stopped": DaemonStopped,
     "engine.fingerprint": EngineFingerprint, "clock.jumped": ClockJumped,
-    "study.created": StudyCreated, "study.forked": StudyForked, "study.amended": StudyAmended,
+    "study.created": StudyCreated, "study.forked": StudyForked, "study.warmed": StudyWarmed,
+    "study.amended": StudyAmended,
     "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
     "study.closed": StudyClosed, "study.stopping": StudyStopping, "study.confirming": StudyConfirming,
     "study.winner": StudyWinner,

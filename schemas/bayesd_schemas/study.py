@@ -22,9 +22,11 @@ from pydantic import (
 )
 
 from bayesd_schemas import constraints as constraining
+from bayesd_schemas import warm
 from bayesd_schemas.names import INTEGER_MAX, Name
 from bayesd_schemas.prior import Priors, check
 from bayesd_schemas.space import Finite, Params, Space
+from bayesd_schemas.warm import SOURCES_MAX, WarmStart
 
 Method = Literal["grid", "random", "sobol", "bayes"]
 Direction = Literal["minimize", "maximize"]
@@ -276,6 +278,9 @@ class StudySpec(_Part):
         default=[], description="Points to try first.")
     prior: Priors = Field(
         default={}, description="Parameter -> where it is probably good, and how sure that is. Read by method bayes.")
+    warm_start: Annotated[list[WarmStart], Field(max_length=SOURCES_MAX)] = Field(
+        default=[], description="Earlier studies of the log that are to help method bayes, as far as they are borne "
+                                "out.")
 
     @field_validator("constraints")
     @classmethod
@@ -291,6 +296,11 @@ class StudySpec(_Part):
     @classmethod
     def _about_space(cls, prior: Priors, info: ValidationInfo) -> Priors:
         return check(info.data.get("space"), prior)
+
+    @field_validator("warm_start")
+    @classmethod
+    def _into_space(cls, starts: list[WarmStart], info: ValidationInfo) -> list[WarmStart]:
+        return warm.check(info.data.get("space"), starts)
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> "StudySpec":

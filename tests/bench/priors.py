@@ -14,6 +14,10 @@ Arms
     near        high confidence, within 15 to 20 %
     wrong       high confidence in the corner farthest from the optimum
     lure        high confidence in the best of 200 random points far from the optimum: it looks good and leads astray
+    same        warm start from a study of the same task with another seed, 50 evaluations
+    shifted     … of the same task with its optimum moved by 5 to 10 % of the range on every axis, in other units
+    unrelated   … of another landscape, peaks of random place and height, over the same space
+    reversed    … of the same task upside down
 """
 
 import argparse
@@ -23,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -32,18 +37,22 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("daemon", "clients/py
 
 import numpy as np  # noqa: E402  # the path comes first
 from tests.bench.quality import reference  # noqa: E402
+from tests.bench.quality.functions import peaks  # noqa: E402
 from tests.bench.quality.task import Instance, Task, stable, stream  # noqa: E402
 from tests.bench.quality.tasks import tasks  # noqa: E402
 
 from bayesd.optimize import suggest  # noqa: E402
 from bayesd.optimize.encode import cube  # noqa: E402
-from bayesd.study.problem import Fit, Observation, Problem  # noqa: E402
+from bayesd.study.problem import Fit, Observation, Problem, Source  # noqa: E402
 from bayesd_schemas.prior import Prior  # noqa: E402
+from bayesd_schemas.space import Params  # noqa: E402
 
 BUDGET, MOST = 50, 100
 TASKS = ("branin-2", "rastrigin-2", "hartmann-3", "rosenbrock-3", "schwefel-3", "ellipsoid-4", "levy-4", "ackley-5",
          "sphere-5", "griewank-6", "hartmann-6", "peaks-6", "rastrigin-8", "rosenbrock-10")
-PROMISE = {"right": 0.5, "near": 1.0, "wrong": 1.2, "lure": 1.2}
+PROMISE = {"right": 0.5, "near": 1.0, "wrong": 1.2, "lure": 1.2, "same": 0.5, "shifted": 0.5, "unrelated": 1.2,
+           "reversed": 1.2}
+WARM = ("same", "shifted", "unrelated", "reversed")
 
 
 def opinion(arm: str, instance: Instance, task: str, seed: int) -> dict[str, Prior]:
@@ -64,15 +73,35 @@ def opinion(arm: str, instance: Instance, task: str, seed: int) -> dict[str, Pri
     return {name: Prior(centre=value, confidence="high") for name, value in of.decode(u[None])[0].items()}
 
 
+def earlier(arm: str, instance: Instance, task: str, seed: int) -> Source:
+    """What an earlier study measured."""
+    of, random = cube(instance.space), stream("source", arm, task, seed)
+    off = random.uniform(0.05, 0.1, of.p) * random.choice([-1.0, 1.0], of.p)
+    other = peaks(of.p, stable("peaks", task, seed))
+
+    def value(params: Params) -> float:
+        if arm == "same":
+            return instance.value(params)
+        if arm == "reversed":
+            return -instance.value(params)
+        U = of.encode([params])
+        if arm == "unrelated":
+            return other.value(cube(other.space).decode(U)[0])
+        return 3 * instance.value(of.decode(np.clip(U + off, 0, 1))[0]) + 7
+
+    history = run(replace(instance, value=value), stable("earlier", task, seed), BUDGET, {})
+    return Source("earlier", tuple((each.params, each.values[0]) for each in history if each.values is not None))
+
+
 def run(instance: Instance, seed: int, most: int, prior: dict[str, Prior],
-        until: Callable[[float], bool] = lambda _: False) -> list[Observation]:
+        until: Callable[[float], bool] = lambda _: False, sources: tuple[Source, ...] = ()) -> list[Observation]:
     """One worker's study."""
     history: list[Observation] = []
     fit: Fit | None = None
     drawn = 0
     while len(history) < most:
         suggestion = suggest(Problem(instance.space, ("minimize",), "bayes", seed, True, len(history) + 1, drawn,
-                                     tuple(history), (), fit, prior=tuple(prior.items())))
+                                     tuple(history), (), fit, prior=tuple(prior.items()), sources=sources))
         proposal = suggestion.proposals[0]
         if proposal.fallback and "no candidate" not in proposal.fallback:
             print("fallback:", proposal.fallback, file=sys.stderr)
@@ -105,8 +134,11 @@ def informed(job: tuple[str, str, int, float]) -> int:
     def reached(value: float) -> bool:
         return known.regret(value) <= target
 
-    prior = opinion(arm, instance, name, seed)
-    history = run(instance, stable("optimiser", name, seed), MOST, prior, reached)
+    optimiser = stable("optimiser", name, seed)
+    if arm in WARM:
+        history = run(instance, optimiser, MOST, {}, reached, (earlier(arm, instance, name, seed),))
+    else:
+        history = run(instance, optimiser, MOST, opinion(arm, instance, name, seed), reached)
     last = history[-1].values
     assert last is not None
     return len(history) if reached(last[0]) else MOST
@@ -122,7 +154,7 @@ def _instance(name: str, seed: int) -> tuple[Instance, reference.Reference]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", default="right,near,wrong,lure")
+    parser.add_argument("--arms", default=",".join(PROMISE))
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", default="0-9")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

@@ -6,6 +6,7 @@
     python tests/golden/make.py prune tests/golden/log-pruned.jsonl
     python tests/golden/make.py stop tests/golden/log-stop.jsonl
     python tests/golden/make.py pause tests/golden/log-paused.jsonl
+    python tests/golden/make.py warm tests/golden/log-warm.jsonl
 
 Golden logs must replay for ever. Write a new one when a new event or field comes; change an old one
 never. The last line is not an event: the digests of the state that the log folds to, and of what the optimiser
@@ -286,9 +287,33 @@ def pause() -> Story:
     return world
 
 
+def warm() -> Story:
+    """An earlier study helps another; a trial of it is voided, and the other one is forked."""
+    world = Story()
+    world.desk.record("log.opened", {"log": "golden-warm", "format": 1, "version": "0.5.0"})
+    world.desk.record("daemon.started", {"epoch": 1, "version": "0.5.0"})
+    world.admin("study.create", spec={"name": "s", "method": "random", "seed": 4, "space": SPACE, "metric": "loss"})
+    world.say("w1", "beat", run="r1")
+
+    def measure(study: str, trials: range) -> None:
+        for trial in trials:
+            world.say("w1", "ask", id=f"{study}{trial}", run="r1", study=study)
+            world.say("w1", "tell", id=f"{study}t{trial}", study=study, trial=trial, fence=1, value=(trial - 3) ** 2)
+
+    measure("s", range(1, 7))
+    world.admin("study.create", spec={"name": "t", "seed": 5, "space": SPACE, "metric": "loss",
+                                      "warm_start": [{"study": "s", "points": 1}]})
+    measure("t", range(1, 9))
+    world.admin("trial.void", study="s", trial=3, reason="the sensor was unplugged")
+    measure("t", range(9, 11))
+    world.admin("study.fork", study="t", **{"as": "u", "changes": {"budget": {"trials": 3}}})
+    measure("u", range(11, 13))
+    return world
+
+
 def main() -> None:
     world = {"life": story, "fork": fork, "confirm": confirm, "prune": prune, "stop": stop,
-             "pause": pause}[sys.argv[1]]()
+             "pause": pause, "warm": warm}[sys.argv[1]]()
     lines = [body.decode() for body in world.bodies]
     Path(sys.argv[2]).write_text("\n".join([*lines, json.dumps({
         "digest": snapshot.digest(world.desk.state), "knowledge": {

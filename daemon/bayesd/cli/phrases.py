@@ -59,6 +59,7 @@ _PHRASES: dict[str, Callable[[Data], str]] = {
     "study.created": lambda data: f"{data['spec'].get('method', 'bayes')} over {', '.join(data['spec']['space'])}",
     "study.forked": lambda data: f"of {data['origin']['study']} behind event {data['origin']['at']}, "
                                 f"{data['spec'].get('method', 'bayes')}",
+    "study.warmed": lambda data: f"{data['source']} is to help, with {data['n']} results up to event {data['at']}",
     "study.amended": lambda data: f"changed; its space has revision {data['space_rev']}",
     "study.paused": lambda data: "hands out nothing",
     "study.resumed": lambda data: "hands out again",

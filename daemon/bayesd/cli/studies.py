@@ -24,6 +24,7 @@ from bayesd.cli.common import (
     at_option,
     format_option,
     log_option,
+    need,
     reaching,
     say_moment,
     study_argument,
@@ -31,9 +32,11 @@ from bayesd.cli.common import (
 )
 from bayesd.files import read_changes, read_study
 from bayesd.show import Column
+from bayesd_schemas.study import StudySpec
 
 RULES = ("best", "mean", "one-se")
 BEST_TIMEOUT_S = 120.0     # the rule `mean` rebuilds a posterior
+WARM_BYTES = 40_000        # of a message: the study file has to fit in as well
 BEST_AGAIN_S = 20.0        # each copy of the question makes the daemon think again
 
 
@@ -49,17 +52,23 @@ def study() -> None:
 # --- Create ----------------------------------------------------------------------------------------
 
 
-@verb(study, "create", "bayesd study create digits.toml\nbayesd study create - < digits.toml")
+@verb(study, "create", "bayesd study create digits.toml\nbayesd study create - < digits.toml\n"
+                       "bayesd study create digits.toml --warm-from old.db:digits-2025")
 @click.argument("file")
+@click.option("--warm-from", metavar="LOG:STUDY", help="Let a study of another log file help: up to 1,000 of its "
+                                                       "results are written into the log.")
 @reaching
 @format_option
-def create(file: str, reach: Reaching, format: str) -> None:
+def create(file: str, warm_from: str | None, reach: Reaching, format: str) -> None:
     """Create a study from FILE (TOML, JSON or YAML). The same file again changes nothing."""
     given = read_study(file)
+    args = {"spec": given.data}
+    if warm_from is not None:
+        args["warm"] = _carried(warm_from, given.spec)
 
     async def go() -> dict[str, Any]:
         async with Client(reach()) as client:
-            return await client.answer("study.create", {"spec": given.data})
+            return await client.answer("study.create", args)
     try:
         answer = asyncio.run(go())
     except Refusal as refused:
@@ -71,6 +80,21 @@ def create(file: str, reach: Reaching, format: str) -> None:
     else:
         show.talk(f"study {name} is open; next: bayesd worker run --study {name} -- PROGRAM, or bayesd watch {name}")
     _show_row(format, row)
+
+
+def _carried(place: str, spec: StudySpec) -> dict[str, Any]:
+    """What the study at LOG:STUDY measured."""
+    warm = need("bayesd.study.warm")
+    log, colon, name = place.rpartition(":")
+    if not colon or not log:
+        raise Trouble(f"--warm-from takes LOG:STUDY, for example old.db:digits-svm, not {place!r}", USAGE)
+    folded = offline.fold(Path(log), None)
+    folded.must_be_whole()
+    try:
+        said: dict[str, Any] = warm.carried(folded.state, offline.study_of(folded, name), spec, WARM_BYTES)
+    except warm.Unusable as error:
+        raise Trouble(f"{place}: {error}", NO) from error
+    return said
 
 
 # --- Look ------------------------------------------------------------------------------------------

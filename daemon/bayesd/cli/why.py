@@ -86,14 +86,14 @@ def _study(log: Path, at: str | None, name: str, number: int | None) -> tuple[of
     seen = witnesses.Witness(name, (), () if number is None else {number})
     folded = offline.fold(log, at, on_row=seen.see)
     study = offline.study_of(folded, name)
-    if number is not None:
-        if number > len(study.trials):
-            folded.must_be_whole()
-            raise Trouble(f"{name} has {len(study.trials)} trials, no trial {number}", NO)
-        moments = seen.needed(number)
-        if moments:
-            seen = witnesses.Witness(name, moments, {number})
-            offline.fold(log, str(folded.state.seq), on_row=seen.see, what="looking at its moment")
+    if number is not None and number > len(study.trials):
+        folded.must_be_whole()
+        raise Trouble(f"{name} has {len(study.trials)} trials, no trial {number}", NO)
+    moments = () if number is None else seen.needed(number)
+    beside = {source.name for source in study.sources if source.study}
+    if moments or beside:
+        seen = witnesses.Witness(name, moments, () if number is None else {number}, beside)
+        offline.fold(log, str(folded.state.seq), on_row=seen.see, what="looking at its moment")
     seen.end()
     seen.words = words_of(log)
     with show.patience("making its model again"):

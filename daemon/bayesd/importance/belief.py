@@ -178,4 +178,6 @@ def _surrogate(problem: Problem, objective: int) -> surrogate.Surrogate:
     if good < NEEDED_MIN:
         raise NothingToSay(f"{good} trials with a value are too few: {NEEDED_MIN} are needed, and some ten for each "
                            "parameter before the order means much")
+    if problem.sources:      # what this study measured says how much each parameter matters here
+        problem = replace(problem, sources=(), fit=None)
     return surrogate.surrogate(_of(problem, objective), np.ones(1), refit=False)

@@ -22,6 +22,7 @@ from bayesd.optimize.kernel import Design
 from bayesd.optimize.posterior import Posterior
 from bayesd.optimize.search import Target
 from bayesd.optimize.streams import Floats
+from bayesd.optimize.transfer import Stacked
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _SQRT_HALF_PI = math.sqrt(math.pi / 2)
@@ -62,7 +63,7 @@ def log_ei_gradient(mean: Floats, variance: Floats, d_mean: Floats, d_variance: 
     return value + np.log(sd), slope[:, None] * d_z + d_log_sd
 
 
-Model: TypeAlias = Posterior | Forest
+Model: TypeAlias = Posterior | Forest | Stacked
 
 
 class _OfModel:
@@ -77,7 +78,7 @@ class _OfModel:
     @property
     def smooth(self) -> bool:
         """Whether there is a gradient: a forest is made of steps."""
-        return isinstance(self.posterior, Posterior)
+        return not isinstance(self.posterior, Forest)
 
     @property
     def lengths(self) -> Floats:
@@ -90,7 +91,7 @@ class _OfModel:
 
     def _slopes(self, X: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Mean, variance and their derivatives, of a model that is smooth."""
-        assert isinstance(self.posterior, Posterior)
+        assert not isinstance(self.posterior, Forest)
         return self.posterior.predict_gradient(X)
 
 

@@ -23,6 +23,7 @@ from bayesd.optimize.metrics import Metrics, Sought
 from bayesd.optimize.search import Target
 from bayesd.optimize.streams import Floats
 from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, doubt, surrogate
+from bayesd.optimize.transfer import Stacked
 from bayesd.study.problem import NONE_NEW, Fit, Problem, Proposal, Suggestion
 from bayesd_schemas.constraints import broken
 from bayesd_schemas.space import Params
@@ -80,7 +81,7 @@ def enough(problem: Problem) -> bool:
 
 def _designed(problem: Problem) -> Suggestion:
     """The centre of the space first: it is the best single guess; then Sobol points."""
-    if problem.prior:
+    if problem.prior or problem.sources:
         return opening.designed(problem)
     if problem.drawn == 0:
         params = cube(problem.space).decode(np.full((1, len(problem.space)), PINNED))[0]
@@ -157,9 +158,16 @@ def _modelled(problem: Problem, base: Surrogate | Metrics) -> Suggestion:
         params, "bayes", name, problem.drawn + 1,
         acquisition=float(found.acquisition[pick]),
         gap=float(found.acquisition[pick] - following[0]) if len(following) else None,
-        index=pick, prior=weighed(target),
+        index=pick, prior=weighed(target), sources=_sources(base),
         **_expected(problem, base, aimed, design.features(found.U[pick:pick + 1]))),),
         counters={"observations": float(len(base.rows))})
+
+
+def _sources(base: Surrogate | Metrics) -> tuple[tuple[str, float], ...] | None:
+    """What earlier studies weigh in a model; None where they have no part in it."""
+    if isinstance(base, Surrogate) and isinstance(base.posterior, Stacked):
+        return base.posterior.weights
+    return None
 
 
 def sought(problem: Problem, base: Surrogate | Metrics) -> Aim | Sought:

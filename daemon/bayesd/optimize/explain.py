@@ -17,11 +17,12 @@ from bayesd.optimize import bayes, metrics, samplers, search, streams
 from bayesd.optimize.acquisition import Improvement, log_h
 from bayesd.optimize.allowed import allowed
 from bayesd.optimize.encode import Cube
+from bayesd.optimize.forest import Forest
 from bayesd.optimize.outcomes import Outcomes
-from bayesd.optimize.posterior import Posterior
 from bayesd.optimize.streams import Floats
 from bayesd.optimize.surrogate import ROWS_MAX, Surrogate, surrogate
 from bayesd.optimize.threads import one_blas_thread
+from bayesd.optimize.transfer import Stacked
 from bayesd.study.problem import Fit, Problem
 from bayesd_schemas.space import Params
 
@@ -172,9 +173,10 @@ def share_of_mean(z: float) -> float:
 
 def _noise(base: Surrogate, mean: Floats) -> float | None:
     """The learned noise around a mean, in metric units."""
-    if not isinstance(base.posterior, Posterior):
+    if isinstance(base.posterior, Forest):
         return None
-    return float(base.outcomes.metric_sd(mean, np.array([math.sqrt(base.posterior.kernel.noise)]))[0])
+    rest = base.posterior.rest if isinstance(base.posterior, Stacked) else base.posterior
+    return float(base.outcomes.metric_sd(mean, np.array([math.sqrt(rest.kernel.noise)]))[0])
 
 
 def _others(problem: Problem, base: Surrogate, aimed: bayes.Aim, U: Floats, reached: float) -> dict[str, Any]:
@@ -278,7 +280,7 @@ def _chances(problem: Problem, base: Surrogate) -> dict[int, float]:
     order = np.argsort(mean, kind="stable")
     _, first = np.unique(point[order], return_index=True)
     rows = order[np.sort(first)][:CHANCES_MAX]
-    if isinstance(base.posterior, Posterior):
+    if not isinstance(base.posterior, Forest):
         means, covariance = base.posterior.joint(X[rows])
     else:       # a forest knows variances alone
         means, covariance = mean[rows], np.diag(base.posterior.predict(X[rows])[1])

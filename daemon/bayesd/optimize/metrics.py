@@ -285,8 +285,9 @@ def of_first(problem: Problem) -> Problem:
     """The first objective alone, as if nothing else had been measured."""
     if len(problem.directions) == 1 and not problem.limits:
         return problem
-    return replace(problem, directions=problem.directions[:1], fit=None, limits=(), references=(), history=tuple(
-        replace(o, values=None if o.values is None else o.values[:1]) for o in problem.history))
+    return replace(
+        problem, directions=problem.directions[:1], fit=None, limits=(), references=(), sources=(),
+        history=tuple(replace(o, values=None if o.values is None else o.values[:1]) for o in problem.history))
 
 
 def feasible(problem: Problem, base: Metrics, X: Floats) -> tuple[float | None, ...]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bayesd.optimize import samplers, sobol, streams
+from bayesd.optimize import samplers, sobol, sources, streams
 from bayesd.optimize.allowed import allowed
 from bayesd.optimize.belief import Belief, belief, trusted
 from bayesd.optimize.encode import PINNED, cube
@@ -28,10 +28,16 @@ def designed(problem: Problem) -> Suggestion:
     half, odd = divmod(problem.drawn, 2)
     held = belief(problem)
     of, known = cube(problem.space), samplers.seen(problem)
+    first = sources.starts(problem)
+    if not odd and half < len(first):
+        study, params = first[half]
+        if params not in known and broken(problem.constraints, params) is None:
+            return Suggestion((Proposal(dict(params), "sobol", streams.name(problem.seed, 0, "source"),
+                                        problem.drawn + 1, sources=((study, 1.0),)),))
     if not odd and held is not None:
         trusts = trusted(problem, held)
         if trusts >= BELIEVED:
-            return _drawn(problem, "prior", held, half, trusts)
+            return _drawn(problem, "prior", held, max(half - len(first), 0), trusts)
     if odd and half == 0:
         params = of.decode(np.full((1, of.p), PINNED))[0]
         if params not in known and broken(problem.constraints, params) is None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from bayesd.optimize import outcomes
+from bayesd.optimize import outcomes, sources
 from bayesd.optimize.acquisition import Model, Success
 from bayesd.optimize.encode import Ints, cube
 from bayesd.optimize.forest import Forest
@@ -104,7 +104,13 @@ class Told:
         k = len(problem.directions)
         even = self.outcomes.z if k == 1 else transformed(problem, np.full(k, 1 / k)).z
         rows, every = self.chosen(FIT_ROWS_MAX)
-        yield self.X[self.good[rows]], even[rows], self.se2[rows]
+        X, z, se2 = self.X[self.good[rows]], even[rows], self.se2[rows]
+        if problem.sources:      # weighed at the last theta, so that what is fitted to does not move with the fit
+            last, size = problem.fit, self.design.size
+            usable = last is not None and is_of(last, self.design, 1 + self.failed)
+            theta = last.theta[:size] if last is not None and usable else tuple(self.design.prior[0].tolist())
+            z = sources.rest_of(problem, self.design, theta, X, z, se2)
+        yield X, z, se2
         if self.failed:
             yield self.X[every], self.labels[every], np.zeros(len(every))
 
@@ -141,7 +147,7 @@ def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surro
         made = Fit(design.model, n, theta)
 
     rows, every = chosen(ROWS_MAX)
-    posterior = Posterior.of(design, theta[:size], X[good[rows]], z[rows], se2[rows])
+    posterior = sources.posterior_of(problem, design, theta[:size], X[good[rows]], z[rows], se2[rows])
     success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level, floor) \
         if failed else None
     return Surrogate(design, U, known, believing(posterior, X[every[~well[every]]]), good[rows], success, made)

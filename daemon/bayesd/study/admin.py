@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from bayesd.study import confirm, fork, view
+from bayesd.study import confirm, fork, view, warm
 from bayesd.study.desk import Desk
 from bayesd.study.rules import close, end_lease, reject, serve, settle
 from bayesd.study.state import FINAL, Event, State, Study, Trial, spec_data
@@ -21,6 +21,7 @@ from bayesd_schemas import constraints
 from bayesd_schemas.messages import Request, cut
 from bayesd_schemas.names import is_name
 from bayesd_schemas.study import Confirm, StudySpec
+from bayesd_schemas.warm import Carried
 
 PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
@@ -177,11 +178,27 @@ def study_create(desk: Desk, client: str, request: Request) -> Result:
             return "exists", view.study_row(known)
         raise Refused("name-used", f"this log has another study named {spec.name}; amend it, or choose another name",
                       "name", f'name = "{spec.name}-2"')
+    try:
+        warmed = warm.events(desk.state, spec)
+        if request.args.get("warm") is not None:
+            warmed.append(warm.brought(_carried(request.args["warm"]), spec))
+    except warm.Unusable as error:
+        raise Refused("bad-field", f"warm_start: {error}", "warm_start") from error
     event = desk.record("study.created", spec_data(spec), study=spec.name, **_actor(client, request))
     desk.since[spec.name] = desk.now
     study = desk.state.studies[spec.name]
+    for data in warmed:
+        desk.record("study.warmed", data, study=study, actor=f"operator/{client}")
     serve(desk, study)
     return "ok", {**view.study_row(study), "seq": event.seq}
+
+
+def _carried(said: Any) -> Carried:
+    try:
+        return Carried.model_validate(said)
+    except ValidationError as error:
+        key, words = explain(error)
+        raise Refused("bad-field", f"warm.{key}: {words}", "warm") from error
 
 
 def study_pause(desk: Desk, client: str, request: Request) -> Result:
@@ -302,6 +319,8 @@ def study_fork(desk: Desk, client: str, request: Request, past: State | None = N
     made = desk.state.studies[spec.name]
     for number, data in taken.imported:
         desk.record("trial.imported", data, actor=f"operator/{client}", study=made, trial=number)
+    for data in warm.kept(study, spec):
+        desk.record("study.warmed", data, actor=f"operator/{client}", study=made)
     serve(desk, made)
     result = {**view.study_row(made), "seq": event.seq, "origin": taken.forked["origin"], "imported": made.imported,
               "left_out": taken.left_out, "not_carried": taken.pending}
@@ -323,6 +342,9 @@ def _fork_of(desk: Desk, request: Request, past: State) -> tuple[Study, StudySpe
     if not isinstance(changes, dict) or not isinstance(whole, dict | None):
         raise Refused("bad-field", "changes and spec are objects", "changes", '{"changes": {"method": "random"}}')
     spec = _spec({**(_changed(study.spec, changes) if whole is None else {**whole, **changes}), "name": name})
+    if spec.warm_start and spec.warm_start != study.spec.warm_start:
+        raise Refused("bad-field", f"a fork keeps the earlier studies that help {study.name}, or has none",
+                      "warm_start")
     if spec.name in desk.state.studies:
         raise Refused("name-used", f"this log has a study named {spec.name} already", "as",
                       f'{{"as": "{spec.name}-2"}}')
@@ -409,6 +431,9 @@ def _copies(voided: list[Trial]) -> dict[str, Any]:
 def _void(desk: Desk, trial: Trial, reason: str, by: dict[str, Any]) -> Event:
     lease = trial.open_lease
     event = desk.record("outcome.voided", {"reason": cut(reason, 1000)}, study=trial.study, trial=trial.number, **by)
+    for other in desk.state.studies.values():
+        if other.learned_from(trial):
+            desk.drawer(other.name).drop()
     if lease is not None:
         _forget_lease(desk, trial)
         desk.send(lease.worker, "stop", {"study": trial.study.name, "trial": trial.number, "fence": lease.fence,

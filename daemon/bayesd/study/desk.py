@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bayesd.study import texts
+from bayesd.study import texts, warm
 from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.problem import Problem, Proposal
 from bayesd.study.row import Row
@@ -307,7 +307,7 @@ def problem_of(study: Study, ahead: tuple[Params, ...], drawn: int) -> tuple[Pro
         number=study.next_stream + len(ahead), drawn=drawn, history=tuple(study.history),
         pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
         constraints=study.spec.constrained, surrogate=study.spec.surrogate,
-        prior=tuple(study.spec.prior.items()),
+        prior=tuple(study.spec.prior.items()), sources=warm.sources_of(study) if study.sources else (),
         references=tuple(goal.reference for goal in study.goals),
     ), tuple(trial.number for trial in pending)
 

@@ -47,6 +47,19 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Results of an earlier study, as far as this space has room for them."""
+
+    study: str
+    rows: tuple[tuple[Params, float], ...]
+    """Points of this space, each with what was measured there, turned so that lower is better."""
+    silent: frozenset[str] = frozenset()
+    """Parameters that its points do not have."""
+    points: int = 2
+    """How many of its best points are tried first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Bound:
     """A limit on a metric that workers report: a point is feasible where its true value keeps it."""
 
@@ -87,6 +100,8 @@ class Problem:
     references: tuple[float | None, ...] = ()
     """Of the objectives, as measured: what is not better counts for no hypervolume. None: taken from data."""
     limits: tuple[Bound, ...] = ()
+    sources: tuple[Source, ...] = ()
+    """Earlier studies that are to help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,8 @@ class Proposal:
     prior: float | None = None
     """What the prior weighed: the factor of its log density in the acquisition; of a point that was drawn from it,
     how far it was trusted. None without a prior, and where it had no part in the point."""
+    sources: tuple[tuple[str, float], ...] | None = None
+    """What earlier studies weighed in the model, by name; of a point that was one of theirs, that study and 1."""
 
 
 @dataclass(frozen=True, slots=True)

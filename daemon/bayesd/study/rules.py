@@ -186,6 +186,8 @@ def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
         value = getattr(proposal, name)
         if value is not None and (isinstance(value, str) or math.isfinite(value)):
             data[name] = value
+    if proposal.sources is not None:
+        data["sources"] = dict(proposal.sources)
     for name in ("means", "sds"):
         several = getattr(proposal, name)
         if several is not None and all(map(math.isfinite, several)):

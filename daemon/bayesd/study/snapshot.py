@@ -12,7 +12,7 @@ import orjson
 
 from bayesd.study.ladder import Rung
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
+from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
 
 CODEC = "bayesd-json-3"
 
@@ -93,7 +93,16 @@ def _from_elsewhere(study: Study) -> dict[str, Any]:
         out["origin"] = [study.origin.study, study.origin.at, study.origin.hash]
     if study.imported or study.streams:
         out["imported"], out["streams"] = study.imported, study.streams
+    if study.sources:
+        out["sources"] = [[each.name, each.at, each.hash, *_carried(each)] for each in study.sources]
     return out
+
+
+def _carried(source: Earlier) -> list[Any]:
+    """What only a source of another log has: its results."""
+    if source.study is not None:
+        return []
+    return [source.log, [[list(params.items()), cost] for params, cost in source.rows]]
 
 
 def _confirmation(study: Study) -> dict[str, Any]:
@@ -163,6 +172,7 @@ def _load_state(data: dict[str, Any]) -> State:
     state.commands = {key: (seq, type) for key, (seq, type) in data["commands"].items()}
     for each in data["studies"]:
         study = _load_study(each)
+        study.sources = [_load_source(state, *source) for source in each.get("sources", ())]
         state.studies[study.name] = study
     for each in data["workers"]:
         worker = Worker(each["name"], each["run"], set(each["replaced"]), revoked=each["revoked"])
@@ -172,6 +182,12 @@ def _load_state(data: dict[str, Any]) -> State:
         worker.open = {_find(state, key): None for key in each["open"]}
         state.workers[worker.name] = worker
     return state
+
+
+def _load_source(state: State, name: str, at: int, hash: str, log: str | None = None, rows: Any = ()) -> Earlier:
+    if log is None:
+        return Earlier(name, state.studies[name], at, hash)
+    return Earlier(name, None, at, hash, log, tuple((dict(params), cost) for params, cost in rows))
 
 
 def _find(state: State, key: list[Any]) -> Lease:

@@ -43,6 +43,7 @@ from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
 from bayesd_schemas.upcast import VERSIONS
+from bayesd_schemas.warm import WarmStart
 
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "paused", "complete", "fail", "pruned", "voided"]
@@ -216,6 +217,20 @@ class Origin:
     hash: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Earlier:
+    """An earlier study that is to help another, and the event up to which its results are taken."""
+
+    name: str
+    study: "Study | None"
+    """None: it is of another log."""
+    at: int
+    hash: str
+    log: str | None = None
+    rows: tuple[tuple[Params, float], ...] = ()
+    """Of a study of another log: points of the space, each with what was measured, turned so that lower is better."""
+
+
 @dataclass(slots=True, eq=False)
 class Study:
     """One search: its declaration, its trials, and what the optimiser knows."""
@@ -275,6 +290,8 @@ class Study:
     """What the last confirmation found."""
     is_announced: bool = True
     """False from the beginning of a confirmation until its winner is on record."""
+    sources: list[Earlier] = field(default_factory=list)
+    """Earlier studies that are to help, in the order of the declaration; see warm.py."""
     board: Board | None = None
     """What the reports say by step, for the pruning rules: made from them when it is asked for."""
     ladder: Ladder | None = None
@@ -327,6 +344,10 @@ class Study:
     def next_stream(self) -> int:
         """The number that names the random stream of the next trial."""
         return len(self.trials) + 1 + self.streams
+
+    def learned_from(self, trial: Trial) -> bool:
+        """Whether the outcome of a trial of an earlier study is among what helps this one."""
+        return any(source.study is trial.study and 0 < trial.outcome_seq <= source.at for source in self.sources)
 
     @property
     def repeats(self) -> bool:
@@ -524,6 +545,18 @@ def _study_forked(state: State, event: Event) -> None:
     study.drawn, study.streams = data.get("drawn", 0), data.get("streams", 0)
     if data.get("queue") is not None:
         study.queue = [_typed(study, params) for params in data["queue"]]
+
+
+def _study_warmed(state: State, event: Event) -> None:
+    """What an earlier study measured is to help this one. It is read there, so nothing of it is kept here."""
+    study, data = _study(state, event), event.data
+    name = intern(data["source"])
+    if data.get("rows") is not None:
+        said = [(row["params"], float(row["cost"]) + 0.0) for row in data["rows"]]
+        rows, _ = WarmStart(study=name).fitted(study.spec.space, said)
+        study.sources.append(Earlier(name, None, data["at"], data["hash"], data["log"], tuple(rows)))
+    elif name in state.studies:      # else somebody folds a part of a log
+        study.sources.append(Earlier(name, state.studies[name], data["at"], data["hash"]))
 
 
 def _study_amended(state: State, event: Event) -> None:
@@ -1044,6 +1077,10 @@ def _outcome_voided(state: State, event: Event) -> None:
     _forget(trial, keep_late=False)
     if trial.study.leader is trial:
         trial.study.leader_left = True
+    for other in state.studies.values():      # what learned from it knows it no more
+        if other.learned_from(trial):
+            other.version += 1
+            other.fit = None
     if trial.study.status != "closed":
         trial.study.stopping = None              # it may rest on what is taken back: it is judged again
 
@@ -1064,6 +1101,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "clock.jumped": _nothing,
     "study.created": _study_created,
     "study.forked": _study_forked,
+    "study.warmed": _study_warmed,
     "study.amended": _study_amended,
     "study.paused": _study_paused,
     "study.resumed": _study_resumed,

@@ -29,7 +29,7 @@ async def page(log: Log, desk: Desk, committed: int, request: Request) -> Page:
     if "worker" in request.args:
         return await _worker(log, desk, committed, request.args)
     study = admin._study_of(desk, request)
-    number = None
+    number, beside = None, {source.name for source in study.sources if source.study}
     if request.args.get("trial") is not None:
         trial = admin._trial_of(desk, request)
         number = trial.number
@@ -37,12 +37,12 @@ async def page(log: Log, desk: Desk, committed: int, request: Request) -> Page:
         raise admin.Refused("rate", "it is on its way to the disk; ask again in a second")
     seen_live = live.of_study(desk, study)
     if number is None:
-        witness = Witness(study.name)
+        witness = Witness(study.name, beside=beside)
     else:
         async for rows in log.read(trial.proposed_seq - 1, trial.proposed_seq):
             proposed = event_of(rows[0].body, rows[0].hash)
         moments = moments_for([proposed.data], [trial.outcome_seq]) if trial.origin is None else ()
-        witness = Witness(study.name, moments, {number})
+        witness = Witness(study.name, moments, {number}, beside)
     await _read(log, committed, witness)
     witness.words.there = await log.texts(witness.refs())
     return fitting(await asyncio.to_thread(pages.of, witness, number, seen_live))
@@ -70,7 +70,7 @@ async def _worker(log: Log, desk: Desk, committed: int, args: Mapping[str, Any])
 async def _read(log: Log, until: int, witness: Witness) -> None:
     def see(rows: list[Row]) -> None:
         for row in rows:
-            if row.study is None or row.study == witness.name:
+            if row.study is None or row.study == witness.name or row.study in witness.beside:
                 witness.see(event_of(row.body, row.hash), row.body)
         witness.pass_by(rows[-1].seq)
     async for rows in log.read(0, until):

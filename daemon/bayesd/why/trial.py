@@ -85,12 +85,15 @@ def _choice(seen: Witness, trial: Trial, data: Mapping[str, Any], then: Moment) 
     stream = str(data.get("stream") or "")
     how = sampler
     if sampler == "sobol":
-        how = "centre" if stream.endswith("/centre") else "design" if spec.method == "bayes" else "sobol"
+        kind = {"centre": "centre", "prior": "prior", "source": "earlier"}.get(stream.rpartition("/")[2])
+        how = kind or ("design" if spec.method == "bayes" else "sobol")
     elif sampler == "bayes":
         how = "forest" if spec.surrogate == "forest" else "model"
     out: Page = {"how": how, "sampler": sampler, "method": spec.method, "surrogate": spec.surrogate,
                  "fallback": data.get("fallback"), "acquisition": data.get("acquisition"), "gap": data.get("gap"),
-                 "age_s": data.get("age_s"), "drawn": data.get("drawn"), "by": None, "of": data.get("of")}
+                 "age_s": data.get("age_s"), "drawn": data.get("drawn"), "by": None, "of": data.get("of"),
+                 "prior": data.get("prior"), "sources": data.get("sources"), "priors": list(spec.prior),
+                 "earlier": [start.study for start in spec.warm_start]}
     if sampler == "enqueued":
         origin = seen.enqueued.get(trial.number)
         if origin is not None:

@@ -95,6 +95,8 @@ class Witness:
     """Take a moment after each of these events of the log."""
     trials: Collection[int] = ()
     """Keep the events of these trials."""
+    beside: Collection[str] = ()
+    """Earlier studies that help it: what they measured is needed, too, to make its models again."""
     state: State = field(default_factory=State)
     moments: dict[int, Moment] = field(default_factory=dict)
     steering: list[Entry] = field(default_factory=list)
@@ -137,11 +139,14 @@ class Witness:
         while self._due and self._due[0] < event.seq:
             self._take(self._due.popleft())
         self.seq = event.seq
+        if event.study in self.beside:
+            apply(self.state, narrowed(event, self.name, self.beside))
+            return
         if event.study not in (None, self.name):
             return
         if event.type == "trial.proposed" and event.trial is not None and event.trial in self.trials:
             self.drawn[event.trial] = self.study.drawn
-        apply(self.state, narrowed(event, self.name))
+        apply(self.state, narrowed(event, self.name, self.beside))
         entry = entry_of(event, body)
         self.time = entry.time
         if event.study is None:
@@ -239,11 +244,12 @@ def moment(state: State, study: Study, seq: int, time: str | None, engine: Entry
         engine, study.imported)
 
 
-def narrowed(event: Event, study: str) -> Event:
+def narrowed(event: Event, study: str, beside: Collection[str] = ()) -> Event:
     """An event about a worker, without what it says of other studies."""
     if event.type != "run.began":
         return event
-    return event._replace(data={**event.data, **{key: [each for each in event.data[key] if each[0] == study]
+    names = {study, *beside}
+    return event._replace(data={**event.data, **{key: [each for each in event.data[key] if each[0] in names]
                                                  for key in ("took", "ended")}})
 
 

@@ -154,6 +154,8 @@ def _in_short(page: Page) -> Iterable[str]:
     choice, expected, became = page["choice"], page["expected"], page["became"]
     how = choice["how"]
     short = {"centre": "It is the middle of the space, where a search that learns begins.",
+             "prior": "It was drawn from what the study file says of where good points are.",
+             "earlier": "It was among the best points of an earlier study.",
              "design": "It is one of the evenly spread points that a model needs before it has a say.",
              "sobol": "Method sobol spreads its points evenly; no result had a say in it.",
              "random": "It was drawn at random; no result had a say in it.",
@@ -290,6 +292,13 @@ def _reason(page: Page) -> Iterable[Block]:
     elif how == "design":
         yield ("It belongs to the start design: points of a Sobol sequence, which are spread evenly over the space. "
                "Their outcomes give the model something to learn from; none of them moved this point.")
+    elif how == "prior":
+        yield (f"The prior on {listed(choice['priors'])} gets half of the start design, and this is one of its draws; "
+               "the other half is spread evenly over the space, so that a prior that is wrong is found out. It was "
+               f"trusted {choice['prior']:.0%}: {_TRUST}")
+    elif how == "earlier":
+        yield (f"It was one of the best of study {', '.join(choice['sources'] or ())}, and stands at the beginning "
+               "because the study file names that study under warm_start.")
     elif how == "sobol":
         yield f"Point {choice['drawn']} of the study's Sobol sequence, which spreads points evenly."
     elif how == "grid":
@@ -318,9 +327,30 @@ def _reason(page: Page) -> Iterable[Block]:
         yield (f"The model, {name}, learned from {count(known['outcomes'], 'outcome')} and predicts every point of the "
                "space with an uncertainty. This is the point where it expects to gain most over the best that it "
                "believes in (expected improvement).")
+        yield from _knew_before(choice)
         yield from _balance(page)
     if choice["age_s"] is not None and choice["age_s"] >= 1:
         yield f"It had been ready for {span(choice['age_s'])} when a worker asked."
+
+
+_TRUST = "that falls from 100 % to 0 as points that it likes turn out worse than others."
+
+
+def _knew_before(choice: Page) -> Iterable[Block]:
+    """What was known before the first trial, and what it still weighed."""
+    if choice["priors"]:
+        on = listed(choice["priors"])
+        yield (f"The prior on {on} was forgotten: results do not bear it out, or there are so many that it counts "
+               "no more." if choice["prior"] is None else
+               f"The prior on {on} had a say: {choice['prior']:.3g} times the logarithm of its density was added to "
+               "that of the expected improvement. That factor falls with every result, and to 0 where results do "
+               "not bear the prior out.")
+    for name in choice["earlier"]:
+        weight = (choice["sources"] or {}).get(name)
+        yield (f"The earlier study {name} had no say in the model: results here do not bear it out, or the model is "
+               "one that takes none (a forest, or of several metrics)." if weight is None else
+               f"The earlier study {name} had a say in the model: what it expects counts {weight:.3g} times, as "
+               "results here bear it out, and the model learns what is left.")
 
 
 def _balance(page: Page) -> Iterable[Block]:
