@@ -226,6 +226,7 @@ class TrialStopped(_Data):
     kept: Count | None = Field(None, description="Of asha and hyperband: how many of the rung may go on")
     against: Count | None = Field(None, description="Of race: the trial that it was held against")
     paired: bool | None = Field(None, description="Of race: fold by fold, or against the mean of all folds")
+    beside: list[Count] | None = Field(None, description="Of race: the trials whose mean it was compared with by fold")
     folds: Count | None = Field(None, description="Of race: how many folds it had")
     difference: Number | None = Field(None, description="Of race: by how much it was worse on average")
     chance: Number | None = Field(None, description="Of race: that all folds would make it the better one")

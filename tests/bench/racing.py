@@ -9,6 +9,7 @@ configurations in random order, seed by seed, with and without the rule.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +25,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.study.races import Races
 
 CONFIGURATIONS = 120
 TRIALS = 60
 FOLDS = 10
+BOUNDS = (None, 1.0)       # of accuracy and of R^2, as a study file would say it
 
 Draw = Callable[[np.random.Generator], Any]
 
@@ -86,7 +90,7 @@ def table(folder: Path, name: str, X: Any, y: Any, draw: Draw) -> tuple[np.ndarr
 def run(scores: np.ndarray, truth: np.ndarray, seed: int, error: float | None, min_folds: int) -> tuple[int, float]:
     """(fold evaluations, value of the winner on other folds)."""
     order = np.random.default_rng(seed).permutation(len(scores))[:TRIALS]
-    races = Races(FOLDS, error, min_folds)
+    races = Races(FOLDS, error, min_folds, BOUNDS)
     for one in order:
         races.run(scores[one].tolist())
     best = races.study.best

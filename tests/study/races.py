@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bayesd.study.folds import mean_and_se
 from bayesd.study.race import decide
 from bayesd.study.state import Study, Trial
 from bayesd_schemas.study import StudySpec
@@ -10,9 +11,11 @@ from bayesd_schemas.study import StudySpec
 class Races:
     """One study whose trials are run one by one; the metric is maximised."""
 
-    def __init__(self, folds: int, error: float | None, min_folds: int) -> None:
+    def __init__(self, folds: int, error: float | None, min_folds: int,
+                 bounds: tuple[float | None, float | None] | None = None) -> None:
         """`error` None: nothing is stopped."""
         spec = StudySpec.model_validate({"name": "s", "direction": "maximize", "folds": {"count": folds},
+                                         **({} if bounds is None else {"bounds": bounds}),
                                          "space": {"x": {"type": "float", "low": 0, "high": 1}}})
         self.study = Study("s", spec, 1, spec.goals)
         self.evaluations = 0
@@ -31,7 +34,8 @@ class Races:
             if self._error is not None and decide(trial, self._error, self._min_folds) is not None:
                 trial.status = "pruned"
                 return False
-        mean = float(sum(scores) / len(scores))
+        mean, _ = mean_and_se(scores)
+        assert mean is not None
         trial.status, trial.values = "complete", (mean,)
         best = self.study.best
         if best is None or best.values is None or mean > best.values[0]:
