@@ -44,6 +44,10 @@ bench: .venv/.ready       ## throughput beside a floor and a peer, replay, memor
 bench-quality: .venv/.ready     ## quality of the points beside random search and the peers installed; options in ARGS
 	$(BIN)/python tests/bench/quality/run.py $(ARGS)
 
+.PHONY: bench-priors
+bench-priors: .venv/.ready     ## what a prior is worth when it is right, and costs when it is wrong; options in ARGS
+	$(BIN)/python tests/bench/priors.py $(ARGS)
+
 schemas: .venv/.ready     ## write schemas/json again
 	$(BIN)/python -m bayesd_schemas.generate schemas/json
 

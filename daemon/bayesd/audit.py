@@ -23,14 +23,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from bayesd import optimize
 from bayesd.optimize import samplers
-from bayesd.study import confirm, pruning
+from bayesd.study import confirm, pruning, stopping
 from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
 from bayesd.study.fork import Prefix, prefix
@@ -38,10 +38,12 @@ from bayesd.study.problem import Fit, Problem, Proposal
 from bayesd.study.state import Data, Event, State, Study, apply, spec_of
 from bayesd_schemas.constraints import broken
 from bayesd_schemas.events import EVENTS
+from bayesd_schemas.study import Stop
 
 SAMPLERS = frozenset(("grid", "random", "sobol", "bayes"))
 BY_HAND = frozenset(("enqueued", "confirm"))      # what no sampler makes: the record alone says which point it is
 TIE = 1e-6          # of an acquisition, relative to its size: one climb ends so far from another on other kernels
+STOP_TIE = 0.01     # of the spread, in the bound of the regret
 FIT_TIE = 0.01      # of a log posterior density: theta is rounded to two decimals, which costs up to so much
 BY_SERVICE = re.compile(r"deadline|error: \w+")      # was slow, or broke: why the service had a plainer point made
 BY_ENGINE = re.compile(r"(bayes|sobol|grid): \w+: .*", re.DOTALL)      # what upset the engine, which then made one
@@ -98,6 +100,10 @@ class Plan:
             self._note_answer(event, event.study)
         elif event.type in ("study.winner", "trial.stopped"):
             self.cases.append(Case(event.seq, event.study, None, _nonsense(event)))
+        elif event.type == "study.stopping":
+            nonsense = _nonsense(event)
+            asks = not nonsense and event.data["rule"] not in stopping.BY_RESULTS
+            self.cases.append(Case(event.seq, event.study, event.data["as_of"] if asks else None, nonsense))
         elif event.type == "study.forked":
             at = event.data["origin"]["at"]
             self.cases.append(Case(event.seq, event.study, at if isinstance(at, int) else None, forked=event.data))
@@ -139,6 +145,8 @@ class Moment:
     """Fields of its provenance that the events before it do not bear out."""
     expected: Evidence | None = None
     """Of what no engine made, a point by hand or a fork: what it must say."""
+    stop: Stop | None = None
+    """Of a study that was stopped by what the model said: its rules."""
 
 
 @dataclass(slots=True)
@@ -153,7 +161,7 @@ class _Floor:
     def bears(self, event: Event) -> bool:
         """Whether this answer can have been wanted until now."""
         # A fit is recorded when the answer comes, whatever becomes of its candidates.
-        return bool(event.data["as_of"] >= (self.version if event.type == "model.fitted" else self.drawer))
+        return bool(event.data["as_of"] >= (self.drawer if event.type == "trial.proposed" else self.version))
 
     def saw(self, as_of: Any) -> None:
         """A candidate was handed out. First in, first out: behind the first one that was made after a change, none
@@ -163,7 +171,7 @@ class _Floor:
 
 
 EMPTYING = frozenset(("study.created", "study.forked", "study.amended", "study.paused", "study.closed",
-                      "study.confirming", "point.enqueued", "outcome.voided"))
+                      "study.confirming", "study.stopping", "point.enqueued", "outcome.voided"))
 
 
 @dataclass(slots=True)
@@ -303,11 +311,16 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
             return Moment(event, None, engine, ("leaders",))
     if event.type == "trial.stopped":
         return Moment(event, None, engine, (), _stopped(study, event))
+    if event.type == "study.stopping" and case.as_of is None:
+        return Moment(event, None, engine, (), _stopping(stopping.by_results(study), event.seq - 1))
     if data.get("sampler") in BY_HAND:
         return Moment(event, None, engine, (), _by_hand(study, event))
     frozen, floor = fold.frozen.get((case.study, data["as_of"])), fold.floors[case.study]
     if frozen is None or not floor.bears(event):
         return Moment(event, None, engine, ("as_of",))
+    if event.type == "study.stopping":
+        return Moment(event, frozen.problem, engine, () if study.stopping is None else ("rule",),
+                      stop=study.spec.stop)
     if event.type == "model.fitted":
         number = data.get("number", frozen.problem.number)
         return Moment(event, replace(frozen.problem, number=number), engine, ())
@@ -321,6 +334,9 @@ def _stopped(study: Study, event: Event) -> Evidence | None:
     number = event.trial or 0
     found = pruning.verdict(study, study.trials[number - 1]) if 1 <= number <= len(study.trials) else None
     return None if found is None else found.data(study.trials[number - 1].fence)
+def _stopping(fired: stopping.Fired | None, as_of: int) -> Evidence:
+    """What `study.stopping` says where a rule fired, beside the time."""
+    return {} if fired is None else {"rule": fired[0], "numbers": fired[1], "as_of": as_of}
 
 
 def _by_hand(study: Study, event: Event) -> Evidence:
@@ -353,7 +369,7 @@ def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:
 # ---------------------------------------------------------------- asked again
 
 
-What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "stop"]
+What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "prune", "stop"]
 Level = Literal["L1", "L2", "L3"]
 
 
@@ -384,11 +400,11 @@ def judge(moment: Moment, engine: str) -> Verdict:
     level: Level = "L2" if moment.engine == engine else "L3"
     what = _what(event)
     try:
-        if what in ("enqueued", "winner", "fork", "stop"):
+        if what in ("enqueued", "winner", "fork", "prune") or (what == "stop" and moment.expected is not None):
             return _judge_record(moment, what)
         if moment.problem is None:
             return _unfounded(moment, what, level, {"differs": list(moment.wrong)})
-        return (_judge_fit if what == "fit" else _judge_suggestion)(moment, level)
+        return {"fit": _judge_fit, "stop": _judge_stop}.get(what, _judge_suggestion)(moment, level)
     except Exception as error:      # what an engine cannot even be asked is not what it was asked
         return _unfounded(moment, what, level, {"differs": list(moment.wrong) or ["data"], "broke": repr(error)[:200]})
 
@@ -401,6 +417,8 @@ def _what(event: Event) -> What:
     if event.type == "study.winner":
         return "winner"
     if event.type == "trial.stopped":
+        return "prune"
+    if event.type == "study.stopping":
         return "stop"
     return "enqueued" if event.data.get("sampler") in BY_HAND else "suggestion"
 
@@ -419,7 +437,7 @@ def _judge_record(moment: Moment, what: What) -> Verdict:
     event, expected = moment.event, moment.expected
     differs = list(moment.wrong)
     if what != "fork" and not differs and expected is not None:
-        differs = [name for name in sorted(expected.keys() | event.data.keys())
+        differs = [name for name in sorted(expected.keys() | (event.data.keys() - {"elapsed_s"}))
                    if canonical([event.data.get(name)]) != canonical([expected.get(name)])]
     if differs or expected is None:
         said = {name: event.data[name] for name in (expected or event.data) if name in event.data}
@@ -468,7 +486,8 @@ def _again(problem: Problem, data: Mapping[str, Any]) -> tuple[Proposal | None, 
     return proposals[0] if proposals else None, False
 
 
-_FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback")
+_FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback",
+           "prior")
 
 
 def _said(data: Mapping[str, Any]) -> Evidence:
@@ -538,6 +557,27 @@ def _judge_fit(moment: Moment, level: Level) -> Verdict:
     return Verdict(event.seq, event.study or "", None, "fit", level, outcome, made == said, evidence=evidence)
 
 
+def _judge_stop(moment: Moment, level: Level) -> Verdict:
+    """Whether the model says so again. Another engine may see other numbers, but has to stop by the same rule, or
+    nearly."""
+    event, data = moment.event, moment.event.data
+    assert moment.problem is not None
+    seen = optimize.convergence(moment.problem)
+    found = _stopping(None if seen is None else stopping.by_model(moment.stop, seen), data["as_of"])
+    said = {name: data[name] for name in ("rule", "numbers", "as_of")}
+    exact = not moment.wrong and canonical([said]) == canonical([found])
+    outcome: Outcome = "same" if exact else "diverged"
+    if not exact and not moment.wrong and level == "L3" and seen is not None:
+        agrees = found.get("rule") == said["rule"]
+        near = abs(seen.regret - data["numbers"].get("regret", math.inf)) <= STOP_TIE * seen.spread
+        outcome = "same" if agrees else "tied" if near else "diverged"
+    evidence: Evidence | None = None
+    if not exact:
+        evidence = {"differs": list(moment.wrong) or [name for name in said if canonical([said[name]]) != canonical(
+            [found.get(name)])], "recorded": said, "recomputed": found or (seen and asdict(seen)), **_asked(moment)}
+    return Verdict(event.seq, event.study or "", None, "stop", level, outcome, exact, evidence=evidence)
+
+
 def _fitted(problem: Problem) -> Fit | None:
     try:
         return optimize.fit_of(problem)
@@ -559,7 +599,10 @@ def _word(fallback: Any) -> str | None:
 ROWS = (("L1", "enqueued", "points by hand, as they were enqueued"),
         ("L1", "winner", "confirmed winners, by what was measured again"),
         ("L1", "fork", "forks, as their origin was"),
-        ("L1", "stop", "trials stopped early, as the pruning rule says"),
+         ("L1", "prune", "trials stopped early, as the pruning rule says"),
+         ("L1", "stop", "stops by results, as the study says"),
+         ("L2", "stop", "stops by the model, same engine, bit for bit"),
+         ("L3", "stop", "stops by the model, another engine"),
         ("L2", "suggestion", "suggestions, same engine, bit for bit"), ("L2", "fit", "fits, same engine, bit for bit"),
         ("L2", "plain", "not reproduced (the plain point was)"),
         ("L3", "suggestion", "suggestions, another engine"), ("L3", "fit", "fits, another engine"),
@@ -605,7 +648,8 @@ def what_next(verdict: Verdict, differences: Sequence[str]) -> str:
     differs = (verdict.evidence or {}).get("differs", [])
     provenance = [name for name in differs if name in (
         "as_of", "ahead", "fit", "pending", "engine", "number", "after", "space_rev")]
-    of_record = verdict.what in ("enqueued", "winner", "fork", "stop")
+    of_record = verdict.what in ("enqueued", "winner", "fork", "prune") or (
+        verdict.what, verdict.level) == ("stop", "L1")
     if of_record or not verdict.evidence or not verdict.evidence.get("recomputed"):
         provenance = differs
     if provenance:

@@ -84,7 +84,8 @@ class Study(AbstractContextManager["Study"]):
                  metric: str | None = None, objectives: Sequence[Mapping[str, Any]] | None = None,
                  method: Method = "bayes", seed: int = 0, noise: Literal["learn", "none"] = "learn",
                  surrogate: Model = "gp", constraints: Sequence[str] = (),
-                 budget: int | None = None, name: str = "study", log: str | Path | None = None) -> None:
+                 budget: int | None = None, stop: Mapping[str, Any] | None = None, name: str = "study",
+                 log: str | Path | None = None) -> None:
         said: dict[str, Any] = {"name": name, "space": {key: dict(each) for key, each in space.items()},
                                 "method": method, "seed": seed, "noise": noise}
         if surrogate != "gp":
@@ -99,6 +100,8 @@ class Study(AbstractContextManager["Study"]):
             said["constraints"] = constraints if isinstance(constraints, str) else list(constraints)
         if budget is not None:
             said["budget"] = {"trials": budget}
+        if stop is not None:
+            said["stop"] = dict(stop)
         try:
             spec = StudySpec.model_validate(said)
         except ValidationError as error:
@@ -219,7 +222,9 @@ class Study(AbstractContextManager["Study"]):
         words = {"trials": f"its budget of {study.spec.budget.trials} trials is used up",
                  "budget": f"its budget of {study.spec.budget.trials} trials is out; tell what is pending",
                  "wall": "its time is used up", "cost": "its cost is used up",
-                 "exhausted": "every point has been tried"}
+                 "exhausted": "every point has been tried", "target": "its target is reached",
+                 "patience": "nothing better came for as long as its patience", "converged": "the search has converged",
+                 "improvement": "too little improvement is expected", "regret": "too little is left to gain"}
         raise Exhausted(f"{study.name} has no further trial: {words.get(reason, reason)}")
 
     def tell(self, trial: Trial | int, value: float | Mapping[str, float] | Sequence[float] | None = None, *,

@@ -169,7 +169,7 @@ class _Bucket:
 async def in_thread(problem: Problem, count: int) -> Suggestion:
     """Think in a thread, so that results go on being taken meanwhile; points that need no thought take
     microseconds, less than the way to a thread and back. Under constraints many may be drawn for one."""
-    if problem.method in ("random", "sobol") and not problem.constraints:
+    if problem.method in ("random", "sobol") and not problem.constraints and not problem.judged:
         return suggest(problem, count)
     return await asyncio.to_thread(suggest, problem, count)
 
@@ -790,7 +790,7 @@ class Service:
             logger.exception("the optimiser failed on %s; a random point answers. Please report this", order.study,
                              extra={"study": order.study, "trial": order.problem.number})
             self.counters.fallbacks += order.wanted
-            plain = await self._plainly(replace(order.problem, method="random"), order.wanted)
+            plain = await self._plainly(replace(order.problem, method="random", judged=False), order.wanted)
             return replace(plain, proposals=tuple(
                 replace(proposal, drawn=order.problem.drawn, fallback=f"error: {type(error).__name__}")
                 for proposal in plain.proposals))

@@ -88,6 +88,22 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
+def eta(state: Mapping[str, Any]) -> str:
+    """When a study ends, between what, and by which rule; of a daemon that does not say more, when."""
+    ends, words = state.get("eta"), duration(state["eta_s"])
+    if not ends:
+        return words
+    return f"{words} ({duration(ends['low_s'])} to {duration(ends['high_s'])}, by {ends['rule']})"
+
+
+def cost(state: Mapping[str, Any]) -> str | None:
+    """What a study cost, and is expected to cost until it ends; None where nobody told a cost."""
+    said = state.get("cost")
+    if not said or not said["spent"]:
+        return None
+    return cell(said["spent"]) + ("" if said["to_come"] is None else f", and {said['to_come']:.4g} to come")
+
+
 def size(count: int) -> str:
     """Bytes in the unit that fits."""
     value, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]

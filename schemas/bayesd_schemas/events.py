@@ -112,8 +112,18 @@ class StudyTicked(_Data):
 
 
 class StudyClosed(_Data):
-    rule: Literal["trials", "wall", "cost", "exhausted", "operator"]
+    rule: Literal["trials", "wall", "cost", "exhausted", "operator", "target", "patience", "improvement", "regret",
+                  "converged"]
     running: Literal["finish", "stop"]
+    elapsed_s: Number
+
+
+class StudyStopping(_Data):
+    """A stop rule fired: nothing new is handed out, and the study closes by it when every trial has its outcome."""
+
+    rule: Literal["target", "patience", "improvement", "regret", "converged"]
+    numbers: dict[str, Number] = Field(description="What the rule saw, and against what it was held")
+    as_of: Annotated[int, Field(ge=0)] = Field(description="The seq of the state that it was judged on")
     elapsed_s: Number
 
 
@@ -167,6 +177,8 @@ class TrialProposed(_Data):
     gap: Number | None = None
     mean: Number | None = None
     sd: Number | None = None
+    means: list[Number] | None = Field(None, description="Of two to four objectives: what the models expect of each")
+    sds: list[Number] | None = None
     index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of the ranked candidates it was")
     number: Count | None = Field(None, description="The trial that it was made for, if it became a later one")
     after: Annotated[int, Field(ge=0)] | None = Field(
@@ -174,6 +186,8 @@ class TrialProposed(_Data):
     engine: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = Field(
         None, description="How the fingerprint of what computed it begins")
     fallback: str | None = Field(None, description="Why a plainer sampler answered")
+    prior: Number | None = Field(None, description="What the prior weighed: the factor of its log density in the "
+                                                   "acquisition; of a point drawn from it, how far it was trusted")
 
 
 class TrialLeased(_Data):
@@ -331,7 +345,8 @@ EVENTS: dict[str, type[_Data]] = {
     "engine.fingerprint": EngineFingerprint, "clock.jumped": ClockJumped,
     "study.created": StudyCreated, "study.forked": StudyForked, "study.amended": StudyAmended,
     "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
-    "study.closed": StudyClosed, "study.confirming": StudyConfirming, "study.winner": StudyWinner,
+    "study.closed": StudyClosed, "study.stopping": StudyStopping, "study.confirming": StudyConfirming,
+    "study.winner": StudyWinner,
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.stopped": TrialStopped,

@@ -50,6 +50,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
                "space": {"C": {"type": "float", "low": 0.001, "high": 1000.0, "scale": "log"}}, "space_rev": 1,
                "trials": {"running": 1, "complete": 6, "total": 7}, "budget": {"trials": 60},
                "best": {"trial": 5, "value": 0.94, "params": {"C": 3.1}}, "eta_s": 120.5,
+               "eta": {"low_s": 90.0, "high_s": 180.5, "rule": "trials"}, "cost": {"spent": 1.5, "to_come": 13.5},
                "log": "8c1f", "epoch": 3, "seq": 90}],
 }
 

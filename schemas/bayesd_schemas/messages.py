@@ -288,6 +288,10 @@ class StudyState(_Outgoing):
     budget: dict[str, Any]
     best: dict[str, Any] | None = None
     eta_s: float | None = None
+    eta: dict[str, Any] | None = Field(
+        None, description="low_s and high_s, between which it ends with a chance of 80 % at the pace so far, and the "
+                          "rule that is expected to fire first.")
+    cost: dict[str, float | None] | None = Field(None, description="spent, and expected to_come until it ends.")
     log: str
     epoch: Count
     seq: Annotated[int, Field(ge=0)]

@@ -23,6 +23,7 @@ from pydantic import (
 
 from bayesd_schemas import constraints as constraining
 from bayesd_schemas.names import INTEGER_MAX, Name
+from bayesd_schemas.prior import Priors, check
 from bayesd_schemas.space import Finite, Params, Space
 
 Method = Literal["grid", "random", "sobol", "bayes"]
@@ -213,6 +214,28 @@ class Fidelity(_Part):
         return tuple(found)
 
 
+class Stop(_Part):
+    """When to stop before the budget is used up; the first rule that fires is recorded with its numbers. Running
+    trials finish."""
+
+    target: Finite | None = Field(None, description="Stop when a trial is as good as this.")
+    patience: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] | None = Field(
+        None, description="Stop after so many complete trials in a row of which none was a better best.")
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="What better means for patience: by more than this.")
+    improvement: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Stop when the best expected improvement is below so many standard deviations of the noise.")
+    regret: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Stop when the best point anywhere is better than the best belief by less than this, with a "
+                          "chance of 95 % by the model.")
+    converged: bool = Field(False, description="Stop when little is left to gain, by a rule that needs no number.")
+
+    @property
+    def by_model(self) -> bool:
+        """Whether a rule asks the model."""
+        return self.improvement is not None or self.regret is not None or self.converged
+
+
 class StudySpec(_Part):
     """A whole study file."""
 
@@ -236,6 +259,7 @@ class StudySpec(_Part):
     prune: Prune | None = Field(None, description="None: every trial runs to its end.")
     fidelity: Fidelity | None = Field(None, description="What rungs are counted in; a report's step says how much of "
                                       "it was trained by then.")
+    stop: Stop | None = Field(None, description="None: only the budget ends the search.")
     confirm: Confirm | None = Field(None, description="None: the winner is announced as it was measured once.")
     folds: Folds | None = Field(None, description="None: a report is not a fold.")
     space: Space
@@ -245,6 +269,8 @@ class StudySpec(_Part):
                                 "65536\"; one that names an inactive parameter holds.")
     enqueue: Annotated[list[dict[str, Any]], Field(max_length=1000)] = Field(
         default=[], description="Points to try first.")
+    prior: Priors = Field(
+        default={}, description="Parameter -> where it is probably good, and how sure that is. Read by method bayes.")
 
     @field_validator("constraints")
     @classmethod
@@ -255,6 +281,11 @@ class StudySpec(_Part):
             if info.context != LOGGED:
                 constraining.require_possible(made, space, grid=info.data.get("method") == "grid")
         return constraints
+
+    @field_validator("prior")
+    @classmethod
+    def _about_space(cls, prior: Priors, info: ValidationInfo) -> Priors:
+        return check(info.data.get("space"), prior)
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> "StudySpec":
@@ -270,6 +301,9 @@ class StudySpec(_Part):
                 raise ValueError("two objectives have the same name")
         if self.prune is not None:
             self._prunable(self.prune)
+        if self.stop is not None and self.stop.by_model and (self.surrogate != "gp" or len(self.goals) > 1):
+            raise ValueError("stop.improvement, stop.regret and stop.converged need one objective and surrogate = "
+                             "\"gp\"; stop.target and stop.patience do not")
         for i, params in enumerate(self.enqueue, start=1):
             try:
                 checked = self.space.check(params)

@@ -102,7 +102,7 @@ def test_nothing_under_to_is_retained_and_the_state_is(wire: Wire) -> None:
     assert daemon is not None
     assert daemon.keys() == {"state", "version", "log", "epoch"}
     assert state.keys() == {"study", "state", "closed_by", "objectives", "space", "space_rev", "trials", "budget",
-                            "best", "eta_s", "log", "epoch", "seq"}
+                            "best", "eta_s", "eta", "cost", "log", "epoch", "seq"}
     assert state["objectives"] == [{"name": "loss", "direction": "minimize"}]
     assert (state["log"], state["epoch"]) == (daemon["log"], daemon["epoch"])
     assert state["best"]["value"] == 0.5

@@ -4,6 +4,7 @@
     python tests/golden/make.py fork tests/golden/log-2.jsonl
     python tests/golden/make.py confirm tests/golden/log-4.jsonl
     python tests/golden/make.py prune tests/golden/log-pruned.jsonl
+    python tests/golden/make.py stop tests/golden/log-stop.jsonl
 
 Golden logs must replay for ever. Write a new one when a new event or field comes; change an old one
 never. The last line is not an event: the digests of the state that the log folds to, and of what the optimiser
@@ -219,8 +220,30 @@ def prune() -> Story:
     return world
 
 
+def stop() -> Story:
+    """Stop rules fire: one is taken back by an amendment, one by a void, and the last ends the study."""
+    world = Story()
+    world.desk.record("log.opened", {"log": "golden-stop", "format": 1, "version": "0.5.0"})
+    world.desk.record("daemon.started", {"epoch": 1, "version": "0.5.0"})
+    world.admin("study.create", spec={"name": "s", "method": "random", "seed": 6, "space": SPACE, "metric": "loss",
+                                      "budget": {"trials": 9}, "stop": {"target": 1, "patience": 2}})
+    world.say("w1", "beat", run="r1")
+    world.say("w1", "ask", id="a", run="r1", study="s", n=3)
+    for trial, value in enumerate([3, 4, 5], 1):       # asked for the second and third before the first was told
+        world.say("w1", "ask", id=f"a{trial}", run="r1", study="s")
+        world.say("w1", "tell", id=f"t{trial}", study="s", trial=trial, fence=1, value=value)
+    world.admin("study.amend", study="s", changes={"stop": {"patience": 3}})
+    world.say("w1", "tell", id="t4", study="s", trial=4, fence=1, value=0.5)
+    world.admin("trial.void", study="s", trial=4, reason="the sensor was unplugged")
+    for trial in range(5, 10):
+        world.say("w1", "ask", id=f"a{trial}", run="r1", study="s")
+        world.say("w1", "tell", id=f"t{trial}", study="s", trial=trial, fence=1, value=trial)
+    assert world.desk.state.studies["s"].closed_by == "patience"
+    return world
+
+
 def main() -> None:
-    world = {"life": story, "fork": fork, "confirm": confirm, "prune": prune}[sys.argv[1]]()
+    world = {"life": story, "fork": fork, "confirm": confirm, "prune": prune, "stop": stop}[sys.argv[1]]()
     lines = [body.decode() for body in world.bodies]
     Path(sys.argv[2]).write_text("\n".join([*lines, json.dumps({
         "digest": snapshot.digest(world.desk.state), "knowledge": {

@@ -56,6 +56,10 @@ class Trial:
     """Why it waits to be leased again: lost, retry or released."""
     leases: list[Lease] = field(default_factory=list)
     lost: int = 0
+    stopped: bool = False
+    """The pruning rule stopped its newest fence."""
+    given: tuple[float, ...] | None = None
+    """What was learned of its last outcome, as long as that may be taken back."""
     failed: Counter[str] = field(default_factory=Counter)
     late: list[tuple[int, Message]] = field(default_factory=list)
     steps: dict[int, tuple[int, Any]] = field(default_factory=dict)
@@ -69,7 +73,7 @@ class Trial:
 
     @property
     def provisional(self) -> bool:
-        return self.status == "fail" and self.failure == "lost"
+        return self.status in ("fail", "pruned") and self.failure == "lost"
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +98,8 @@ class Study:
     """The same, of the one that had a winner last."""
     winner: int | None = None
     reopened: str | None = None
+    stopping: str | None = None
+    """The stop rule that fired and was not taken back."""
 
     @property
     def used(self) -> int:
@@ -241,7 +247,7 @@ class Ledger:
         study.spec = data["spec"]
         study.space = Space.model_validate(study.spec["space"])
         study.lost_max = max(study.lost_max, study.retry("lost"))
-        study.amended = True
+        study.amended, study.stopping = True, None
         if "queue" in data:
             study.queued = len(data["queue"])
 
@@ -274,8 +280,23 @@ class Ledger:
             self.fault(f"closed by its cost with {study.cost} of {budget.get('cost')} spent")
         if data["rule"] == "wall" and not data["elapsed_s"] >= budget.get("wall", math.inf):
             self.fault(f"closed by its wall time after {data['elapsed_s']} of {budget.get('wall')} s")
+        if data["rule"] in ("target", "patience") and (data["rule"] != study.stopping or active):
+            self.fault(f"closed by its {data['rule']}, and what fired was {study.stopping}; trials are open: {active}")
         if data["rule"] == "exhausted" and active:
             self.fault("closed as exhausted while a trial is open")
+
+    def _study_stopping(self, body: Message, data: Message) -> None:
+        study = self._changing(body)
+        if study.stopping is not None or study.reopened is not None:
+            self.fault(f"{body['study']} stops twice")
+        study.stopping = data["rule"]
+        stop, sign = study.spec["stop"], 1 if study.spec.get("direction", "minimize") == "minimize" else -1
+        done = [trial for trial in study.trials if trial.status == "complete" and trial.of is None]
+        values = [sign * trial.values[0] for trial in done if trial.values is not None]
+        if data["rule"] == "target" and not min(values) <= sign * stop["target"]:
+            self.fault(f"stopped by its target {stop['target']} with {sign * min(values)}")
+        if data["rule"] == "patience" and not len(done) > stop["patience"]:
+            self.fault(f"stopped by its patience of {stop['patience']} with {len(done)} results")
 
     def _study_confirming(self, body: Message, data: Message) -> None:
         study = self.studies[body["study"]]
@@ -354,6 +375,8 @@ class Ledger:
                 study.repeats[data["of"]].append(body["trial"])
         elif study.reopened is not None:
             self.fault(f"{name} is open for a confirmation alone and proposes trial {body['trial']}")
+        if study.stopping is not None and not again:
+            self.fault(f"{name} proposes trial {body['trial']} although its rule {study.stopping} fired")
         if budget is not None and study.used >= budget and not again:
             self.fault(f"{name} proposes trial {body['trial']} beyond its budget of {budget} trials")
         if any(trial.status == "waiting" for trial in study.trials):
@@ -406,6 +429,9 @@ class Ledger:
                                   perhaps=self.time, granted=self.time))
         trial.status = "running"
         trial.steps = {}
+        if trial.stopped:
+            self.fault("a trial that was stopped is leased again")
+        trial.stopped = False
 
     def _lease_expired(self, body: Message, data: Message) -> None:
         _, trial = self._trial(body)
@@ -431,7 +457,7 @@ class Ledger:
         if body["actor"] != f"worker/{lease.worker}" or data["run"] != self.current.get(lease.worker):
             self.fault(f"{what} is held again by {body['actor']} with run {data['run']}")
         if trial.provisional:
-            trial.known.remove(None)
+            trial.known.remove(trial.given)
         lease.ended, lease.run = None, data["run"]
         lease.renewed, lease.perhaps = self.time - self.commit_s, self.time
         trial.lost -= 1
@@ -488,6 +514,18 @@ class Ledger:
             self.fault(f"step {data['step']} of fence {data['fence']} is recorded twice")
         trial.steps[data["step"]] = self.seq, data["values"]
 
+    def _trial_stopped(self, body: Message, data: Message) -> None:
+        """Decided once for a lease, with the report that led to it, and never of what measures a leader again."""
+        study, trial = self._trial(body)
+        what = f"{body['study']}/{body['trial']}/{data['fence']}"
+        if trial.stopped or trial.of is not None or "prune" not in study.spec:
+            self.fault(f"{what} is stopped, and must not be")
+        if trial.status != "running" or data["fence"] != len(trial.leases):
+            self.fault(f"{what} is stopped while the trial is {trial.status} with fence {len(trial.leases)}")
+        if trial.steps.get(data["step"], (0,))[0] != self.seq - 1 or data["step"] != max(trial.steps):
+            self.fault(f"{what} is stopped at step {data['step']}, which was not reported just before")
+        trial.stopped = True
+
     # ------------------------------------------------------------ outcomes
 
     def _told(self, body: Message, data: Message) -> Lease:
@@ -543,7 +581,7 @@ class Ledger:
             lease.told = "recorded"
             lease.ended = "told"
         if trial.provisional:
-            trial.known.remove(None)
+            trial.known.remove(trial.given)
         if data.get("retry"):
             trial.failed[data["class"]] += 1
             if trial.failed[data["class"]] > study.retry(data["class"]) or data["class"] not in RETRIED \
@@ -553,10 +591,11 @@ class Ledger:
             trial.status, trial.failure, trial.waits = "waiting", None, "retry"
             return
         if body["actor"].startswith("worker/") and data.get("class") in RETRIED and not self._is_over(study, trial) \
-                and trial.failed[data["class"]] < study.retry(data["class"]):
+                and not trial.stopped and trial.failed[data["class"]] < study.retry(data["class"]):
             self.fault(f"{what} failed with class {data['class']} and is not tried again")
         trial.status, trial.failure = status, data.get("class")
         trial.values = self._values(study, data) if status == "complete" else None
+        trial.given = None
         if status == "fail":
             trial.known.append(None)
         elif status == "pruned":
@@ -566,11 +605,12 @@ class Ledger:
                 values = self._values(study, {"values": trial.steps[max(trial.steps)][1]})
             if not was_known:
                 trial.known.append(values)
+                trial.given = values
         elif "promoted" not in data or study.spec.get("late") == "ignore":
             trial.known.append(self._values(study, data))
 
     def _given_up(self, study: Study, trial: Trial) -> bool:
-        return self._is_over(study, trial) or study.amended or trial.lost > study.lost_max
+        return self._is_over(study, trial) or study.amended or trial.lost > study.lost_max or trial.stopped
 
     def _is_over(self, study: Study, trial: Trial) -> bool:
         return study.status == "closed" or (study.reopened is not None and trial.of is None)
@@ -603,6 +643,8 @@ class Ledger:
         if study.confirm is not None:
             study.confirm = [number for number in study.confirm if number != body["trial"]]
         study.voided = True
+        if study.status != "closed":
+            study.stopping = None
 
 
 def _number(value: Any) -> float | None:
@@ -624,6 +666,8 @@ def agrees(goals: list[str], body: Message, tell: Message) -> bool:
         values = {goals[0]: _number(tell["value"])}
     else:
         values = None
+    if state != "complete" and "value" in tell and values == {goals[0]: None}:
+        values = None              # of what did not run to its end, no number says nothing
     failure = tell.get("class", "crash") if state == "fail" else None
     if state == "complete" and values is not None and None in [values.get(goal) for goal in goals]:
         state, failure = "fail", "nonfinite"

@@ -55,7 +55,8 @@ class Mutant(NamedTuple):
 
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
-HEADS, CONFIRM = "bayesd.heads", "bayesd.study.confirm"
+HEADS, CONFIRM, PRUNING = "bayesd.heads", "bayesd.study.confirm", "bayesd.study.pruning"
+STOPPING = "bayesd.study.stopping"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -75,6 +76,10 @@ MUTANTS = [
     Mutant("a head is said and not saved", HEADS, "        await self._log.save_note(size, note.encode())\n", ""),
     Mutant("a head of our own looks like another future", HEADS,
            "return await self._root_at(theirs.size) == theirs.root", "return False"),
+    # Pruning.
+    Mutant("a stopped trial is leased again", RULES,
+           "if _is_over(trial) or trial.stopped is not None or failure not in", "if _is_over(trial) or failure not in"),
+    Mutant("a trial is stopped a second time", PRUNING, " or trial.stopped is not None", ""),
     # Tells and fences.
     Mutant("an older fence counts", RULES, "newest = lease.fence == trial.fence", "newest = True"),
     Mutant("an expired lease does not count", RULES,
@@ -96,18 +101,22 @@ MUTANTS = [
            "if trial.reports is not None and report.step in trial.reports:", "if report.step is None:"),
     Mutant("a late outcome is forgotten when its trial is lost", RULES, "    if not trial.late:\n", "    if True:\n"),
     Mutant("a trial given back after the close waits for ever", RULES,
-           '    if _is_over(trial):\n        _lost(desk, trial)',
-           '    if study.status == "never":\n        _lost(desk, trial)'),
+           "    if _is_over(trial) or trial.stopped is not None:\n        _lost(desk, trial)",
+           "    if False:\n        _lost(desk, trial)"),
     # Confirmation.
     Mutant("a repeat counts for the budget", STATE, " - self.imported - self.again", " - self.imported"),
     Mutant("a winner is announced while a leader is being measured", CONFIRM,
            "return bool(study.confirm) or any(", "return bool(study.confirm) and any("),
     Mutant("a study that is open for its confirmation goes on", RULES,
-           "return study.reopened is None and (", "return (study.reopened or True) and ("),
+           "return study.reopened is None and study", "return (study.reopened or True) and study"),
     Mutant("a leader that was voided is measured again", STATE,
            "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
     Mutant("a repeat leads its study", STATE,
            "and trial.of is None and _better(trial.study", "and _better(trial.study"),
+    # Stop rules.
+    Mutant("a study goes on after its stop rule fired", RULES,
+           "return study.reopened is None and study.stopping is None and (", "return study.reopened is None and ("),
+    Mutant("patience ends one result early", STOPPING, "barren >= stop.patience", "barren + 1 >= stop.patience"),
     # Retries.
     Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
     Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),
@@ -159,15 +168,14 @@ MUTANTS = [
     Mutant("a paused study leases", RULES, 'if study.status != "open" or desk.disk_full:',
            'if study.status == "closed" or desk.disk_full:'),
     Mutant("the budget of trials is not looked at", RULES,
-           "return study.reopened is None and (budget is None or study.used < budget)",
-           "return study.reopened is None"),
+           "study.stopping is None and (budget is None or study.used < budget)", "study.stopping is None"),
     Mutant("the budget counts every lease", STATE, 'return len(self.trials) - self.counts["voided"] - self.imported',
            "return sum(trial.fence for trial in self.trials)"),
     Mutant("new trials go before those that came back", RULES,
            "    if study.waiting:\n        others", "    if study.waiting and not _has_room(study):\n        others"),
     Mutant("a study with a running trial is closed", RULES,
-           "    elif not study.running and not study.waiting and not study.confirm:\n        if not _has_room",
-           "    elif True:\n        if not _has_room"),
+           "    elif not study.running and not study.waiting and not study.confirm:\n        if study.stopping",
+           "    elif True:\n        if study.stopping"),
     Mutant("the drawer is not emptied for a point by hand", ADMIN,
            '    desk.drawer(study.name).drop()\n    serve(desk, study)\n    return "ok", {"study": study.name, "para',
            '    serve(desk, study)\n    return "ok", {"study": study.name, "para'),

@@ -528,6 +528,13 @@ class World:
             spec["budget"] = budget
         if spec["seed"] % 5 == 1:
             spec["confirm"] = {"top": spec["seed"] % 3 + 1, "repeats": spec["seed"] % 2 + 1}
+        if spec["seed"] % 3 == 0:
+            spec["fidelity"] = {"name": "epochs", "max": 5, "reduction": 2}
+            spec["prune"] = [{"rule": "median", "startup": 1}, {"rule": "asha"}, {"rule": "hyperband"}][
+                spec["seed"] // 3 % 3]
+        if spec["seed"] % 3 == 2:
+            spec["stop"] = ({"target": spec["seed"] / 500 - 1} if spec["seed"] % 2
+                            else {"patience": spec["seed"] % 5 + 2})
         if spec["seed"] % 4 == 0:
             spec["constraints"] = [CONSTRAINTS[which]]
         if rng.random() < 0.5 and which == 1:
@@ -541,6 +548,8 @@ class World:
         if rng.random() < 0.15:
             del spec["direction"]
             spec["objectives"] = [{"name": "loss"}, {"name": "size", "direction": "maximize"}]
+            if "prune" in spec:
+                spec["prune"]["metric"] = "size"
         self.goals[name] = [goal["name"] for goal in spec["objectives"]] if "objectives" in spec else ["value"]
         return spec
 

@@ -63,6 +63,7 @@ _PHRASES: dict[str, Callable[[Data], str]] = {
     "study.paused": lambda data: "hands out nothing",
     "study.resumed": lambda data: "hands out again",
     "study.closed": lambda data: f"by rule {data['rule']}, running trials {data['running']}",
+    "study.stopping": lambda data: f"rule {data['rule']} fired; running trials finish",
     "study.confirming": lambda data: f"trials {', '.join(map(str, data['trials']))} are measured again, each "
                                      f"{data['repeats']} times",
     "study.winner": lambda data: "none" if data["trial"] is None else f"#{data['trial']}"

@@ -148,7 +148,8 @@ def _show_study(format: str, page: dict[str, Any]) -> None:
              ("trials", show.params(counts) if counts else "none yet"),
              *((f"budget {name}", f"{text(used)} of {text(limit)}") for name, limit, used, text in limits
                if limit is not None),
-             ("eta", show.duration(page["eta_s"])),
+             ("eta", show.eta(page)),
+             ("cost", show.cost(page)),
              ("best", "-" if best is None else f"{show.cell(best['value'])}  trial {best['trial']}  "
                                                f"{show.params(best['params'])}"),
              ("queued", page["queued"] or None),

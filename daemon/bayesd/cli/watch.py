@@ -99,7 +99,7 @@ class Screen:
         for name, state in seen.studies.items():
             done, total = _done(state), state["budget"]["trials"]
             fields: dict[str, Any] = {"done": f"{done}/{total or '?'}  {_counts(state)}", "best": _best(state),
-                      "eta": show.duration(state["eta_s"])}
+                      "eta": show.eta(state)}
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total, **fields)
             self._bars.update(self._tasks[name], completed=done, total=total, **fields)
@@ -141,7 +141,7 @@ def _line(state: dict[str, Any]) -> str:
     if state["state"] != "open":
         words.append(state["state"] + (f" by {state['closed_by']}" if state["closed_by"] else ""))
     if state["state"] != "closed":
-        words.append(f"eta {show.duration(state['eta_s'])}")
+        words.append(f"eta {show.eta(state)}")
     return "  ".join(word for word in words if word)
 
 

@@ -7,13 +7,14 @@ in and what comes out.
 from dataclasses import replace
 
 from bayesd.optimize import bayes, samplers
+from bayesd.optimize.convergence import convergence
 from bayesd.optimize.threads import one_blas_thread
 from bayesd.study.problem import Fit, Problem, Suggestion
 from bayesd_schemas.space import Params
 
-__all__ = ["VERSION", "doubt_of", "fit_of", "posterior_at_data", "suggest", "value_of"]
+__all__ = ["VERSION", "convergence", "doubt_of", "fit_of", "posterior_at_data", "suggest", "value_of"]
 
-VERSION = 2
+VERSION = 3
 """Of the engine: raised with every change after which some problem may get another answer."""
 
 
@@ -24,6 +25,9 @@ def suggest(problem: Problem, count: int = 1) -> Suggestion:
     """
     if count < 1:
         return Suggestion(())
+    if problem.judged:
+        made = suggest(replace(problem, judged=False), count)
+        return replace(made, convergence=convergence(replace(problem, fit=made.fit or problem.fit)))
     try:
         if problem.method == "random":
             return samplers.random(problem, count)

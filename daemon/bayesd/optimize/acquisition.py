@@ -12,7 +12,7 @@ Ament et al., "Unexpected improvements to expected improvement" (2023), equation
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from scipy.special import erfcx, ndtr
@@ -20,6 +20,7 @@ from scipy.special import erfcx, ndtr
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.posterior import Posterior
+from bayesd.optimize.search import Target
 from bayesd.optimize.streams import Floats
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -165,11 +166,22 @@ class Thrift(_OfModel):
         return -self.power * mean, -self.power * d_mean
 
 
+class Term(Protocol):
+    """A logarithm that is added to others."""
+
+    @property
+    def smooth(self) -> bool: ...
+
+    def value(self, X: Floats) -> Floats: ...
+
+    def gradient(self, X: Floats) -> tuple[Floats, Floats]: ...
+
+
 @dataclass(frozen=True)
 class Together:
     """The sum of several logarithms: the product of what they stand for. Distances are the first one's."""
 
-    terms: tuple[Improvement | Success | Thrift, ...]
+    terms: tuple[Target, *tuple[Term, ...]]
 
     @property
     def design(self) -> Design:

@@ -4,8 +4,9 @@ A start design (the centre, then Sobol points), then: the model of the history (
 believes what it says itself of pending trials ("kriging believer", Ginsbourger et al. 2010), and
 the point where the improvement on the best belief is likely to be largest, times the probability
 that a trial ends well there. The `acquisition` of a proposal is the logarithm of that, in
-standardised units. With several objectives each trial draws weights of its own and looks for the
-best trade-off under them (ParEGO, Knowles 2006).
+standardised units. With two to four objectives, and with limits on outcomes, each metric has a model of its own
+(`metrics`), and what is looked for is hypervolume within the limits. With more objectives each trial draws weights of
+its own and looks for the best trade-off under them (ParEGO, Knowles 2006).
 """
 
 from dataclasses import dataclass, replace
@@ -13,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bayesd.optimize import samplers, search, streams
+from bayesd.optimize import metrics, opening, samplers, search, streams
 from bayesd.optimize.acquisition import Improvement, Model, Together
 from bayesd.optimize.allowed import allowed
+from bayesd.optimize.belief import weighed, with_belief
 from bayesd.optimize.encode import ABSENT, PINNED, Cube, cube
+from bayesd.optimize.metrics import Metrics, Sought
+from bayesd.optimize.search import Target
 from bayesd.optimize.streams import Floats
 from bayesd.optimize.surrogate import CENTRES, ROWS_MAX, Surrogate, doubt, surrogate
 from bayesd.study.problem import NONE_NEW, Fit, Problem, Proposal, Suggestion
@@ -33,7 +37,7 @@ def suggest(problem: Problem, count: int) -> Suggestion:
     """Points by model where there is one, by design where there is none yet."""
     proposals: list[Proposal] = []
     made: Fit | None = None
-    base: Surrogate | None = None
+    base: Surrogate | Metrics | None = None
     counters: dict[str, float] = {}
     while len(proposals) < count:
         done = len(proposals)
@@ -44,8 +48,8 @@ def suggest(problem: Problem, count: int) -> Suggestion:
             step = _designed(now)
         else:
             try:
-                if base is None or len(problem.directions) > 1:
-                    base = surrogate(now, weights_of(now))
+                if base is None or (len(problem.directions) > 1 and isinstance(base, Surrogate)):
+                    base = model_of(now)
                     made = made or base.fit
                 step = _modelled(now, base)
             except Exception as error:     # a study must go on; the log says on what
@@ -55,6 +59,11 @@ def suggest(problem: Problem, count: int) -> Suggestion:
         proposals += step.proposals
         counters.update(step.counters)
     return Suggestion(tuple(proposals), made, counters=counters)
+
+
+def model_of(problem: Problem) -> Surrogate | Metrics:
+    """What is believed of the history, as a whole or metric by metric."""
+    return metrics.metrics(problem) if metrics.needed(problem) else surrogate(problem, weights_of(problem))
 
 
 def enough(problem: Problem) -> bool:
@@ -71,6 +80,8 @@ def enough(problem: Problem) -> bool:
 
 def _designed(problem: Problem) -> Suggestion:
     """The centre of the space first: it is the best single guess; then Sobol points."""
+    if problem.prior:
+        return opening.designed(problem)
     if problem.drawn == 0:
         params = cube(problem.space).decode(np.full((1, len(problem.space)), PINNED))[0]
         if broken(problem.constraints, params) is None and (
@@ -96,7 +107,7 @@ class Aim:
 
     posterior: Model
     gain: Improvement
-    target: Improvement | Together
+    target: Target
     centres: Floats
     """Unit coordinates of the best data points."""
     known: Floats
@@ -114,14 +125,15 @@ def aim(problem: Problem, base: Surrogate) -> Aim:
         posterior = posterior.condition(X, believed)
         U, known, means = np.vstack([U, P]), np.vstack([known, P]), np.concatenate([means, believed])
     gain = Improvement(posterior, float(np.min(means)))
-    return Aim(posterior, gain, gain if base.success is None else Together((gain, base.success)),
+    target: Target = gain if base.success is None else Together((gain, base.success))
+    return Aim(posterior, gain, with_belief(problem, gain, target),
                U[np.argsort(means, kind="stable")[:CENTRES]], known)
 
 
-def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
+def _modelled(problem: Problem, base: Surrogate | Metrics) -> Suggestion:
     design = base.design
-    aimed = aim(problem, base)
-    posterior, known, target, centres = aimed.posterior, aimed.known, aimed.target, aimed.centres
+    aimed = sought(problem, base)
+    known, target, centres = aimed.known, aimed.target, aimed.centres
     # A known point is not proposed again while there are new ones, whether repeats are allowed or
     # not: allowing them was tried, and was worse even on tabulated runs whose repeats differ.
     stream = streams.Stream(problem.seed, problem.number, "bayes")
@@ -140,16 +152,35 @@ def _modelled(problem: Problem, base: Surrogate) -> Suggestion:
         if not len(found.U):
             return Suggestion((), exhausted=True)
         pick, params = 0, design.of.decode(found.U[:1])[0]
-    mean, variance = posterior.predict(design.features(found.U[pick:pick + 1]))
-    one = len(problem.directions) == 1
     following = found.acquisition[pick + 1:pick + 2]
     return Suggestion((Proposal(
         params, "bayes", name, problem.drawn + 1,
         acquisition=float(found.acquisition[pick]),
         gap=float(found.acquisition[pick] - following[0]) if len(following) else None,
-        mean=float(base.outcomes.metric(mean)[0]) if one else None,
-        sd=float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0]) if one else None, index=pick),),
+        index=pick, prior=weighed(target),
+        **_expected(problem, base, aimed, design.features(found.U[pick:pick + 1]))),),
         counters={"observations": float(len(base.rows))})
+
+
+def sought(problem: Problem, base: Surrogate | Metrics) -> Aim | Sought:
+    """The target of the search."""
+    return aim(problem, base) if isinstance(base, Surrogate) else metrics.sought(problem, base)
+
+
+def _expected(problem: Problem, base: Surrogate | Metrics, aimed: Aim | Sought, X: Floats) -> dict[str, Any]:
+    """What the model expects of a point, in metric units; of a scalarised trade-off nobody has units."""
+    if isinstance(base, Metrics):
+        assert isinstance(aimed, Sought)
+        beliefs = metrics.expected(base, aimed, X)
+        if len(beliefs) > 1:
+            return {"means": tuple(mean for mean, _ in beliefs), "sds": tuple(sd for _, sd in beliefs)}
+        return {"mean": beliefs[0][0], "sd": beliefs[0][1]}
+    if len(problem.directions) > 1:
+        return {}
+    assert isinstance(aimed, Aim)
+    mean, variance = aimed.posterior.predict(X)
+    return {"mean": float(base.outcomes.metric(mean)[0]),
+            "sd": float(base.outcomes.metric_sd(mean, np.sqrt(variance))[0])}
 
 
 def _first_new(problem: Problem, of: Cube, U: Floats) -> tuple[int, dict[str, Any] | None]:
@@ -167,30 +198,31 @@ def value_of(problem: Problem, params: Params) -> float | None:
     """See `bayesd.optimize.value_of`."""
     if problem.method != "bayes" or not enough(problem):
         return None
-    base = surrogate(problem, weights_of(problem))
-    target = aim(problem, base).target
+    base = model_of(problem)
+    target = sought(problem, base).target
     return float(target.value(base.design.features(base.design.of.encode([params])))[0])
 
 
 def fit_of(problem: Problem) -> Fit | None:
     """See `bayesd.optimize.fit_of`."""
-    return surrogate(problem, weights_of(problem)).fit
+    return model_of(problem).fit
 
 
 def doubt_of(problem: Problem, fit: Fit) -> float:
     """See `bayesd.optimize.doubt_of`."""
+    if metrics.needed(problem):
+        return metrics.doubt(problem, fit.theta)
     return doubt(problem, weights_of(problem), fit.theta)
 
 
 def posterior_at_data(problem: Problem) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """See `bayesd.optimize.posterior_at_data`."""
-    first = replace(problem, directions=problem.directions[:1], history=tuple(
-        replace(o, values=None if o.values is None else o.values[:1]) for o in problem.history))
+    first = metrics.of_first(problem)
     observed = [o.values[0] for o in first.history if o.values is not None]
     if not observed:
         return (0.0,) * len(first.history), (0.0,) * len(first.history)
     try:
-        base = surrogate(first if len(problem.directions) == 1 else replace(first, fit=None), np.ones(1), refit=False)
+        base = surrogate(first, np.ones(1), refit=False)
         X = base.design.features(base.U)
         blocks = [base.posterior.predict(X[i:i + ROWS_MAX]) for i in range(0, len(X), ROWS_MAX)]
         mean, variance = (np.concatenate(parts) for parts in zip(*blocks, strict=True))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from bayesd.optimize import bayes, samplers, search, streams
-from bayesd.optimize.acquisition import log_h
+from bayesd.optimize import bayes, metrics, samplers, search, streams
+from bayesd.optimize.acquisition import Improvement, log_h
 from bayesd.optimize.allowed import allowed
 from bayesd.optimize.encode import Cube
 from bayesd.optimize.outcomes import Outcomes
@@ -82,6 +82,13 @@ class Explained:
     """The point that the search proposes when it is made again."""
     rivals: tuple[Rival, ...]
     slices: tuple[Slice, ...]
+    means: tuple[float, ...] | None = None
+    """With two to four objectives: what is expected of each, in its units."""
+    sds: tuple[float, ...] | None = None
+    gain: float | None = None
+    """Logarithm of the expected improvement of the hypervolume, in standardised units."""
+    feasible: tuple[float | None, ...] = ()
+    """Probability to keep each limit, as if nothing were pending; None while nobody has told a value of it."""
 
 
 def explain(problem: Problem, params: Params) -> Explained | None:
@@ -96,6 +103,8 @@ def explain(problem: Problem, params: Params) -> Explained | None:
 
 
 def _explain(problem: Problem, params: Params) -> Explained:
+    if metrics.needed(problem):
+        return _explain_metrics(problem, params)
     base = surrogate(problem, bayes.weights_of(problem))
     aimed, design, of = bayes.aim(problem, base), base.design, base.design.of
     one = len(problem.directions) == 1
@@ -116,6 +125,41 @@ def _explain(problem: Problem, params: Params) -> Explained:
         weights=None if one else tuple(bayes.weights_of(problem).tolist()),
         **_others(problem, base, aimed, U, float(aimed.target.value(X)[0])),
         slices=_slices(base, aimed, U, base.outcomes) if one else ())
+
+
+def _explain_metrics(problem: Problem, params: Params) -> Explained:
+    """Metric by metric; with several objectives there is no one mean, and no one best."""
+    base = metrics.metrics(problem)
+    aimed, design = metrics.sought(problem, base), base.design
+    U = design.of.encode([params])
+    X = design.features(U)
+    beliefs = metrics.expected(base, aimed, X)
+    one, z = len(beliefs) == 1, 0.0
+    ends, best = [0.0, 0.0], None
+    if isinstance(aimed.gain, Improvement):
+        mean, variance = aimed.objectives[0].predict(X)
+        z = float((aimed.gain.best - mean[0]) / math.sqrt(variance[0]))
+        best = float(base.objectives[0].outcomes.metric(np.array([aimed.gain.best]))[0])
+    if one:
+        mean, variance = aimed.objectives[0].predict(X)
+        sd = np.sqrt(variance)
+        ends = base.objectives[0].outcomes.metric(np.array([mean[0] - sd[0], mean[0] + sd[0]])).tolist()
+    return Explained(
+        mean=beliefs[0][0] if one else None, sd=beliefs[0][1] if one else None,
+        low=min(ends) if one else None, high=max(ends) if one else None, best=best, ahead=z, share=share_of_mean(z),
+        success=1.0 if base.success is None else float(np.exp(base.success.value(X)[0])),
+        noise=None, weights=None, found=_found(problem, base, aimed), rivals=(), slices=(),
+        means=None if one else tuple(mean for mean, _ in beliefs), sds=None if one else tuple(sd for _, sd in beliefs),
+        gain=None if one or aimed.gain is None else float(aimed.gain.value(X)[0]),
+        feasible=metrics.feasible(problem, base, X))
+
+
+def _found(problem: Problem, base: metrics.Metrics, aimed: metrics.Sought) -> dict[str, Any] | None:
+    """Where the search lands when it is made again."""
+    stream = streams.Stream(problem.seed, problem.number, "bayes")
+    found = search.maximise(aimed.target, stream, aimed.centres, aimed.known, allowed(problem))
+    params = bayes._first_new(problem, base.design.of, found.U)[1]
+    return params or samplers.another(problem, problem.number, samplers.seen(problem))
 
 
 def share_of_mean(z: float) -> float:
@@ -212,13 +256,12 @@ def chances(problem: Problem) -> dict[int, float]:
     Draws of all their values together, so that neighbours, which rise and fall together, are weighed
     as such. Only the trials with the best beliefs can win; the others count as 0.
     """
-    first = replace(problem, directions=problem.directions[:1], pending=(), history=tuple(
-        replace(o, values=None if o.values is None else o.values[:1]) for o in problem.history))
+    first = replace(metrics.of_first(problem), pending=())
     if len([o for o in first.history if o.values is not None]) < 3:
         return {}
     try:
         with one_blas_thread():
-            base = surrogate(first if len(problem.directions) == 1 else replace(first, fit=None), np.ones(1))
+            base = surrogate(first, np.ones(1))
             return _chances(first, base)
     except Exception:
         return {}

@@ -46,6 +46,11 @@ class Outcomes:
         with np.errstate(over="ignore"):
             return np.asarray(np.clip(self.sign * (x * self.scale + self.centre) * self.unit, -1e300, 1e300))
 
+    def standard(self, y: Floats) -> Floats:
+        """Standardised values of metric units."""
+        x = (self.sign * np.asarray(y, dtype=np.float64) / self.unit - self.centre) / self.scale
+        return (yeo_johnson(x, self.lam) - self.shift) / self.spread
+
     def metric_sd(self, mean: Floats, sd: Floats) -> Floats:
         """Half the width, in metric units, of one deviation to both sides."""
         return np.abs(self.metric(mean + sd) / 2 - self.metric(mean - sd) / 2)

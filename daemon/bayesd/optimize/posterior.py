@@ -194,6 +194,11 @@ class Posterior:
         half = dtrtrs(self.L, k.T, lower=1)[0]
         return k @ self.alpha, _covariance(self.kernel, (X, S, F), (X, S, F)) - half.T @ half
 
+    def draw(self, X: Floats, normal: Floats) -> Floats:
+        """(d, b) values without noise of rows that are believed together, from standard normal numbers (d, b)."""
+        mean, covariance = self.joint(X)
+        return np.asarray(mean + normal @ _factor(covariance).T)
+
     def predict_gradient(self, X: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Mean (b,), variance (b,) and their gradients (b, m) in the numeric columns of X (b, D)."""
         kernel, m = self.kernel, self.kernel.design.m

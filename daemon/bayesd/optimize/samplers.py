@@ -120,7 +120,7 @@ def sobol_points(problem: Problem, count: int, fallback: str | None = None, skip
     of, judge = cube(problem.space), allowed(problem)
     stream = streams.name(problem.seed, 0, "sobol")
     first = max(problem.drawn - skip, 0)
-    draws = _Draws(of, judge, lambda at, n: sobol.points(problem.seed, first + at, n, of.p), count)
+    draws = Draws(of, judge, lambda at, n: sobol.points(problem.seed, first + at, n, of.p), count)
     known, proposals = _avoided(problem), list[Proposal]()
     while len(proposals) < count:
         params = draws.new(known) or another(problem, problem.number + len(proposals), known)
@@ -137,7 +137,7 @@ def _avoided(problem: Problem) -> Seen:
     return Seen(cube(problem.space), ()) if problem.repeats else seen(problem)
 
 
-class _Draws:
+class Draws:
     """The points of one sequence in order, those that break a constraint left out.
 
     They are made in blocks; which point comes next does not depend on that.
@@ -178,7 +178,7 @@ def another(problem: Problem, number: int, known: Seen) -> dict[str, Any] | None
     """An allowed point outside `known`, from the trial's own stream; None when none is found."""
     of = cube(problem.space)
     stream = streams.Stream(problem.seed, number, "another")
-    draws = _Draws(of, allowed(problem), lambda at, n: stream.uniform(n, of.p), TRIES_MAX)
+    draws = Draws(of, allowed(problem), lambda at, n: stream.uniform(n, of.p), TRIES_MAX)
     return draws.new(known) or free_cell(problem.space, stream, known, problem.constraints)
 
 

@@ -63,7 +63,7 @@ def anew_due(n: int, last: int) -> bool:
 
 
 @dataclass(frozen=True)
-class _Told:
+class Told:
     """A history as arrays: n rows, of which `good` (g,) ended well."""
 
     design: Design
@@ -78,7 +78,7 @@ class _Told:
     level: float
 
     @classmethod
-    def of(cls, problem: Problem, weights: Floats) -> "_Told":
+    def of(cls, problem: Problem, weights: Floats) -> "Told":
         design = Design(cube(problem.space))
         well = np.array([observation.values is not None for observation in problem.history])
         good = np.flatnonzero(well)
@@ -115,7 +115,7 @@ def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surro
     Needs one observation that is not a failure. Without `refit` the recorded fit counts, however old:
     who looks back wants what was believed, and in the time of one factorisation.
     """
-    data = _Told.of(problem, weights)
+    data = Told.of(problem, weights)
     design, U, X, well, good = data.design, data.U, data.X, data.well, data.good
     n, failed, chosen, known = len(well), data.failed, data.chosen, data.outcomes
     z, se2, level, labels, told = known.z, data.se2, data.level, data.labels, np.zeros(n)
@@ -126,12 +126,12 @@ def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surro
         posterior: Model = Forest.of(design, X[good[rows]], z[rows], se2[rows], problem.seed)
         success = Success(Forest.of(design, X[every], labels[every], told[every], problem.seed), level, floor) \
             if failed else None
-        return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, None)
+        return Surrogate(design, U, known, believing(posterior, X[every[~well[every]]]), good[rows], success, None)
 
     # Where trials have failed there are two thetas in a row: of the outcomes, and of success.
     last, size = problem.fit, design.size
     theta: tuple[float, ...] | None = None
-    if last is not None and _is_of(last, design, 1 + failed):
+    if last is not None and is_of(last, design, 1 + failed):
         theta = last.theta
     made = None
     if theta is None or last is None or (refit and refit_due(n, last.n)):
@@ -144,12 +144,12 @@ def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surro
     posterior = Posterior.of(design, theta[:size], X[good[rows]], z[rows], se2[rows])
     success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level, floor) \
         if failed else None
-    return Surrogate(design, U, known, _believing(posterior, X[every[~well[every]]]), good[rows], success, made)
+    return Surrogate(design, U, known, believing(posterior, X[every[~well[every]]]), good[rows], success, made)
 
 
 def doubt(problem: Problem, weights: Floats, theta: tuple[float, ...]) -> float:
     """-log p(theta | history) up to a constant: what a fit makes small. Infinite where theta is of other axes."""
-    data = _Told.of(problem, weights)
+    data = Told.of(problem, weights)
     size = data.design.size
     if len(theta) != size * (1 + data.failed):
         return math.inf
@@ -157,7 +157,7 @@ def doubt(problem: Problem, weights: Floats, theta: tuple[float, ...]) -> float:
                for at, part in enumerate(data.to_fit(problem)))
 
 
-def _is_of(last: Fit, design: Design, models: int) -> bool:
+def is_of(last: Fit, design: Design, models: int) -> bool:
     """Whether a recorded fit speaks of these models, and of nothing that no fit could say."""
     if last.model != design.model or len(last.theta) != design.size * models:
         return False
@@ -167,7 +167,7 @@ def _is_of(last: Fit, design: Design, models: int) -> bool:
     return bool(np.all((theta >= low - half) & (theta <= high + half)))
 
 
-def _believing(posterior: Model, never: Floats) -> Model:
+def believing(posterior: Model, never: Floats) -> Model:
     """A place that fails has no outcome to learn: it is believed, so that nothing draws there."""
     return posterior.condition(never, posterior.predict(never)[0]) if len(never) else posterior
 

@@ -233,8 +233,8 @@ def study_confirm(desk: Desk, client: str, request: Request) -> Result:
                   "to_measure": len(chosen) * wanted.repeats}
 
 
-AMENDABLE = ("budget", "lease", "retry", "confirm", "folds", "late", "noise", "tags", "method", "surrogate", "space",
-             "constraints", "bounds", "objectives")
+AMENDABLE = ("budget", "stop", "lease", "retry", "confirm", "folds", "late", "noise", "tags", "method", "surrogate",
+             "space", "constraints", "prior", "bounds", "objectives")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:
@@ -275,7 +275,7 @@ def _changed(spec: StudySpec, changes: Mapping[str, Any]) -> dict[str, Any]:
     before = spec.model_dump(mode="json", exclude_unset=True)
     before.pop("enqueue", None)            # handed out, or in the queue
     after = {**before, **changes}
-    for part in ("budget", "lease", "retry", "confirm"):
+    for part in ("budget", "stop", "lease", "retry", "confirm"):
         if isinstance(changes.get(part), dict):
             after[part] = {**(before.get(part) or {}), **changes[part]}
     if isinstance(changes.get("space"), dict):

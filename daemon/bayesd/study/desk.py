@@ -133,6 +133,8 @@ class Desk:
         """Study -> when its open time was last counted."""
         self.confirming: dict[str, float] = {}
         """Study -> since when a leader waits for a worker that has not measured it."""
+        self.judged: dict[str, tuple[int, int]] = {}
+        """Study -> what was known when its results were last held against its stop rules."""
         self.touched: dict[str, None] = {}
         """Studies whose public state has changed, in that order."""
         self.clients: set[str] = set()
@@ -153,6 +155,12 @@ class Desk:
         if study.status != "open":
             return study.elapsed_s
         return study.elapsed_s + max(0.0, self.now - self.since.setdefault(study.name, self.now))
+
+    def has_news(self, study: Study) -> bool:
+        """Whether results came, or were taken back, since this was asked before: looking at all of them takes time,
+        and most ticks bring none."""
+        known = study.version, len(study.learned[0])
+        return self.judged.get(study.name) != known and self.judged.update({study.name: known}) is None
 
     # -------------------------------------------------------------- the trays
 
@@ -299,6 +307,8 @@ def problem_of(study: Study, ahead: tuple[Params, ...], drawn: int) -> tuple[Pro
         number=study.next_stream + len(ahead), drawn=drawn, history=tuple(study.history),
         pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
         constraints=study.spec.constrained, surrogate=study.spec.surrogate,
+        prior=tuple(study.spec.prior.items()),
+        references=tuple(goal.reference for goal in study.goals),
     ), tuple(trial.number for trial in pending)
 
 

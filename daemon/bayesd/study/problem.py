@@ -9,6 +9,7 @@ calls: that is what makes a log auditable and a restart invisible.
 from dataclasses import dataclass, field
 
 from bayesd_schemas.constraints import Constraint
+from bayesd_schemas.prior import Prior
 from bayesd_schemas.space import Params, Space
 from bayesd_schemas.study import Direction, Method, Model
 
@@ -28,6 +29,8 @@ class Observation:
     params: Params
     values: tuple[float, ...] | None
     se: float | None = None
+    limits: tuple[float | None, ...] = ()
+    """What was measured of the study's limits, in their order; None where nothing was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,18 @@ class Fit:
     model: str
     n: int
     theta: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit on a metric that workers report: a point is feasible where its true value keeps it."""
+
+    value: float
+    is_most: bool
+    """True: at most `value`; False: at least."""
+
+    def keeps(self, measured: float) -> bool:
+        return measured <= self.value if self.is_most else measured >= self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,13 @@ class Problem:
     """What every proposed point must satisfy, read against `space`. Points of the history need not."""
     surrogate: Model = "gp"
     """What method bayes learns with."""
+    prior: tuple[tuple[str, Prior], ...] = ()
+    """Opinions on parameters, by name."""
+    judged: bool = False
+    """Whether to say how far the search has converged, too: it moves no proposal."""
+    references: tuple[float | None, ...] = ()
+    """Of the objectives, as measured: what is not better counts for no hypervolume. None: taken from data."""
+    limits: tuple[Bound, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +106,44 @@ class Proposal:
     mean: float | None = None
     """What the model expects here, in the units of the metric."""
     sd: float | None = None
+    means: tuple[float, ...] | None = None
+    """With two to four objectives: what is expected of each, in its units."""
+    sds: tuple[float, ...] | None = None
     index: int | None = None
     """Which of the ranked candidates it was: those before it were known points or pending."""
     fallback: str | None = None
     """Why a plainer sampler answered than the study asked for."""
+    prior: float | None = None
+    """What the prior weighed: the factor of its log density in the acquisition; of a point that was drawn from it,
+    how far it was trusted. None without a prior, and where it had no part in the point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """How much a search may still gain, as the model sees it. Metric units, none below zero, but for the counts.
+
+    Rounded to six significant digits: a stop rule compares them, and they are on record.
+    """
+
+    results: int
+    """Trials that ended well, of which it was made."""
+    barren: int
+    """Of those, the last ones, since the best observed value moved by a share of `spread` (see `convergence`)."""
+    steady: int
+    """How many models in a row, of now and of some results ago each, say that little is left to gain; counted as far as
+    it decides."""
+    best: float
+    """The best belief at a point that was tried."""
+    noise: float
+    """Standard deviation that the model ascribes to one measurement there."""
+    spread: float
+    """From what a random point is worth to the best belief."""
+    improvement: float
+    """The largest expected improvement of any point."""
+    expected_regret: float
+    """How much better the best point anywhere is expected to be than the best belief."""
+    regret: float
+    """Its upper bound: exceeded with a chance of 5 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +155,6 @@ class Suggestion:
     fit: Fit | None = None
     """A fit made on the way, to be logged; None when the given one was used."""
     exhausted: bool = False
+    convergence: Convergence | None = None
+    """Of the history alone, where the problem asked for it and a model can tell."""
     counters: dict[str, float] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from bayesd.study import confirm, folds, paired, pooled, pruning
+from bayesd.study import confirm, folds, paired, pooled, pruning, stopping
 from bayesd.study.desk import ANSWER_S, PATIENCE_S, Candidate, Desk, Order, Standing
 from bayesd.study.problem import Suggestion
 from bayesd.study.state import FINAL, Data, Lease, Study, Told, Trial, Worker
@@ -159,7 +159,7 @@ def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
 
 def _has_room(study: Study) -> bool:
     budget = study.spec.budget.trials
-    return study.reopened is None and (budget is None or study.used < budget)
+    return study.reopened is None and study.stopping is None and (budget is None or study.used < budget)
 
 
 def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
@@ -179,10 +179,14 @@ def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
         data["after"] = candidate.drawn
     if desk.state.fingerprint is not None:
         data["engine"] = desk.state.fingerprint[:16]
-    for name in ("acquisition", "gap", "mean", "sd", "index", "fallback"):
+    for name in ("acquisition", "gap", "mean", "sd", "index", "fallback", "prior"):
         value = getattr(proposal, name)
         if value is not None and (isinstance(value, str) or math.isfinite(value)):
             data[name] = value
+    for name in ("means", "sds"):
+        several = getattr(proposal, name)
+        if several is not None and all(map(math.isfinite, several)):
+            data[name] = list(several)
     return data
 
 
@@ -275,6 +279,8 @@ def orders(desk: Desk) -> list[Order]:
         if wanted <= 0:
             continue
         problem, pending = desk.problem(study)
+        if study.spec.stop is not None and study.spec.stop.by_model:
+            problem = replace(problem, judged=True)
         drawer.busy_since = desk.now
         out.append(Order(study.name, drawer.generation, study.version, problem,
                          min(wanted, SUGGESTIONS_MAX), desk.state.seq, pending))
@@ -314,6 +320,11 @@ def supply(desk: Desk, order: Order, suggestion: Suggestion) -> None:
         fit = suggestion.fit
         desk.record("model.fitted", {"model": fit.model, "n": fit.n, "theta": list(fit.theta),
                                      "as_of": order.as_of, "number": order.problem.number}, study=study)
+    if order.version == study.version and suggestion.convergence is not None and _may_stop(study):
+        fired = stopping.by_model(study.spec.stop, suggestion.convergence)
+        if fired is not None:
+            _stop_by(desk, study, fired, order.as_of)
+            settle(desk, study)
     if order.version != study.version or order.generation != drawer.generation or study.status == "closed":
         return
     overtaken = order.problem.number != study.next_stream + len(drawer.candidates)
@@ -751,15 +762,32 @@ def settle(desk: Desk, study: Study) -> None:
             return
     if study.reopened is not None:
         return                         # for the confirmation alone: its budgets were used up before
+    if _may_stop(study) and desk.has_news(study):
+        fired = stopping.by_results(study)
+        if fired is not None:
+            _stop_by(desk, study, fired, desk.state.seq)
     if budget.cost is not None and study.cost >= budget.cost:
         close(desk, study, "cost")
     elif budget.wall is not None and desk.elapsed(study) >= budget.wall:
         close(desk, study, "wall")
     elif not study.running and not study.waiting and not study.confirm:
-        if not _has_room(study):
+        if study.stopping is not None:
+            _finish(desk, study, study.stopping["rule"])
+        elif not _has_room(study):
             _finish(desk, study, "trials")
         elif desk.drawer(study.name).exhausted and not study.queue:
             _finish(desk, study, "exhausted")
+
+
+def _may_stop(study: Study) -> bool:
+    return study.spec.stop is not None and study.status == "open" and study.stopping is None and study.reopened is None
+
+
+def _stop_by(desk: Desk, study: Study, fired: stopping.Fired, as_of: int) -> None:
+    """Record that a stop rule fired: from here on nothing new is handed out."""
+    rule, numbers = fired
+    desk.record("study.stopping", {"rule": rule, "numbers": numbers, "as_of": as_of}, study=study, elapsed=True)
+    desk.drawer(study.name).drop()
 
 
 def _finish(desk: Desk, study: Study, rule: str) -> None:

@@ -75,7 +75,14 @@ def _study(study: Study) -> dict[str, Any]:
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
         "best": study.best.number if study.best is not None else None, "version": study.version,
         "told_seconds": study.told_seconds, "told_count": study.told_count, **_from_elsewhere(study),
-        **_confirmation(study)}
+        **_confirmation(study), **_stopping(study)}
+
+
+def _stopping(study: Study) -> dict[str, Any]:
+    """What only a study has whose stop rule fired."""
+    if study.stopping is None and not study.patient_since:
+        return {}
+    return {"stopping": study.stopping, "patient_since": study.patient_since}
 
 
 def _from_elsewhere(study: Study) -> dict[str, Any]:
@@ -184,6 +191,7 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.imported, study.streams = data.get("imported", 0), data.get("streams", 0)
     if "origin" in data:
         study.origin = Origin(*data["origin"])
+    study.stopping, study.patient_since = data.get("stopping"), data.get("patient_since", 0)
     if "repeated" in data:
         study.confirm, study.again, study.reopened = data["confirm"], data["again"], data["reopened"]
         study.repeated = {int(number): repeats for number, repeats in data["repeated"].items()}

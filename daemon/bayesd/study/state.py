@@ -266,6 +266,11 @@ class Study:
     board: Board | None = None
     """What the reports say by step, for the pruning rules: made from them when it is asked for."""
 
+    stopping: Data | None = None
+    """The stop rule that fired, with its numbers: nothing new is handed out. See stopping.py."""
+    patient_since: int = 0
+    """Results up to this event do not count against patience: a decision to stop was taken back then."""
+
     @property
     def history(self) -> list[Observation]:
         """What was learned, in the order of the log. Observations that were taken back are dropped here, in one
@@ -523,6 +528,8 @@ def _study_amended(state: State, event: Event) -> None:
         study.queue = [_typed(study, params) for params in event.data["queue"]]
     study.leader_left = True
     study.board = None
+    if study.stopping is not None:               # somebody wants it to go on
+        study.stopping, study.patient_since = None, event.seq
 
 
 def _study_paused(state: State, event: Event) -> None:
@@ -538,6 +545,12 @@ def _study_closed(state: State, event: Event) -> None:
     study.status = "closed"
     study.closed_by = event.data["rule"]
     study.confirm, study.reopened, study.is_announced = [], None, True
+
+
+def _study_stopping(state: State, event: Event) -> None:
+    data = event.data
+    _study(state, event).stopping = {"rule": data["rule"], "as_of": data["as_of"], "numbers": {
+        name: _float(said) for name, said in data["numbers"].items()}}
 
 
 def _study_confirming(state: State, event: Event) -> None:
@@ -978,6 +991,8 @@ def _outcome_voided(state: State, event: Event) -> None:
     _forget(trial, keep_late=False)
     if trial.study.leader is trial:
         trial.study.leader_left = True
+    if trial.study.status != "closed":
+        trial.study.stopping = None              # it may rest on what is taken back: it is judged again
 
 
 def _worker_revoked(state: State, event: Event) -> None:
@@ -1000,6 +1015,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "study.paused": _study_paused,
     "study.resumed": _study_resumed,
     "study.closed": _study_closed,
+    "study.stopping": _study_stopping,
     "study.confirming": _study_confirming,
     "study.winner": _study_winner,
     "study.ticked": _study_ticked,

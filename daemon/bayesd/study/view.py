@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bayesd.study import eta
 from bayesd.study.state import Lease, State, Study, Trial, Worker
 
 
@@ -25,8 +26,17 @@ def study_state(state: State, study: Study, elapsed_s: float) -> dict[str, Any]:
         "trials": {**study.counts, "total": study.used, **imported(study)},
         "budget": {"trials": spec.budget.trials, "wall": spec.budget.wall, "cost": spec.budget.cost,
                    "used_trials": study.used, "used_wall": round(elapsed_s, 3), "used_cost": study.cost},
-        "best": best(study), "eta_s": eta_s(study, elapsed_s),
+        "best": best(study), **_forecast(study, elapsed_s),
         "log": state.log, "epoch": state.epoch, "seq": state.seq}
+
+
+def _forecast(study: Study, elapsed_s: float) -> dict[str, Any]:
+    """When it ends at the pace seen so far, by which rule, and what it costs until then; None when nothing tells."""
+    ends = eta.forecast(study, elapsed_s)
+    said = None if ends is None else ends.words()
+    return {"eta_s": 0.0 if study.status == "closed" else None if said is None else said["eta_s"],
+            "eta": None if said is None else {name: said[name] for name in ("low_s", "high_s", "rule")},
+            "cost": eta.costs(study, elapsed_s)}
 
 
 def imported(study: Study) -> dict[str, int]:
@@ -60,22 +70,6 @@ def best(study: Study) -> dict[str, Any] | None:
 
 def named(study: Study, values: tuple[float, ...] | None) -> dict[str, float] | None:
     return None if values is None else {goal.name: value for goal, value in zip(study.goals, values, strict=True)}
-
-
-def eta_s(study: Study, elapsed_s: float) -> float | None:
-    """Seconds until the budget is used up, at the pace seen so far; None when nothing tells."""
-    if study.status == "closed":
-        return 0.0
-    budget = study.spec.budget
-    ends = []
-    done = sum(study.counts[status] for status in ("complete", "fail", "pruned")) - study.imported
-    if budget.trials is not None and done and elapsed_s > 0:
-        ends.append((budget.trials - done) * elapsed_s / done)
-    if budget.wall is not None:
-        ends.append(budget.wall - elapsed_s)
-    if budget.cost is not None and study.cost > 0 and elapsed_s > 0:
-        ends.append((budget.cost - study.cost) * elapsed_s / study.cost)
-    return round(max(0.0, min(ends)), 1) if ends else None
 
 
 SHOWN_MAX = 100     # leases and late outcomes that a page shows, the newest

@@ -91,9 +91,36 @@ def _closed(seen: Witness) -> Page:
         return _reason("exhausted", f"No untried point{kept} was left or found {at}, after "
                        f"{count(len(study.trials), 'trial')}{seldom}.",
                        "To go on, create a study with wider ranges or finer steps.")
+    if study.stopping is not None and rule is not None and rule == study.stopping["rule"]:
+        return _reason(rule, f"{_stopped(study)} It closed {at}, when every trial had its outcome.",
+                       longer.format("stop.…"))
     stop = "told running trials to stop" if entry.data.get("running") == "stop" else "let running trials finish"
     return _reason("operator", f"{entry.operator or 'Somebody'} closed it {at} and {stop}.",
                    "A closed study stays closed: create another to go on.")
+
+
+def _stopped(study: Study) -> str:
+    """Which stop rule fired, and the numbers that it was held against."""
+    assert study.stopping is not None
+    rule, said = study.stopping["rule"], study.stopping["numbers"]
+    metric, judged = study.goals[0].name, f"(judged on event {study.stopping['as_of']})"
+    if rule == "target":
+        return (f"Its target was reached: trial {said['trial']:.0f} has a {metric} of {number(said['value'])}, and the "
+                f"target is {number(said['target'])} {judged}.")
+    if rule == "patience":
+        least = f" by more than {number(said['min_delta'])}" if said["min_delta"] else ""
+        return (f"{count(int(said['barren']), 'complete trial')} in a row brought nothing better{least} than the "
+                f"{number(said['value'])} of trial {said['trial']:.0f}; its patience is {said['patience']:.0f} "
+                f"{judged}.")
+    left = (f"after {count(int(said['results']), 'result')} the best point anywhere was expected to be better than the "
+            f"best belief, {number(said['best'])}, by {number(said['expected_regret'])}, and by less than "
+            f"{number(said['regret'])} with a chance of 95 %; the largest expected improvement of any point was "
+            f"{number(said['improvement'])}, and the noise of one measurement {number(said['noise'])} {judged}")
+    if rule == "converged":
+        return (f"The search had converged: {left}. {count(int(said['steady']), 'model')} in a row said that this is "
+                f"little against the {number(said['spread'])} between a random point and the best, and the best had "
+                f"not moved for {said['barren']:.0f} results.")
+    return f"Its stop rule {rule} fired at {number(said['at_most'])}: {left}."
 
 
 def _lowered(seen: Witness) -> Entry | None:
@@ -129,7 +156,12 @@ def _daemon(seen: Witness, live: Live | None) -> Iterator[Page]:
 
 
 def _handed_out(study: Study) -> Iterator[Page]:
-    """All of the budget is out; what is missing is named."""
+    """All of the budget is out, or a stop rule has fired; what is missing is named."""
+    if study.stopping is not None and study.status == "open" and (study.running or study.waiting):
+        yield _reason("stopping", f"{_stopped(study)} It closes when each trial that is out has its outcome. Missing: "
+                      f"{_held([*study.running.values(), *study.waiting.values()])}.",
+                      f"To go on instead: bayesd study amend {study.name} stop.{study.stopping['rule']}=null")
+        return
     budget = study.spec.budget.trials
     if budget is None or study.used < budget or study.status != "open":
         return
@@ -183,7 +215,8 @@ def _stalled(seen: Witness, live: Live | None) -> Iterator[Page]:
 
 def _room(study: Study) -> bool:
     budget = study.spec.budget.trials
-    return bool(study.waiting) or budget is None or study.used < budget
+    return bool(study.waiting) or (study.stopping is None and budget is None) or (
+        study.stopping is None and budget is not None and study.used < budget)
 
 
 def _last(seen: Witness) -> str:
@@ -191,6 +224,7 @@ def _last(seen: Witness) -> str:
     entries = [entry for type, entry in seen.last.items() if type != "study.ticked"]
     entry = max(entries, key=lambda entry: entry.seq)
     words = {"study.created": "it was created", "study.amended": "it was amended", "study.resumed": "it was resumed",
+             "study.stopping": "a stop rule fired",
              "study.confirming": "its leaders began to be measured again", "study.winner": "its winner was confirmed",
              "study.forked": "it was forked from another", "trial.imported": "a result was imported",
              "trial.completed": "a result came", "trial.failed": "a trial failed", "trial.leased": "a trial was leased",

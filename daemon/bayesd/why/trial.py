@@ -152,6 +152,9 @@ def _recomputed(model: Explained | None, trial: Trial, data: Mapping[str, Any]) 
             "mean": model.mean, "sd": model.sd, "best_belief": model.best, "ahead_sd": model.ahead,
             "mean_share": model.share, "success": model.success, "noise_sd": model.noise,
             "weights": None if model.weights is None else list(model.weights),
+            "means": None if model.means is None else list(model.means),
+            "sds": None if model.sds is None else list(model.sds), "log_hypervolume_gain": model.gain,
+            "feasible": list(model.feasible),
             "rivals": [{"params": rival.params, "mean": rival.mean, "sd": rival.sd, "ratio": rival.ratio}
                        for rival in model.rivals] if mine else [],
             "slices": [{"parameter": each.name, "scale": each.scale, "values": list(each.values),

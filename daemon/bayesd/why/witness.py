@@ -19,7 +19,7 @@ from bayesd.study.texts import Words, ref_of
 from bayesd_schemas.study import StudySpec
 
 STEERING = frozenset(("study.created", "study.forked", "study.amended", "study.paused", "study.resumed",
-                      "study.closed", "study.confirming"))
+                      "study.closed", "study.stopping", "study.confirming"))
 ENDING = frozenset(("study.amended", "trial.completed", "trial.failed", "trial.pruned"))
 DAEMON = frozenset(("daemon.started", "daemon.stopped", "engine.fingerprint", "log.opened"))
 

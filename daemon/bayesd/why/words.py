@@ -328,6 +328,9 @@ def _balance(page: Page) -> Iterable[Block]:
     if page["aim"] == "blind":
         yield _AIMS["blind"][1]
         return
+    if made["means"] is not None or made["best_belief"] is None:
+        yield from _of_metrics(page, made)
+        return
     yield (f"{_AIMS[page['aim']][1]} Of its expected improvement {percent(made['mean_share'])} comes from the mean and "
            "the rest from the uncertainty. (The rule: expected improvement is (best − mean)·Φ(z) + sd·φ(z) with "
            f"z = (best − mean)/sd; from 60{_TIGHT}% in the first part it is called exploitation, below 30{_TIGHT}% "
@@ -339,6 +342,25 @@ def _balance(page: Page) -> Iterable[Block]:
     if made["success"] < 0.995:
         yield ("Trials fail in parts of this space. The model gave it a chance of "
                f"{percent(made['success'])} to end well.")
+
+
+def _of_metrics(page: Page, made: Page) -> Iterable[Block]:
+    """Of several objectives, or of limits that nothing keeps yet, there is no one best that it had to beat."""
+    if made["weights"] is not None:
+        parts = [f"{goal['name']} {percent(weight)}" for goal, weight in
+                 zip(page["objectives"], made["weights"], strict=True)]
+        yield f"This trial looked for a trade-off of its own, drawn for it: {', '.join(parts)}."
+    elif made["log_hypervolume_gain"] is not None:
+        yield ("It was chosen for the hypervolume that it would add to the front, as far as the models can tell (log "
+               f"of the expected gain: {made['log_hypervolume_gain']:.3g}, in standardised units).")
+    else:
+        yield "No point is believed to keep every limit yet, so it was chosen for its chance to be the first."
+    if made["means"] is not None:
+        parts = [f"{goal['name']} {mean:.6g} ± {sd:.2g}" for goal, mean, sd in
+                 zip(page["objectives"], made["means"], made["sds"], strict=True)]
+        yield f"The models expected {', '.join(parts)}."
+    if made["success"] < 0.995:
+        yield f"Trials fail in parts of this space; its chance to end well was {percent(made['success'])}."
 
 
 def _expectation(page: Page) -> Iterable[Block]:

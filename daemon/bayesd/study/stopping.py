@@ -1,0 +1,82 @@
+"""Stop rules: when a search ends before its budget, and the numbers that say so.
+
+A rule that looks at results alone (`target`, `patience`) is judged when a result comes; one that asks the model
+(`improvement`, `regret`, `converged`) when a suggestion is made, from the `Convergence` that comes with it. What fires
+is an event, `study.stopping`: nothing new is handed out, running trials finish, the leaders are confirmed if that is
+wanted, and the study closes by that rule. To amend the study before it has closed takes the decision back, and patience
+counts from there.
+
+`converged` has no number to set. It asks five models, fitted to the results of now and of two to eight results ago, and
+each must say that little is left to gain, in the mean and at its bound (2 % and 10 % of how far the search has come, or
+a half and one and a half deviations of one measurement, whichever is more); and for twenty results the best has not
+moved by 1 %. One model is surest before its first surprise.
+"""
+
+from dataclasses import asdict
+
+from bayesd.study.problem import Convergence
+from bayesd.study.state import Data, Study, Trial
+from bayesd_schemas.study import Stop
+
+RESULTS_MIN = 20        # a model of fewer is not asked
+BARREN_MIN = 20         # results since the best moved ...
+STEADY_MIN = 5          # ... and models of now and of then that say little is left, before a search has converged
+FLOOR = 0.001           # of the spread: the least that counts as noise, where results repeat to the last digit
+
+BY_RESULTS = frozenset(("target", "patience"))
+
+Fired = tuple[str, Data]
+"""A rule and its numbers."""
+
+
+def by_results(study: Study) -> Fired | None:
+    """The rule on the results of a study that fires now. A result is a complete trial that is not void; imported
+    ones set the best to beat, and what measures a leader again counts for nothing."""
+    stop = study.spec.stop
+    if stop is None or (stop.target is None and stop.patience is None):
+        return None
+    sign = _sign(study)
+    if stop.target is not None:
+        best = study.best
+        if best is not None and best.values is not None and sign * best.values[0] <= sign * stop.target:
+            return "target", {"trial": best.number, "value": best.values[0], "target": stop.target}
+    if stop.patience is not None:
+        barren, leader = barren_results(study, stop.min_delta)
+        if leader is not None and leader.values is not None and barren >= stop.patience:
+            return "patience", {"trial": leader.number, "value": leader.values[0], "barren": barren,
+                                "patience": stop.patience, "min_delta": stop.min_delta}
+    return None
+
+
+def barren_results(study: Study, least: float) -> tuple[int, Trial | None]:
+    """How many results came since one was better than all before by more than `least`, and which that was."""
+    sign = _sign(study)
+    best, leader, barren = 0.0, None, 0
+    for trial in sorted((trial for trial in study.trials if trial.status == "complete" and trial.of is None),
+                        key=lambda trial: trial.outcome_seq):
+        assert trial.values is not None
+        value = sign * trial.values[0]
+        if leader is None or best - value > least:
+            best, leader, barren = value, trial, 0
+        elif trial.origin is None and trial.outcome_seq > study.patient_since:
+            barren += 1
+    return barren, leader
+
+
+def by_model(stop: Stop | None, seen: Convergence) -> Fired | None:
+    """The rule on what the model says that fires; the numbers say against what it was held."""
+    if stop is None or seen.results < RESULTS_MIN:
+        return None
+    noise = max(seen.noise, FLOOR * seen.spread)
+    if stop.improvement is not None and seen.improvement < stop.improvement * noise:
+        return "improvement", {**asdict(seen), "at_most": stop.improvement * noise}
+    if stop.regret is not None and seen.regret < stop.regret:
+        return "regret", {**asdict(seen), "at_most": stop.regret}
+    if stop.converged and seen.steady >= STEADY_MIN and seen.barren >= BARREN_MIN:
+        return "converged", asdict(seen)
+    return None
+
+
+def _sign(study: Study) -> float:
+    """Times a value: lower is better."""
+    return 1.0 if study.goals[0].direction == "minimize" else -1.0

@@ -1,0 +1,120 @@
+"""A person's prior: densities that are densities, a term with its true gradient, and trust that follows the results."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from bayesd.optimize import belief, suggest
+from bayesd.optimize.acquisition import Improvement
+from bayesd.optimize.kernel import Design
+from bayesd.optimize.posterior import Posterior
+from bayesd.study.problem import Observation, Problem
+from bayesd_schemas.prior import Prior
+from bayesd_schemas.space import Space
+from bayesd_schemas.study import StudySpec
+
+SPACE: dict[str, Any] = {
+    "x": {"type": "float", "low": 1e-3, "high": 1e3, "scale": "log"},
+    "n": {"type": "int", "low": 1, "high": 8, "when": {"kind": ["a", "b"]}},
+    "kind": {"type": "categorical", "choices": ["a", "b", "c"]}}
+PRIOR = {"x": Prior(centre=100.0, confidence="high"), "n": Prior(centre=3, confidence="low"),
+         "kind": Prior.model_validate({"a": 3, "c": 1})}
+
+
+def problem(**other: Any) -> Problem:
+    whole = Problem(Space.model_validate(SPACE), ("minimize",), "bayes", 5, True, 1, 0, prior=tuple(PRIOR.items()))
+    return replace(whole, **other)
+
+
+def held(of: Problem) -> belief.Belief:
+    found = belief.belief(of)
+    assert found is not None
+    return found
+
+
+def test_every_density_has_mass_one() -> None:
+    u = (np.arange(20_000) + 0.5) / 20_000
+    for side in held(problem()).sides:
+        density = np.array(side.shares) if side.shares is not None else np.exp(side.log_density(u))
+        assert float(density.mean()) == pytest.approx(1.0, abs=1e-6)
+        assert float(density.min()) >= belief.EVERYWHERE / 2      # no part of the space is ruled out
+
+
+def test_the_term_has_the_gradient_of_its_value() -> None:
+    prior = held(problem())
+    design = Design(prior.of)
+    U = np.random.default_rng(1).uniform(0.05, 0.95, (12, 3))
+    X = design.features(U)
+    model = Posterior.of(design, tuple(design.prior[0]), X[:2], np.zeros(2), np.zeros(2))
+    term = belief.Opinion(Improvement(model, 0.0), prior, 0.7)
+    value, slope = term.gradient(X)
+    assert term.value(X) == pytest.approx(value)
+    assert 0.7 * prior.log_density(U) == pytest.approx(value)
+    for column in range(design.m):
+        up, down = X.copy(), X.copy()
+        up[:, column] += 1e-6
+        down[:, column] -= 1e-6
+        assert slope[:, column] == pytest.approx((term.value(up) - term.value(down)) / 2e-6, abs=1e-4)
+
+
+def test_trust_stays_while_dense_points_are_good_and_goes_when_they_are_bad() -> None:
+    density = np.linspace(-2, 2, 8)
+    assert belief.trust(density, -density) == 1.0
+    assert belief.trust(density, density) == 0.0
+    assert belief.trust(density[:1], density[:1]) == 1.0
+
+
+def test_half_of_the_start_is_drawn_from_the_prior_and_its_mode_comes_first() -> None:
+    points, now = [], problem()
+    for number in range(1, 6):
+        proposal = suggest(now).proposals[0]
+        points.append(proposal)
+        now = replace(now, number=number + 1, drawn=proposal.drawn, pending=(*now.pending, proposal.params))
+    assert points[0].params == {"x": 100.0, "kind": "a", "n": 3}
+    assert [each.prior for each in points] == [1.0, None, 1.0, None, 1.0]
+    assert all(20 < float(each.params["x"] or 0) < 500 for each in points[::2])
+    assert [suggest(problem(), 5).proposals[i].params for i in range(5)] == [each.params for each in points]
+
+
+def ran(best: float, count: int = 12) -> tuple[list[float], list[float | None]]:
+    """A study with high confidence in x = 100 whose optimum is elsewhere or there: log10 of x, and what it weighed."""
+    now = problem(space=Space.model_validate({"x": SPACE["x"]}), prior=(("x", PRIOR["x"]),))
+    at, weights = [], []
+    for number in range(1, count + 1):
+        suggestion = suggest(now)
+        proposal = suggestion.proposals[0]
+        x = float(np.log10(float(proposal.params["x"] or 0)))
+        at.append(x)
+        weights.append(proposal.prior)
+        now = replace(now, number=number + 1, drawn=proposal.drawn, fit=suggestion.fit or now.fit,
+                      history=(*now.history, Observation(number, proposal.params, ((x - best) ** 2,))))
+    return at, weights
+
+
+def test_a_right_prior_is_followed_and_fades() -> None:
+    at, weights = ran(2.1)
+    said = [each for each in weights if each is not None]
+    assert said[-1] < said[4]
+    assert min(abs(x - 2.1) for x in at) < 0.05
+
+
+def test_a_wrong_prior_is_dropped_by_what_was_measured() -> None:
+    at, weights = ran(-2.0)
+    assert weights[-1] is None
+    assert min(abs(x + 2.0) for x in at) < 0.05
+
+
+@pytest.mark.parametrize(("prior", "words"), [
+    ({"y": {"centre": 1}}, "prior.y: y is not in the space"),
+    ({"x": {"centre": 1e9}}, "is not in the space: float"),
+    ({"x": {"a": 0.5}}, "weights are for a categorical parameter"),
+    ({"kind": {"d": 0.5}}, "'d' is no choice"),
+    ({"kind": {"confidence": "high"}}, "give a centre, or a weight"),
+    ({"kind": {"a": 0.0}}, "one weight at least"),
+    ({"x": {"centre": 1.0, "confidence": "sure"}}, "'low', 'medium' or 'high'")])
+def test_an_opinion_that_says_nothing_is_refused_in_words(prior: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        StudySpec.model_validate({"name": "s", "space": SPACE, "prior": prior})
