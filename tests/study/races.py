@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from bayesd.study.folds import mean_and_se
 from bayesd.study.race import decide
 from bayesd.study.state import Study, Trial
-from bayesd_schemas.study import StudySpec
+from bayesd_schemas.study import Prune, StudySpec
+
+STARTUP = Prune(rule="race").needed
 
 
 class Races:
@@ -31,7 +33,7 @@ class Races:
         for step, score in enumerate(scores):
             reports[step] = {"value": float(score)}
             self.evaluations += 1
-            if self._error is not None and decide(trial, self._error, self._min_folds) is not None:
+            if self._error is not None and decide(trial, self._error, self._min_folds, STARTUP) is not None:
                 trial.status = "pruned"
                 return False
         mean, _ = mean_and_se(scores)

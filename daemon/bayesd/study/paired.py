@@ -1,8 +1,8 @@
 """A cross-validated trial beside the best, when it has its first few folds only.
 
 Folds differ in difficulty, so trials are compared fold by fold, and that not with the incumbent alone, whose own luck
-in each fold would count as much as the trial's: the reference is the mean of the few best complete trials, it
-among them. Of a trial with k of n folds,
+in each fold would count as much as the trial's: the reference is the mean of the few best complete trials.
+Of a trial with k of n folds,
 
     d_i = how much worse it is than the reference in fold i        (i = 1..k; the reference has all n)
     D   = mean of d_1..d_k, plus how much worse the reference is than the incumbent on all folds
@@ -56,6 +56,8 @@ class Comparison:
     """s^2, moderated."""
     freedom: float
     """Degrees of freedom of s^2; 0: nothing is known of it."""
+    known: int
+    """Complete trials whose folds say what is usual."""
 
     @property
     def se(self) -> float:
@@ -81,13 +83,13 @@ def compare(trial: Trial, goal: int = 0) -> Comparison | None:
     else:
         reference, behind = dict.fromkeys(range(count), best.values[goal]), 0.0
     differences = [sign * (value - reference[step]) for step, value in mine.items()]
-    usual, weight = _usual(study, trial, references, reference, metric)
+    usual, weight, known = _usual(study, trial, references, reference, metric)
     k = len(differences)
     mean = math.fsum(differences) / k
     freedom = weight + k - 1
     square = math.fsum((each - mean) ** 2 for each in differences) + weight * usual
     return Comparison(best.number, bool(references), tuple(references), k, count, mean + behind,
-                      square / freedom if freedom else 0.0, freedom)
+                      square / freedom if freedom else 0.0, freedom, known)
 
 
 def _references(study: Study, trial: Trial, metric: str) -> dict[int, dict[int, float]]:
@@ -106,9 +108,9 @@ def _mean_by_fold(trials: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _usual(study: Study, trial: Trial, references: Mapping[int, Mapping[int, float]], reference: Mapping[int, float],
-           metric: str) -> tuple[float, float]:
-    """(s0^2, d0): the usual variance of the differences to the reference within a trial, and how many folds it is
-    worth. A trial of the reference is held against the others of it.
+           metric: str) -> tuple[float, float, int]:
+    """(s0^2, d0, trials): the usual variance of the differences to the reference within a trial, how many folds it is
+    worth, and how many trials say so. A trial of the reference is held against the others of it.
 
     From the variances s_g^2 of the latest complete trials, of which Smyth's equations give both from mean and variance
     of log s_g^2. With few of them d0 is at most their number: they know too little of how much variances vary.
@@ -130,8 +132,8 @@ def _usual(study: Study, trial: Trial, references: Mapping[int, Mapping[int, flo
             found.append((math.fsum((one - mean) ** 2 for one in differences) / (n - 1), n - 1))
     known = [(variance, freedom) for variance, freedom in found if variance > 0]
     if not known:
-        return 0.0, 0.0
-    return moderation(known)
+        return 0.0, 0.0, len(found)
+    return (*moderation(known), len(found))
 
 
 def moderation(known: Sequence[tuple[float, int]]) -> tuple[float, float]:

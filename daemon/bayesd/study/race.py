@@ -22,7 +22,7 @@ from typing import Any
 from scipy.special import stdtr
 
 from bayesd.study.folds import mean_and_se, scores
-from bayesd.study.paired import compare, rounded
+from bayesd.study.paired import NEIGHBOURS, compare, rounded
 from bayesd.study.spending import boundaries
 from bayesd.study.state import Trial
 
@@ -48,10 +48,11 @@ class Stop:
                 "difference": rounded(self.difference), "chance": self.chance, "bound": rounded(self.bound)}
 
 
-def decide(trial: Trial, error: float, min_folds: int, goal: int = 0) -> Stop | None:
+def decide(trial: Trial, error: float, min_folds: int, startup: int = 0, goal: int = 0) -> Stop | None:
     """Whether to stop a trial after the folds that it has reported; None to go on.
 
-    A trial that measures a point again is never stopped, and nor is one whose folds are all there.
+    A trial that measures a point again is never stopped, and nor is one whose folds are all there. `startup`: so many
+    complete trials must be known by fold before what is usual is believed.
     """
     folds = trial.study.spec.folds
     if folds is None or trial.of is not None:
@@ -62,7 +63,7 @@ def decide(trial: Trial, error: float, min_folds: int, goal: int = 0) -> Stop | 
     bound = boundaries(found.count, min_folds, error).get(found.folds, 0.0)
     if _is_beaten(trial, goal):
         chance = 0.0
-    elif found.difference <= 0 or found.freedom <= 0 or found.variance <= 0:
+    elif found.known < min(startup, NEIGHBOURS) or found.difference <= 0 or found.freedom <= 0 or found.variance <= 0:
         return None
     else:
         chance = rounded(float(stdtr(found.freedom, -found.difference / found.se)))
