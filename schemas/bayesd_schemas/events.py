@@ -161,11 +161,17 @@ class PointEnqueued(_Data):
     params: Params
 
 
+class PointAgain(_Data):
+    """Somebody wants the point of this trial measured again."""
+
+    repeats: Count
+
+
 class TrialProposed(_Data):
     params: Params
     space_rev: Count
-    sampler: Literal["grid", "random", "sobol", "bayes", "enqueued", "confirm"]
-    of: Count | None = Field(None, description="Of sampler confirm: the trial whose point is measured again")
+    sampler: Literal["grid", "random", "sobol", "bayes", "enqueued", "confirm", "again"]
+    of: Count | None = Field(None, description="Of samplers confirm and again: the trial whose point is measured again")
     drawn: Annotated[int, Field(ge=0)]
     as_of: Annotated[int, Field(ge=0)] = Field(description="The seq of the state that it was made from")
     stream: str | None = Field(None, description="Key of the random stream: seed, trial number, purpose")
@@ -347,7 +353,7 @@ EVENTS: dict[str, type[_Data]] = {
     "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
     "study.closed": StudyClosed, "study.stopping": StudyStopping, "study.confirming": StudyConfirming,
     "study.winner": StudyWinner,
-    "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
+    "run.began": RunBegan, "point.enqueued": PointEnqueued, "point.again": PointAgain, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.stopped": TrialStopped,
     "trial.completed": TrialCompleted,

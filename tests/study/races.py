@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from tests.study.story import Story
+
 from bayesd.study.folds import mean_and_se
 from bayesd.study.race import decide
 from bayesd.study.state import Study, Trial
@@ -43,3 +45,15 @@ class Races:
         if best is None or best.values is None or mean > best.values[0]:
             self.study.best = trial
         return True
+
+
+def raced() -> Story:
+    """Three trials with all folds, and two that the rule stops: one that can hardly win, one that cannot."""
+    story = Story(folds={"count": 4}, direction="maximize", metric="f1", prune={"rule": "race"}, bounds=[0, 1])
+    for number, scores in enumerate(([1.0, 0.9, 0.8, 0.7], [0.98, 0.9, 0.77, 0.68], [0.99, 0.89, 0.79, 0.68], [0.5],
+                                     [0.99, 0.41]), start=1):
+        story.ask("w1", id=f"a{number}")
+        for step, score in enumerate(scores):
+            story.report("w1", number, step, score)
+        story.tell("w1", number, state="complete" if len(scores) == 4 else "pruned")
+    return story

@@ -4,8 +4,11 @@ import math
 from typing import Any
 
 import pytest
+from tests.study.races import raced
 from tests.study.story import Story
 
+from bayesd import audit
+from bayesd.replay import event_of
 from bayesd_schemas.study import StudySpec
 
 SCORES = [0.5, 0.7, 0.6, 0.8]
@@ -141,3 +144,23 @@ def test_a_race_needs_folds(folds: Any, prune: dict[str, Any], words: str) -> No
     with pytest.raises(ValueError, match=words):
         StudySpec.model_validate({"name": "s", "space": {"x": {"type": "float", "low": 0, "high": 1}},
                                   "folds": folds, "prune": prune})
+
+
+def judged(it: Story, type: str, **change: Any) -> set[str]:
+    """What an audit says of the events of a type when something in them was changed."""
+    rows = [event_of(row.body, row.hash) for row in it.rows]
+    plan = audit.Plan()
+    for event in rows:
+        plan.note(event)
+    cases = [case for case in plan.cases if rows[case.seq - 1].type == type]
+    assert len(cases) == 2
+    edited = [event._replace(data={**event.data, **change}) if event.type == type else event for event in rows]
+    return {audit.judge(moment, "").outcome for moment in audit.moments(edited, cases)}
+
+
+def test_an_audit_makes_the_stops_of_a_race_and_what_they_teach_again() -> None:
+    it = raced()
+    assert judged(it, "trial.stopped") == judged(it, "trial.pruned") == {"same"}
+    for name, value in (("chance", 0.5), ("bound", 0.5), ("against", 2), ("beside", [1])):
+        assert judged(it, "trial.stopped", **{name: value}) == {"diverged"}
+    assert judged(it, "trial.pruned", estimate={"values": {"f1": 0.9}, "folds": 1}) == {"diverged"}

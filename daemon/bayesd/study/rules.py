@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from bayesd.study import confirm, folds, paired, pooled, pruning, stopping
+from bayesd.study import again, confirm, folds, paired, pooled, pruning, stopping
 from bayesd.study.desk import ANSWER_S, PATIENCE_S, Candidate, Desk, Order, Standing
 from bayesd.study.problem import Suggestion
 from bayesd.study.state import FINAL, Data, Lease, Study, Told, Trial, Worker
@@ -113,7 +113,7 @@ def serve(desk: Desk, study: Study) -> None:
     """Hand out what the study has to those who stand in line for it, oldest first."""
     if study.status != "open" or desk.disk_full:
         return
-    if not (study.waiting or study.queue or study.confirm or desk.drawer(study.name).candidates):
+    if not (study.waiting or study.queue or study.confirm or study.remeasure or desk.drawer(study.name).candidates):
         return
     for standing in desk.waiting_for(study.name):
         if not _fits(study, standing.ask):
@@ -139,7 +139,7 @@ def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
         others = (trial for trial in study.waiting.values() if trial.leases[-1].worker != worker)
         return next(others, None) or next(iter(study.waiting.values()))
     number = len(study.trials) + 1
-    data = confirm.proposal(desk, study, worker)
+    data = confirm.proposal(desk, study, worker) or again.proposal(study, desk.state.seq)
     if data is not None:
         desk.drawer(study.name).drop()      # what lies there was made for this number
     elif not _has_room(study):
@@ -770,7 +770,7 @@ def settle(desk: Desk, study: Study) -> None:
         close(desk, study, "cost")
     elif budget.wall is not None and desk.elapsed(study) >= budget.wall:
         close(desk, study, "wall")
-    elif not study.running and not study.waiting and not study.confirm:
+    elif not study.running and not study.waiting and not study.confirm and not study.remeasure:
         if study.stopping is not None:
             _finish(desk, study, study.stopping["rule"])
         elif not _has_room(study):

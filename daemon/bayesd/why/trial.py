@@ -90,7 +90,7 @@ def _choice(seen: Witness, trial: Trial, data: Mapping[str, Any], then: Moment) 
     out: Page = {"how": how, "sampler": sampler, "method": spec.method, "surrogate": spec.surrogate,
                  "fallback": data.get("fallback"), "acquisition": data.get("acquisition"), "gap": data.get("gap"),
                  "age_s": data.get("age_s"), "drawn": data.get("drawn"), "by": None, "of": data.get("of")}
-    if sampler == "enqueued":
+    if sampler in ("enqueued", "again"):
         origin = seen.enqueued.get(trial.number)
         if origin is not None:
             by = {"study.created": "study file", "study.forked": "fork"}.get(origin.event.type, "enqueue")
