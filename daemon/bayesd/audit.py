@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from bayesd import optimize
 from bayesd.optimize import samplers
-from bayesd.study import confirm, pruning, stopping, warm
+from bayesd.study import again, confirm, paired, pruning, stopping, warm
 from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
 from bayesd.study.fork import Prefix, prefix
@@ -42,7 +42,7 @@ from bayesd_schemas.study import Stop
 from bayesd_schemas.warm import Carried
 
 SAMPLERS = frozenset(("grid", "random", "sobol", "bayes"))
-BY_HAND = frozenset(("enqueued", "confirm"))      # what no sampler makes: the record alone says which point it is
+BY_HAND = frozenset(("enqueued", "confirm", "again"))    # made by no sampler: the record alone says which point it is
 TIE = 1e-6          # of an acquisition, relative to its size: one climb ends so far from another on other kernels
 STOP_TIE = 0.01     # of the spread, in the bound of the regret
 FIT_TIE = 0.01      # of a log posterior density: theta is rounded to two decimals, which costs up to so much
@@ -99,7 +99,8 @@ class Plan:
             return
         if event.type in ("model.fitted", "trial.proposed"):
             self._note_answer(event, event.study)
-        elif event.type in ("study.winner", "study.warmed", "trial.stopped"):
+        elif event.type in ("study.winner", "study.warmed", "trial.stopped") or (
+                event.type == "trial.pruned" and event.data.get("estimate") is not None):
             self.cases.append(Case(event.seq, event.study, None, _nonsense(event)))
         elif event.type == "study.stopping":
             nonsense = _nonsense(event)
@@ -172,7 +173,7 @@ class _Floor:
 
 
 EMPTYING = frozenset(("study.created", "study.forked", "study.amended", "study.paused", "study.closed",
-                      "study.confirming", "study.stopping", "point.enqueued", "outcome.voided"))
+                      "study.confirming", "study.stopping", "point.enqueued", "point.again", "outcome.voided"))
 
 
 @dataclass(slots=True)
@@ -327,6 +328,8 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
         return Moment(event, None, engine, (), due.pop(0) if due else None)
     if event.type == "trial.stopped":
         return Moment(event, None, engine, (), _stopped(study, event))
+    if event.type == "trial.pruned":
+        return Moment(event, None, engine, (), _estimated(study, event))
     if event.type == "study.stopping" and case.as_of is None:
         return Moment(event, None, engine, (), _stopping(stopping.by_results(study), event.seq - 1))
     if data.get("sampler") in BY_HAND:
@@ -374,6 +377,13 @@ def _stopping(fired: stopping.Fired | None, as_of: int) -> Evidence:
     return {} if fired is None else {"rule": fired[0], "numbers": fired[1], "as_of": as_of}
 
 
+def _estimated(study: Study, event: Event) -> Evidence | None:
+    """What a trial that was stopped after some folds teaches, beside what its worker told; None when it is nothing."""
+    number = event.trial or 0
+    found = paired.estimate(study.trials[number - 1]) if 1 <= number <= len(study.trials) else None
+    return None if found is None else {**event.data, "estimate": found}
+
+
 def _by_hand(study: Study, event: Event) -> Evidence:
     """What the proposal of the point that was enqueued first says, or of a leader that is to be measured again: which
     of those it is depends on who asked."""
@@ -381,6 +391,9 @@ def _by_hand(study: Study, event: Event) -> Evidence:
         due = next((number for number in study.confirm if number == event.data.get("of")), None)
         return {"params": None if due is None else dict(study.trials[due - 1].params), "space_rev": study.space_rev,
                 "sampler": "confirm", "of": due, "drawn": study.drawn, "as_of": event.seq - 1}
+    due_again = again.proposal(study, event.seq - 1)
+    if due_again is not None:
+        return due_again
     return {"params": dict(study.queue[0]) if study.queue else None, "space_rev": study.space_rev,
             "sampler": "enqueued", "drawn": study.drawn, "as_of": event.seq - 1}
 
@@ -397,7 +410,7 @@ def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:
         yield "engine"
     if data["space_rev"] != study.space_rev:
         yield "space_rev"
-    if study.queue:
+    if study.queue or study.remeasure:
         yield "sampler"       # a point by hand goes before any drawn one
 
 
@@ -451,7 +464,7 @@ def _what(event: Event) -> What:
         return "fork"
     if event.type == "study.winner":
         return "winner"
-    if event.type == "trial.stopped":
+    if event.type in ("trial.stopped", "trial.pruned"):
         return "prune"
     if event.type == "study.stopping":
         return "stop"
@@ -637,11 +650,11 @@ def _word(fallback: Any) -> str | None:
 ROWS = (("L1", "enqueued", "points by hand, as they were enqueued"),
         ("L1", "winner", "confirmed winners, by what was measured again"),
         ("L1", "fork", "forks, as their origin was"),
-        ("L1", "warm", "earlier studies that help, as they were"),
-        ("L1", "prune", "trials stopped early, as the pruning rule says"),
-        ("L1", "stop", "stops by results, as the study says"),
-        ("L2", "stop", "stops by the model, same engine, bit for bit"),
-        ("L3", "stop", "stops by the model, another engine"),
+         ("L1", "warm", "earlier studies that help, as they were"),
+         ("L1", "prune", "trials stopped early, as the pruning rule says, and what they teach"),
+         ("L1", "stop", "stops by results, as the study says"),
+         ("L2", "stop", "stops by the model, same engine, bit for bit"),
+         ("L3", "stop", "stops by the model, another engine"),
         ("L2", "suggestion", "suggestions, same engine, bit for bit"), ("L2", "fit", "fits, same engine, bit for bit"),
         ("L2", "plain", "not reproduced (the plain point was)"),
         ("L3", "suggestion", "suggestions, another engine"), ("L3", "fit", "fits, another engine"),

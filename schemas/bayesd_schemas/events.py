@@ -174,11 +174,17 @@ class PointEnqueued(_Data):
     params: Params
 
 
+class PointAgain(_Data):
+    """Somebody wants the point of this trial measured again."""
+
+    repeats: Count
+
+
 class TrialProposed(_Data):
     params: Params
     space_rev: Count
-    sampler: Literal["grid", "random", "sobol", "bayes", "enqueued", "confirm"]
-    of: Count | None = Field(None, description="Of sampler confirm: the trial whose point is measured again")
+    sampler: Literal["grid", "random", "sobol", "bayes", "enqueued", "confirm", "again"]
+    of: Count | None = Field(None, description="Of samplers confirm and again: the trial whose point is measured again")
     drawn: Annotated[int, Field(ge=0)]
     as_of: Annotated[int, Field(ge=0)] = Field(description="The seq of the state that it was made from")
     stream: str | None = Field(None, description="Key of the random stream: seed, trial number, purpose")
@@ -257,6 +263,7 @@ class TrialStopped(_Data):
     kept: Count | None = Field(None, description="Of asha and hyperband: how many of the rung may go on")
     against: Count | None = Field(None, description="Of race: the trial that it was held against")
     paired: bool | None = Field(None, description="Of race: fold by fold, or against the mean of all folds")
+    beside: list[Count] | None = Field(None, description="Of race: the trials whose mean it was compared with by fold")
     folds: Count | None = Field(None, description="Of race: how many folds it had")
     difference: Number | None = Field(None, description="Of race: by how much it was worse on average")
     chance: Number | None = Field(None, description="Of race: that all folds would make it the better one")
@@ -377,7 +384,7 @@ EVENTS: dict[str, type[_Data]] = {
     "study.paused": StudyPaused, "study.resumed": StudyResumed, "study.ticked": StudyTicked,
     "study.closed": StudyClosed, "study.stopping": StudyStopping, "study.confirming": StudyConfirming,
     "study.winner": StudyWinner,
-    "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
+    "run.began": RunBegan, "point.enqueued": PointEnqueued, "point.again": PointAgain, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.stopped": TrialStopped,
     "trial.completed": TrialCompleted, "trial.paused": TrialPaused,

@@ -164,7 +164,8 @@ class Prune(_Part):
         0, description="Reports of steps before it are not judged.")
     startup: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] | None = Field(
         None, description="So many complete trials must have reported at a step first (median and percentile; "
-                          "default 5), or trials have reached a rung (asha and hyperband; default 1).")
+                          "default 5), or trials have reached a rung (asha and hyperband; default 1), or complete "
+                          "trials be known by fold (race; default 3).")
     percentile: Annotated[float, Field(gt=0, lt=100, allow_inf_nan=False)] | None = Field(
         None, description="Of percentile: the share of the best that go on, in percent. Default 25.")
 
@@ -187,7 +188,7 @@ class Prune(_Part):
     @property
     def needed(self) -> int:
         """`startup`, or the rule's default."""
-        return self.startup or (5 if self.rule in ("median", "percentile") else 1)
+        return self.startup or {"median": 5, "percentile": 5, "race": 3}.get(self.rule, 1)
 
     @property
     def share(self) -> float:

@@ -15,6 +15,7 @@ import pytest
 from tests.edges.test_cli import Shell
 from tests.edges.test_cli_log import spoil
 from tests.edges.test_service import Worker, begin
+from tests.study.races import raced
 from tests.study.story import Story
 
 from bayesd import Study
@@ -711,3 +712,22 @@ def test_a_chart_that_leaves_something_out_says_so() -> None:
     assert chart.beyond([1.0, 2.0, None], minimize=True) == 0
     assert chart.is_cut([1, 1, 1], [0.9, 0.9, -9], [1.1, 1.1, 9], 1)
     assert not chart.is_cut([1, 1, 1], [0.9] * 3, [1.1] * 3, 1)
+
+
+@pytest.mark.parametrize(("number", "said"), [
+    (4, ("after 1 fold (step 0): its f1 was 0.5 on", "beside the mean of trials 1, 3, 2", "The chance that all folds")),
+    (5, ("after 2 folds (step 1): its f1 was 0.7 on", "as good as trial 1, the best then", "Even the best values")),
+])
+def test_a_raced_trial_says_against_whom_and_what_chance_was_left(number: int, said: tuple[str, ...]) -> None:
+    page = flat(page_of(raced().rows, number))
+    for each in said:
+        assert each in page
+
+
+def test_a_point_measured_again_on_request_says_who_wanted_it() -> None:
+    story = raced()
+    story.request("ann", "study.enqueue", id="q", again=1)
+    story.ask("w2", "b")
+    page = flat(page_of(story.rows, 6))
+    assert "ann wanted trial 1 measured again; no sampler had a say in it." in page
+    assert "one more evaluation of the same point, which no budget counts" in page

@@ -7,6 +7,7 @@
     python tests/golden/make.py stop tests/golden/log-stop.jsonl
     python tests/golden/make.py pause tests/golden/log-paused.jsonl
     python tests/golden/make.py warm tests/golden/log-warm.jsonl
+    python tests/golden/make.py race tests/golden/log-race.jsonl
 
 Golden logs must replay for ever. Write a new one when a new event or field comes; change an old one
 never. The last line is not an event: the digests of the state that the log folds to, and of what the optimiser
@@ -311,9 +312,37 @@ def warm() -> Story:
     return world
 
 
+def race() -> Story:
+    """Cross-validated trials that race, and points that are measured again on request."""
+    world = Story()
+    world.desk.record("log.opened", {"log": "golden-race", "format": 1, "version": "0.5.0"})
+    world.desk.record("daemon.started", {"epoch": 1, "version": "0.5.0"})
+    world.admin("study.create", spec={"name": "s", "method": "random", "seed": 3, "space": SPACE, "metric": "f1",
+                                      "direction": "maximize", "bounds": [0, 1], "lease": {"default_s": 60},
+                                      "folds": {"count": 4}, "prune": {"rule": "race"}})
+    world.say("w1", "beat", run="r1")
+    scores: list[list[float]] = [[1.0, 0.9, 0.8, 0.7], [0.98, 0.9, 0.77, 0.68], [0.99, 0.89, 0.79, 0.68], [0.5],
+                                 [0.99, 0.41], [0.25]]
+    for trial, folds in enumerate(scores, start=1):
+        world.say("w1", "ask", id=f"a{trial}", run="r1", study="s")
+        for step, value in enumerate(folds):
+            world.say("w1", "report", id=f"r{trial}.{step}", study="s", trial=trial, fence=1, step=step, value=value)
+        if trial == 6:
+            world.tick(61)
+        else:
+            world.say("w1", "tell", id=f"t{trial}", study="s", trial=trial, fence=1,
+                      state="complete" if len(folds) == 4 else "pruned")
+    world.admin("study.enqueue", study="s", again=1, repeats=2)
+    world.admin("study.enqueue", study="s", again=4, repeats=1)
+    world.say("w1", "ask", id="b1", run="r1", study="s", n=2)
+    world.say("w1", "tell", id="t7", study="s", trial=7, fence=1, folds=[0.9, 0.8, 0.75, 0.7])
+    world.say("w1", "tell", id="t8", study="s", trial=8, fence=1, state="fail")
+    return world
+
+
 def main() -> None:
     world = {"life": story, "fork": fork, "confirm": confirm, "prune": prune, "stop": stop,
-             "pause": pause, "warm": warm}[sys.argv[1]]()
+             "pause": pause, "warm": warm, "race": race}[sys.argv[1]]()
     lines = [body.decode() for body in world.bodies]
     Path(sys.argv[2]).write_text("\n".join([*lines, json.dumps({
         "digest": snapshot.digest(world.desk.state), "knowledge": {

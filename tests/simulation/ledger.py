@@ -87,6 +87,7 @@ class Study:
     lost_max: int = 0
     """The most generous retry policy for lost leases that it ever had."""
     queued: int = 0
+    remeasure: list[int] = field(default_factory=list)
     amended: bool = False
     voided: bool = False
     cost: float = 0.0
@@ -268,7 +269,7 @@ class Ledger:
         study.status, study.rule = "closed", data["rule"]
         budget = study.spec.get("budget", {})
         trials = budget.get("trials")
-        reopened, study.reopened, study.confirm = study.reopened, None, None
+        reopened, study.reopened, study.confirm, study.remeasure = study.reopened, None, None, []
         if reopened is not None:
             if data["rule"] not in (reopened, "operator"):
                 self.fault(f"closed by {data['rule']} after a confirmation; it was closed by {reopened} before")
@@ -347,6 +348,13 @@ class Ledger:
     def _point_enqueued(self, body: Message, data: Message) -> None:
         self._changing(body).queued += 1
 
+    def _point_again(self, body: Message, data: Message) -> None:
+        study, trial = self._trial(body)
+        self._changing(body)
+        if trial.of is not None or trial.status in ("running", "waiting", "voided") or study.reopened is not None:
+            self.fault(f"{body['study']}/{body['trial']} is to be measured again, and cannot be")
+        study.remeasure += [body["trial"]] * data["repeats"]
+
     def _model_fitted(self, body: Message, data: Message) -> None:
         pass
 
@@ -366,8 +374,13 @@ class Ledger:
         if study.status != "open":
             self.fault(f"{name} is {study.status} and proposes a trial")
         budget = study.spec.get("budget", {}).get("trials")
-        again = data["sampler"] == "confirm"
-        if again:
+        again = data["sampler"] in ("confirm", "again")
+        if data["sampler"] == "again":
+            if data["of"] not in study.remeasure or data["params"] != study.trials[data["of"] - 1].params:
+                self.fault(f"{name} measures {data.get('of')} again, of {study.remeasure}")
+            else:
+                study.remeasure.remove(data["of"])
+        elif again:
             if data["of"] not in (study.confirm or ()) or data["params"] != study.trials[data["of"] - 1].params:
                 self.fault(f"{name} measures {data.get('of')} again, of {study.confirm}")
             elif study.confirm is not None:
@@ -381,8 +394,10 @@ class Ledger:
             self.fault(f"{name} proposes trial {body['trial']} beyond its budget of {budget} trials")
         if any(trial.status == "waiting" for trial in study.trials):
             self.fault(f"{name} proposes a new trial while another waits to be leased again")
-        if study.queued and data["sampler"] not in ("enqueued", "confirm"):
+        if study.queued and data["sampler"] not in ("enqueued", "confirm", "again"):
             self.fault(f"{name} proposes a drawn point before the {study.queued} enqueued ones")
+        if study.remeasure and not again:
+            self.fault(f"{name} proposes a new point before those to be measured again, {study.remeasure}")
         if data["sampler"] == "enqueued":
             study.queued -= 1
         if data["sampler"] in ("random", "grid") and data["stream"].split("/")[1] != str(body["trial"]):
@@ -392,7 +407,7 @@ class Ledger:
             if not ALLOWED[text](params):
                 self.fault(f"{name} proposes {params}, which breaks {text}")
         once = study.spec.get("noise") == "none" or study.spec.get("method") == "grid"
-        if once and data["sampler"] not in ("enqueued", "confirm") and any(
+        if once and data["sampler"] not in ("enqueued", "confirm", "again") and any(
                 trial.params == params for trial in study.trials if trial.status != "voided"):
             self.fault(f"{name} proposes {params} a second time")
         study.trials.append(Trial(params, of=data["of"] if again else None))
@@ -603,6 +618,10 @@ class Ledger:
             was_known = "promoted" in data and values is not None and study.spec.get("late") != "ignore"
             if values is None and trial.steps:
                 values = self._values(study, {"values": trial.steps[max(trial.steps)][1]})
+            if ("estimate" in data) != ("folds" in study.spec and bool(trial.steps) and trial.of is None):
+                self.fault(f"{what} has the estimate {data.get('estimate')} of {len(trial.steps)} reports")
+            if "estimate" in data:
+                values = self._values(study, data["estimate"])
             if not was_known:
                 trial.known.append(values)
                 trial.given = values
@@ -642,6 +661,7 @@ class Ledger:
         trial.known.clear()
         if study.confirm is not None:
             study.confirm = [number for number in study.confirm if number != body["trial"]]
+        study.remeasure = [number for number in study.remeasure if number != body["trial"]]
         study.voided = True
         if study.status != "closed":
             study.stopping = None

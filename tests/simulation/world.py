@@ -530,8 +530,11 @@ class World:
             spec["confirm"] = {"top": spec["seed"] % 3 + 1, "repeats": spec["seed"] % 2 + 1}
         if spec["seed"] % 3 == 0:
             spec["fidelity"] = {"name": "epochs", "max": 5, "reduction": 2}
-            spec["prune"] = [{"rule": "median", "startup": 1}, {"rule": "asha"}, {"rule": "hyperband"}][
-                spec["seed"] // 3 % 3]
+            spec["prune"] = [{"rule": "median", "startup": 1}, {"rule": "asha"}, {"rule": "hyperband"},
+                             {"rule": "race", "startup": 1, "error": 0.4}][spec["seed"] // 3 % 4]
+            if spec["prune"]["rule"] == "race":
+                del spec["fidelity"]
+                spec["folds"] = {"count": 5}
         if spec["seed"] % 3 == 2:
             spec["stop"] = ({"target": spec["seed"] / 500 - 1} if spec["seed"] % 2
                             else {"patience": spec["seed"] % 5 + 2})
@@ -549,7 +552,7 @@ class World:
             del spec["direction"]
             spec["objectives"] = [{"name": "loss"}, {"name": "size", "direction": "maximize"}]
             if "prune" in spec:
-                spec["prune"]["metric"] = "size"
+                spec["prune"]["metric"] = "loss" if "folds" in spec else "size"      # a race is for the first
         self.goals[name] = [goal["name"] for goal in spec["objectives"]] if "objectives" in spec else ["value"]
         return spec
 
@@ -730,7 +733,9 @@ class World:
                                   {"method": rng.choice(["random", "sobol"])}])
             operator.ask("study.amend", {"study": name, "changes": changes})
         elif verb == "enqueue":
-            operator.ask("study.enqueue", {"study": name, "params": rng.choice(POINTS)})
+            again = {"again": trial, "repeats": trial % 2 + 1}
+            operator.ask("study.enqueue", {"study": name, **({"params": rng.choice(POINTS)} if self.ledger.seq % 2
+                                                             else again)})
         elif verb == "void":
             operator.ask("trial.void", {"study": name, "trial": trial, "reason": "the sensor was unplugged"})
         elif verb == "cancel":

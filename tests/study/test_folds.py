@@ -4,8 +4,11 @@ import math
 from typing import Any
 
 import pytest
+from tests.study.races import raced
 from tests.study.story import Story
 
+from bayesd import audit
+from bayesd.replay import event_of
 from bayesd_schemas.study import StudySpec
 
 SCORES = [0.5, 0.7, 0.6, 0.8]
@@ -77,8 +80,9 @@ def test_a_stopped_trial_teaches_its_difference_to_the_incumbent_and_how_sure_th
     race(it, 1, SCORES)
     race(it, 2, [0.4, 0.65, 0.5, 0.71])            # what is usual: a difference of 0.085 that varies little
     data = race(it, 3, [0.4, 0.6], state="pruned")
-    # Two folds: 0.1 worse than trial 1 on both. The folds are harder than the others, and that is not held against it.
-    assert data["estimate"]["values"] == {"f1": pytest.approx(0.55)}
+    # Two folds: 0.05 and 0.075 worse than the mean of the two, which is 0.6075. These folds are harder than the others,
+    # and that is not held against it.
+    assert data["estimate"]["values"] == {"f1": pytest.approx(0.545)}
     assert data["estimate"]["against"] == 1
     assert data["estimate"]["folds"] == 2
     seen = it.desk.state.studies["s"].history[-1]
@@ -120,13 +124,15 @@ def test_a_race_is_stopped_by_an_event_that_says_why() -> None:
     stopped = facts[1][2]
     assert stopped["rule"] == "race"
     assert (stopped["against"], stopped["paired"], stopped["folds"]) == (1, True, 2)
-    assert stopped["difference"] == pytest.approx(0.4)
+    assert stopped["beside"] == [1, 3, 2]
+    hard = (0.49 + 0.695) / 2 - (0.65 + 0.64 + 0.635) / 3        # the first two folds, by the mean of the three
+    assert stopped["difference"] == pytest.approx(0.65 - (0.2 - hard), abs=0.002)
     assert stopped["value"] == pytest.approx(0.2)
-    assert stopped["threshold"] == pytest.approx(0.6)
-    assert stopped["chance"] < stopped["bound"] == 0.025
+    assert stopped["threshold"] == pytest.approx(stopped["value"] + stopped["difference"])
+    assert stopped["chance"] < stopped["bound"] == pytest.approx(0.05 * 2 / 3, rel=1e-3)
     assert letters[0][2]["stop"] == "pruned"
     facts, _ = it.tell("w1", 4, state="pruned")
-    assert facts[0][2]["estimate"]["values"]["f1"] == pytest.approx(0.25)
+    assert facts[0][2]["estimate"]["values"]["f1"] == pytest.approx(0.65 - stopped["difference"])
     it.check()
 
 
@@ -138,3 +144,23 @@ def test_a_race_needs_folds(folds: Any, prune: dict[str, Any], words: str) -> No
     with pytest.raises(ValueError, match=words):
         StudySpec.model_validate({"name": "s", "space": {"x": {"type": "float", "low": 0, "high": 1}},
                                   "folds": folds, "prune": prune})
+
+
+def judged(it: Story, type: str, **change: Any) -> set[str]:
+    """What an audit says of the events of a type when something in them was changed."""
+    rows = [event_of(row.body, row.hash) for row in it.rows]
+    plan = audit.Plan()
+    for event in rows:
+        plan.note(event)
+    cases = [case for case in plan.cases if rows[case.seq - 1].type == type]
+    assert len(cases) == 2
+    edited = [event._replace(data={**event.data, **change}) if event.type == type else event for event in rows]
+    return {audit.judge(moment, "").outcome for moment in audit.moments(edited, cases)}
+
+
+def test_an_audit_makes_the_stops_of_a_race_and_what_they_teach_again() -> None:
+    it = raced()
+    assert judged(it, "trial.stopped") == judged(it, "trial.pruned") == {"same"}
+    for name, value in (("chance", 0.5), ("bound", 0.5), ("against", 2), ("beside", [1])):
+        assert judged(it, "trial.stopped", **{name: value}) == {"diverged"}
+    assert judged(it, "trial.pruned", estimate={"values": {"f1": 0.9}, "folds": 1}) == {"diverged"}

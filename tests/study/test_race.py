@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 from tests.study.races import Races
 
 from bayesd.study.paired import moderation
 from bayesd.study.race import decide
+from bayesd.study.spending import boundaries
 
 FOLDS = 10
 ERROR = 0.05
@@ -51,6 +53,35 @@ def test_the_stated_error_holds(noise: Noise, gap: float, min_folds: int) -> Non
 def test_what_is_clearly_behind_is_stopped_early() -> None:
     _, _, saved = wrongly_stopped(lambda rng: rng.normal(size=FOLDS), 0.2, 20, 1)
     assert saved > 0.5
+
+
+def test_what_cannot_win_any_more_is_stopped_without_a_doubt() -> None:
+    races = Races(4, 1e-9, 1, (0.0, 1.0))
+    races.run([1.0, 0.9, 1.0, 1.0])
+    assert not races.run([0.875, 1.0, 1.0, 1.0])        # one error more than the incumbent, and no room for less
+    assert races.evaluations == 5
+    assert races.run([0.95, 0.96, 1.0, 1.0])            # it could have had 1 everywhere else
+    assert Races(4, 1e-9, 1, (0.0, None)).run([0.5] * 4)
+
+
+def test_a_tie_to_come_is_stopped_too_and_rounding_stops_no_winner() -> None:
+    races = Races(10, 1e-9, 1, (0.0, 1.0))
+    races.run([0.7] + [1.0] * 9)
+    assert not races.run([0.7] + [1.0] * 9)
+    assert races.run([0.7 + 2 ** -45] + [1.0] * 9)
+
+
+@pytest.mark.parametrize(("count", "min_folds"), [(5, 1), (10, 1), (10, 3), (40, 2)])
+def test_a_trial_that_ties_in_the_end_is_stopped_as_often_as_is_stated(count: int, min_folds: int) -> None:
+    sums = np.cumsum(np.random.default_rng(0).normal(size=(40_000, count)), axis=1)
+    folds = np.arange(1, count + 1)
+    sums -= folds / count * sums[:, -1:]
+    limits = boundaries(count, min_folds, ERROR)
+    assert min(limits) == min_folds
+    crossed = np.zeros(len(sums), dtype=bool)
+    for k, chance in limits.items():
+        crossed |= sums[:, k - 1] / np.sqrt(k * (1 - k / count)) > -ndtri(chance)
+    assert crossed.mean() == pytest.approx(ERROR, abs=0.004)
 
 
 def test_two_equal_differences_by_luck_are_no_proof() -> None:

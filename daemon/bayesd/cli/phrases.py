@@ -71,6 +71,7 @@ _PHRASES: dict[str, Callable[[Data], str]] = {
                                  + ("" if data["confirmed"] else ", which nobody measured again"),
     "study.ticked": lambda data: f"open for {data['elapsed_s']:.0f} s",
     "point.enqueued": lambda data: show.params(data["params"]),
+    "point.again": lambda data: f"{data['repeats']} times" if data["repeats"] > 1 else "once",
     "run.began": _run_began,
     "trial.proposed": _proposed,
     "trial.leased": lambda data: f"to {data['worker']} for {data['lease_s']:g} s, fence {data['fence']}"

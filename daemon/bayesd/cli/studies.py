@@ -276,14 +276,22 @@ def amend(name: str, changes: tuple[str, ...], reach: Reaching, format: str) -> 
     _steer(reach, "study.amend", {"study": name, "changes": given}, format, f"{name} is amended")
 
 
-@verb(study, "enqueue", "bayesd study enqueue digits-svm C=1.0 kernel=rbf")
+@verb(study, "enqueue", "bayesd study enqueue digits-svm C=1.0 kernel=rbf\n"
+                        "bayesd study enqueue digits-svm --again 7 --repeats 3")
 @study_argument("name")
-@click.argument("params", nargs=-1, required=True, metavar="KEY=VALUE ...")
+@click.argument("params", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--again", type=click.IntRange(min=1), metavar="TRIAL", help="In place of a point: that of this trial, "
+              "to be measured once more on other folds or seeds. No budget counts it.")
+@click.option("--repeats", type=click.IntRange(min=1), default=None, help="Of --again: how often. Default 1.")
 @reaching
 @format_option
-def enqueue(name: str, params: tuple[str, ...], reach: Reaching, format: str) -> None:
+def enqueue(name: str, params: tuple[str, ...], again: int | None, repeats: int | None, reach: Reaching,
+            format: str) -> None:
     """Try this point next, before any drawn one. VALUE is JSON, or else text."""
-    result = asyncio.run(once(reach(), "study.enqueue", {"study": name, "params": dict(_pairs(params))}))
+    if (again is None) == (not params) or (repeats is not None and again is None):
+        raise Trouble("say either a point, for example C=1.0, or --again TRIAL with --repeats N", USAGE)
+    args = {"params": dict(_pairs(params))} if again is None else {"again": again, "repeats": repeats or 1}
+    result = asyncio.run(once(reach(), "study.enqueue", {"study": name, **args}))
     show.record(format, result, [(key, value) for key, value in result.items()], [result.get("queued")])
 
 

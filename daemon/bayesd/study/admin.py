@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from bayesd.study import confirm, fork, view, warm
+from bayesd.study import again, confirm, fork, view, warm
 from bayesd.study.desk import Desk
 from bayesd.study.rules import close, end_lease, reject, serve, settle
 from bayesd.study.state import FINAL, Event, State, Study, Trial, spec_data
@@ -28,6 +28,7 @@ REPLY_BYTES = 60 * 1024
 SLOW = ("events", "metrics", "study.best", "study.effect", "study.importance", "study.warnings", "study.whatif",
         "why")      # read the log or compute: the service answers
 QUEUE_MAX = 10_000
+REPEATS_MAX = 100                   # of one point in one request
 REDACT_MAX = 500                    # references in one request
 _REF = re.compile(r"[0-9a-f]{64}")
 
@@ -358,6 +359,8 @@ def _fork_of(desk: Desk, request: Request, past: State) -> tuple[Study, StudySpe
 def study_enqueue(desk: Desk, client: str, request: Request) -> Result:
     """Try this point next, before any drawn one."""
     study = _open_study_of(desk, request)
+    if "again" in request.args:
+        return _measure_again(desk, client, request, study)
     given = _need(request, "params", dict, '{"params": {"C": 1.0, "kernel": "rbf"}}')
     if len(study.queue) >= QUEUE_MAX:
         raise Refused("full", f"{QUEUE_MAX} points are enqueued already; wait for some to be handed out", "params")
@@ -369,6 +372,33 @@ def study_enqueue(desk: Desk, client: str, request: Request) -> Result:
     desk.drawer(study.name).drop()
     serve(desk, study)
     return "ok", {"study": study.name, "params": params, "queued": len(study.queue), "seq": event.seq}
+
+
+def _measure_again(desk: Desk, client: str, request: Request, study: Study) -> Result:
+    """Have the point of a trial measured again, by whoever asks first."""
+    example = '{"study": "digits-svm", "again": 7, "repeats": 2}'
+    number, repeats = _need(request, "again", int, example), request.args.get("repeats", 1)
+    if "params" in request.args:
+        raise Refused("bad-field", "again is the point of a trial, so params has no place beside it", "params", example)
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or not 1 <= repeats <= REPEATS_MAX:
+        raise Refused("bad-field", f"repeats is a whole number from 1 to {REPEATS_MAX}", "repeats", example)
+    trial = desk.state.trial(study.name, number)
+    if trial is None:
+        raise Refused("unknown-trial", f"{study.name} has {len(study.trials)} trials, no trial {number}", "again")
+    if study.reopened is not None:
+        raise Refused("busy", f"{study.name} is open for a confirmation alone; wait for its winner", "study")
+    if len(study.remeasure) + repeats > QUEUE_MAX:
+        raise Refused("full", f"{len(study.remeasure)} evaluations are enqueued already; wait for some", "repeats")
+    trial = again.point_of(study, trial)
+    words = again.obstacle(study, trial)
+    if words is not None:
+        raise Refused("bad-field", words, "again")
+    event = desk.record("point.again", {"repeats": repeats}, study=study, trial=trial.number,
+                        **_actor(client, request))
+    desk.drawer(study.name).drop()
+    serve(desk, study)
+    return "ok", {"study": study.name, "of": trial.number, "params": dict(trial.params), "repeats": repeats,
+                  "queued": len(study.remeasure), "seq": event.seq}
 
 
 def _allowed(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:

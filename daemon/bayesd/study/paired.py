@@ -1,14 +1,16 @@
-"""Two cross-validated trials side by side, when one of them has its first few folds only.
+"""A cross-validated trial beside the best, when it has its first few folds only.
 
-Folds differ in difficulty, so trials are compared fold by fold. Of a trial with k of n folds,
+Folds differ in difficulty, so trials are compared fold by fold, and that not with the incumbent alone, whose own luck
+in each fold would count as much as the trial's: the reference is the mean of the few best complete trials.
+Of a trial with k of n folds,
 
-    d_i = how much worse it is than the incumbent in fold i        (i = 1..k; the incumbent has all n)
-    D   = mean of d_1..d_k;  its final counterpart is the mean of d_1..d_n
+    d_i = how much worse it is than the reference in fold i        (i = 1..k; the reference has all n)
+    D   = mean of d_1..d_k, plus how much worse the reference is than the incumbent on all folds
 
-and, when the order of folds says nothing about them, the final mean given the first k has mean D and variance
-s^2 (1/k) (1 - k/n), the variance of a sample mean from a finite population (Cochran 1977, Sampling Techniques, 3rd
-edition, equation 2.8). So few folds are enough where trials differ clearly, and the last fold leaves no doubt at all.
-The question is who wins on these folds; how well that generalises (Nadeau and Bengio 2003) is another one.
+and, when the order of folds says nothing about them, the final difference to the incumbent given the first k folds has
+mean D and variance s^2 (1/k) (1 - k/n), that of a sample mean from a finite population (Cochran 1977, Sampling
+Techniques, 3rd edition, equation 2.8). So few folds are enough where trials differ clearly, and the last fold leaves no
+doubt at all. The question is who wins on these folds; how well that generalises (Nadeau and Bengio 2003) is another.
 
 s^2 from two or three folds is a bad guess, and can be nearly nothing by luck. It is shrunk towards what trials of this
 study usually have (Smyth 2004, Linear models and empirical Bayes methods, section 6: the moderated t): with d0 and s0^2
@@ -21,6 +23,7 @@ Sums are exact (fsum).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import islice
 
 from scipy.special import digamma, polygamma
@@ -28,6 +31,7 @@ from scipy.special import digamma, polygamma
 from bayesd.study.folds import mean_and_se, scores
 from bayesd.study.state import Data, Study, Trial
 
+REFERENCES = 3         # the best complete trials, whose mean others are compared with: more are further from the best
 NEIGHBOURS = 50        # complete trials, the latest, whose differences say what is usual
 DIGITS = 12            # of what is recorded: the last bits are another machine's
 
@@ -39,7 +43,9 @@ class Comparison:
     against: int
     """The incumbent's number."""
     is_paired: bool
-    """Fold by fold; else its folds beside the incumbent's mean, since those of the incumbent are not known."""
+    """Fold by fold; else its folds beside the incumbent's value, since no complete trial's folds are known."""
+    references: tuple[int, ...]
+    """The trials whose mean is the reference, best first."""
     folds: int
     """k, of the trial."""
     count: int
@@ -50,6 +56,8 @@ class Comparison:
     """s^2, moderated."""
     freedom: float
     """Degrees of freedom of s^2; 0: nothing is known of it."""
+    known: int
+    """Complete trials whose folds say what is usual."""
 
     @property
     def se(self) -> float:
@@ -61,66 +69,71 @@ def compare(trial: Trial, goal: int = 0) -> Comparison | None:
     """A trial beside the incumbent in one objective; None without an incumbent, or without a fold."""
     study = trial.study
     assert study.spec.folds is not None
+    count = study.spec.folds.count
     metric = study.goals[goal].name
     sign = 1.0 if study.goals[goal].direction == "minimize" else -1.0
     mine = scores(trial, metric)
-    found = _incumbent(trial, mine, metric)
-    if found is None or not mine:
+    best = study.best
+    if not mine or best is None or best is trial or best.values is None:
         return None
-    other, theirs = found
-    assert other.values is not None
-    differences = [sign * (value - (theirs[step] if theirs else other.values[goal])) for step, value in mine.items()]
-    usual, weight = _usual(study, other, theirs, metric)
+    references = _references(study, trial, metric)
+    if references:
+        reference = _mean_by_fold(list(references.values()))
+        behind = sign * (math.fsum(reference.values()) / count - best.values[goal])
+    else:
+        reference, behind = dict.fromkeys(range(count), best.values[goal]), 0.0
+    differences = [sign * (value - reference[step]) for step, value in mine.items()]
+    usual, weight, known = _usual(study, trial, references, reference, metric)
     k = len(differences)
     mean = math.fsum(differences) / k
     freedom = weight + k - 1
     square = math.fsum((each - mean) ** 2 for each in differences) + weight * usual
-    return Comparison(other.number, bool(theirs), k, study.spec.folds.count, mean,
-                      square / freedom if freedom else 0.0, freedom)
+    return Comparison(best.number, bool(references), tuple(references), k, count, mean + behind,
+                      square / freedom if freedom else 0.0, freedom, known)
 
 
-def _incumbent(trial: Trial, mine: Mapping[int, float], metric: str) -> tuple[Trial, dict[int, float]] | None:
-    """The best complete trial that has all these folds, with them; else the best one, without."""
-    study = trial.study
-    best = study.best
-    if best is None or best is trial or best.values is None:
-        return None
-    theirs = scores(best, metric)
-    if mine.keys() <= theirs.keys():
-        return best, theirs
+def _references(study: Study, trial: Trial, metric: str) -> dict[int, dict[int, float]]:
+    """The best complete trials of which all folds are known, best first, with these folds."""
+    assert study.spec.folds is not None
+    count = study.spec.folds.count
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
-    ranked = sorted((sign * other.values[0], other.number) for other in study.trials
-                    if other.status == "complete" and other.of is None and other.values is not None
-                    and other is not trial and mine.keys() <= scores(other, metric).keys())
-    if ranked:
-        other = study.trials[ranked[0][1] - 1]
-        return other, scores(other, metric)
-    return best, {}
+    whole = ((sign * other.values[0], other.number) for other in study.trials
+             if other.status == "complete" and other.of is None and other.values is not None and other is not trial
+             and len(other.reports or ()) >= count and len(scores(other, metric)) == count)
+    return {number: scores(study.trials[number - 1], metric) for _, number in nsmallest(REFERENCES, whole)}
 
 
-def _usual(study: Study, other: Trial, theirs: Mapping[int, float], metric: str) -> tuple[float, float]:
-    """(s0^2, d0): the usual variance of the differences to `other` within a trial, and how many folds it is worth.
+def _mean_by_fold(trials: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    return {step: math.fsum(each[step] for each in trials) / len(trials) for step in trials[0]}
+
+
+def _usual(study: Study, trial: Trial, references: Mapping[int, Mapping[int, float]], reference: Mapping[int, float],
+           metric: str) -> tuple[float, float, int]:
+    """(s0^2, d0, trials): the usual variance of the differences to the reference within a trial, how many folds it is
+    worth, and how many trials say so. A trial of the reference is held against the others of it.
 
     From the variances s_g^2 of the latest complete trials, of which Smyth's equations give both from mean and variance
     of log s_g^2. With few of them d0 is at most their number: they know too little of how much variances vary.
     """
     found: list[tuple[float, int]] = []
     complete = (each for each in reversed(study.trials) if each.status == "complete" and each.of is None
-                and each is not other)
+                and each is not trial)
     for each in islice(complete, NEIGHBOURS):
-        folds = scores(each, metric)
-        if theirs:
-            differences = [value - theirs[step] for step, value in folds.items() if step in theirs]
-        else:
-            differences = list(folds.values())
+        beside = reference
+        if each.number in references:
+            others = [folds for number, folds in references.items() if number != each.number]
+            if not others:
+                continue
+            beside = _mean_by_fold(others)
+        differences = [value - beside[step] for step, value in scores(each, metric).items()]
         if len(differences) > 1:
             n = len(differences)
             mean = math.fsum(differences) / n
             found.append((math.fsum((one - mean) ** 2 for one in differences) / (n - 1), n - 1))
     known = [(variance, freedom) for variance, freedom in found if variance > 0]
     if not known:
-        return 0.0, 0.0
-    return moderation(known)
+        return 0.0, 0.0, len(found)
+    return (*moderation(known), len(found))
 
 
 def moderation(known: Sequence[tuple[float, int]]) -> tuple[float, float]:

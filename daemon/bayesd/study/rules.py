@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from bayesd.study import confirm, folds, ladder, paired, pooled, pruning, stopping
+from bayesd.study import again, confirm, folds, ladder, paired, pooled, pruning, stopping
 from bayesd.study.desk import ANSWER_S, PATIENCE_S, Candidate, Desk, Order, Standing
 from bayesd.study.problem import Suggestion
 from bayesd.study.state import FINAL, Data, Lease, Study, Told, Trial, Worker
@@ -113,7 +113,8 @@ def serve(desk: Desk, study: Study) -> None:
     """Hand out what the study has to those who stand in line for it, oldest first."""
     if study.status != "open" or desk.disk_full:
         return
-    if not (study.waiting or study.queue or study.confirm or study.paused or desk.drawer(study.name).candidates):
+    if not (study.waiting or study.queue or study.confirm or study.remeasure or study.paused
+            or desk.drawer(study.name).candidates):
         return
     for standing in desk.waiting_for(study.name):
         if not _fits(study, standing.ask):
@@ -142,7 +143,7 @@ def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
     if (trial := ladder.going_on(study)) is not None:
         return trial
     number = len(study.trials) + 1
-    data = confirm.proposal(desk, study, worker)
+    data = confirm.proposal(desk, study, worker) or again.proposal(study, desk.state.seq)
     if data is not None:
         desk.drawer(study.name).drop()      # what lies there was made for this number
     elif not _has_room(study):
@@ -810,7 +811,7 @@ def settle(desk: Desk, study: Study) -> None:
         close(desk, study, "cost")
     elif budget.wall is not None and desk.elapsed(study) >= budget.wall:
         close(desk, study, "wall")
-    elif not study.running and not study.waiting and not study.confirm:
+    elif not study.running and not study.waiting and not study.confirm and not study.remeasure:
         rule = None
         if study.stopping is not None:
             rule = study.stopping["rule"]

@@ -107,10 +107,12 @@ def _carried(source: Earlier) -> list[Any]:
 
 def _confirmation(study: Study) -> dict[str, Any]:
     """What only a study has whose leaders were measured again."""
+    asked: dict[str, Any] = {"remeasure": study.remeasure, "again": study.again} if (
+        study.remeasure or (study.again and not study.repeated)) else {}
     if not study.repeated:
-        return {}
-    return {"confirm": study.confirm, "repeated": study.repeated, "again": study.again, "reopened": study.reopened,
-            "winner": study.winner, "is_announced": study.is_announced}
+        return asked
+    return {**asked, "confirm": study.confirm, "repeated": study.repeated, "again": study.again,
+            "reopened": study.reopened, "winner": study.winner, "is_announced": study.is_announced}
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
@@ -221,8 +223,9 @@ def _load_study(data: dict[str, Any]) -> Study:
     if "origin" in data:
         study.origin = Origin(*data["origin"])
     study.stopping, study.patient_since = data.get("stopping"), data.get("patient_since", 0)
+    study.remeasure, study.again = data.get("remeasure", []), data.get("again", 0)
     if "repeated" in data:
-        study.confirm, study.again, study.reopened = data["confirm"], data["again"], data["reopened"]
+        study.confirm, study.reopened = data["confirm"], data["reopened"]
         study.repeated = {int(number): repeats for number, repeats in data["repeated"].items()}
         study.winner, study.is_announced = data["winner"], data["is_announced"]
     return study

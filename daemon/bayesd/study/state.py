@@ -48,6 +48,7 @@ from bayesd_schemas.warm import WarmStart
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "paused", "complete", "fail", "pruned", "voided"]
 FINAL = frozenset(("complete", "fail", "pruned", "voided"))
+MEASURED = frozenset(("value", "threshold", "difference", "chance", "bound"))      # of a stop: numbers, even when whole
 
 
 class Event(NamedTuple):
@@ -282,6 +283,8 @@ class Study:
     """Trials whose points are to be measured again, each as often as it stands here; see confirm.py."""
     repeated: dict[int, list[int]] = field(default_factory=dict)
     """Leader -> the trials that measured its point again."""
+    remeasure: list[int] = field(default_factory=list)
+    """Trials whose points somebody wants measured again, each as often as it stands here; see again.py."""
     again: int = 0
     """Trials that measure a point again and are not void: no budget counts them."""
     reopened: str | None = None
@@ -569,8 +572,9 @@ def _study_amended(state: State, event: Event) -> None:
         study.space_rev = event.data["space_rev"]
         study.drawn = 0
         study.fit = None
-        study.confirm = []                       # points of another space
+        study.confirm, study.remeasure = [], []  # points of another space
     study.confirm = [number for number in study.confirm if study.spec.allows(study.trials[number - 1].params)]
+    study.remeasure = [number for number in study.remeasure if study.spec.allows(study.trials[number - 1].params)]
     if event.data.get("queue") is not None:      # points that are no longer allowed have left
         study.queue = [_typed(study, params) for params in event.data["queue"]]
     study.leader_left = True
@@ -592,6 +596,7 @@ def _study_closed(state: State, event: Event) -> None:
     study.status = "closed"
     study.closed_by = event.data["rule"]
     study.confirm, study.reopened, study.is_announced = [], None, True
+    study.remeasure = []
 
 
 def _study_stopping(state: State, event: Event) -> None:
@@ -626,6 +631,12 @@ def _point_enqueued(state: State, event: Event) -> None:
     study = _study(state, event)
     study.queue.append(_typed(study, event.data["params"]))
     study.version += 1
+
+
+def _point_again(state: State, event: Event) -> None:
+    trial = _trial(state, event)
+    trial.study.remeasure += [trial.number] * event.data["repeats"]
+    trial.study.version += 1
 
 
 def _model_fitted(state: State, event: Event) -> None:
@@ -697,8 +708,12 @@ def _trial_proposed(state: State, event: Event) -> None:
         study.queue.pop(0)
     if data.get("of") is not None:
         trial.of = data["of"]
-        study.confirm.remove(data["of"])
-        study.repeated[data["of"]].append(trial.number)
+        if data["sampler"] == "again":
+            if data["of"] in study.remeasure:
+                study.remeasure.remove(data["of"])
+        else:
+            study.confirm.remove(data["of"])
+            study.repeated[data["of"]].append(trial.number)
         study.again += 1
 
 
@@ -829,7 +844,7 @@ def _trial_reported(state: State, event: Event) -> None:
 
 def _trial_stopped(state: State, event: Event) -> None:
     _trial(state, event).stopped = {
-        name: _float(said) if name in ("value", "threshold") else said for name, said in event.data.items()}
+        name: _float(said) if name in MEASURED else said for name, said in event.data.items()}
 
 
 # ---------------------------------------------------------------- outcomes
@@ -1072,6 +1087,7 @@ def _outcome_voided(state: State, event: Event) -> None:
     if trial.status != "voided":
         trial.study.again -= trial.of is not None
     trial.study.confirm = [number for number in trial.study.confirm if number != trial.number]
+    trial.study.remeasure = [number for number in trial.study.remeasure if number != trial.number]
     _end_open(state, trial, event.data.get("ended", "voided"))
     _move(trial, "voided")
     _forget(trial, keep_late=False)
@@ -1112,6 +1128,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "study.ticked": _study_ticked,
     "run.began": _run_began,
     "point.enqueued": _point_enqueued,
+    "point.again": _point_again,
     "trial.proposed": _trial_proposed,
     "trial.leased": _trial_leased,
     "lease.expired": _lease_expired,

@@ -94,7 +94,7 @@ def _choice(seen: Witness, trial: Trial, data: Mapping[str, Any], then: Moment) 
                  "age_s": data.get("age_s"), "drawn": data.get("drawn"), "by": None, "of": data.get("of"),
                  "prior": data.get("prior"), "sources": data.get("sources"), "priors": list(spec.prior),
                  "earlier": [start.study for start in spec.warm_start]}
-    if sampler == "enqueued":
+    if sampler in ("enqueued", "again"):
         origin = seen.enqueued.get(trial.number)
         if origin is not None:
             by = {"study.created": "study file", "study.forked": "fork"}.get(origin.event.type, "enqueue")

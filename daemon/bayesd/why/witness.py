@@ -122,6 +122,7 @@ class Witness:
     _known: dict[int, Known] = field(default_factory=dict)
     _due: deque[int] = field(default_factory=deque)
     _queue: list[tuple[dict[str, Any], Entry]] = field(default_factory=list)
+    _again: list[tuple[int | None, Entry]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._due = deque(sorted(set(self.at)))
@@ -194,6 +195,13 @@ class Witness:
         elif event.type == "trial.proposed" and event.data["sampler"] == "enqueued" and self._queue:
             assert event.trial is not None
             self.enqueued[event.trial] = self._queue.pop(0)[1]
+        elif event.type == "point.again":
+            self._again += [(event.trial, entry)] * event.data["repeats"]
+        elif event.type == "trial.proposed" and event.data["sampler"] == "again":
+            found = next((each for each in self._again if each[0] == event.data["of"]), None)
+            if found is not None and event.trial is not None:
+                self._again.remove(found)
+                self.enqueued[event.trial] = found[1]
 
     def _take(self, seq: int) -> None:
         study = self.state.studies.get(self.name)

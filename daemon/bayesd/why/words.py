@@ -161,6 +161,7 @@ def _in_short(page: Page) -> Iterable[str]:
              "random": "It was drawn at random; no result had a say in it.",
              "grid": "It was the next cell of the grid; no result had a say in it.",
              "confirm": f"It measures trial {choice['of']} again; no sampler had a say in it.",
+             "again": f"{_who(choice)} wanted trial {choice['of']} measured again; no sampler had a say in it.",
              "enqueued": f"{_who(choice)} asked for it; no sampler had a say in it."}.get(how)
     if choice["fallback"]:
         short = f"A plainer sampler than the model answered, because {_fallback(choice['fallback'])}."
@@ -308,6 +309,10 @@ def _reason(page: Page) -> Iterable[Block]:
     elif how == "confirm":
         yield (f"Trial {choice['of']} was among the leaders, and leaders are measured again before a winner is "
                "announced: what made them leaders may have been luck.")
+    elif how == "again":
+        yield (f"It is the point of trial {choice['of']}, measured again on request"
+               + (f" (event {by['seq']}, {when(by['time'])})" if by is not None else "")
+               + ": one more evaluation of the same point, which no budget counts.")
     elif how == "enqueued":
         if by is not None and by["with"] == "study file":
             yield f"The study file lists it under enqueue (event {by['seq']}, {when(by['time'])})."
@@ -508,8 +513,24 @@ def _stopped(said: Page) -> str:
         return (f"Rule {said['rule']} stopped it at step {said['step']}, at rung {said['rung']}{where}: {what} was "
                 f"{value}, and of the {count(said['compared'], 'trial')} that had reached the rung the best "
                 f"{said['kept']} went on, down to {limit}.")
+    if said["rule"] == "race":
+        return _raced(said, what, value, limit)
     return (f"Rule {said['rule']} stopped it at step {said['step']}: {what} was {value} at best, behind {limit} of the "
             f"{count(said['compared'], 'trial')} that it was held against.")
+
+
+def _raced(said: Page, what: str, value: str, limit: str) -> str:
+    """Behind which trial a cross-validated one was, on which folds, and what chance it had left."""
+    beside = said.get("beside") or ()
+    on = (f"fold by fold beside the mean of trials {', '.join(map(str, beside))}" if len(beside) > 1 else
+          f"fold by fold beside trial {beside[0]}" if beside else "whose folds are not known")
+    words = (f"Rule race stopped it after {count(said['folds'], 'fold')} (step {said['step']}): {what} was {value} on "
+             f"average, and as good as trial {said['against']}, the best then, would have been {limit} ({on}). ")
+    if not said["chance"]:
+        return words + ("Even the best values that the study's bounds allow in all other folds would not have brought "
+                        "it ahead.")
+    return words + (f"The chance that all folds together would have brought it ahead was {number(said['chance'])}, and "
+                    f"below {number(said['bound'])} the rule stops.")
 
 
 def _became(page: Page) -> Iterable[Block]:

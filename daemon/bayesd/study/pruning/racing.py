@@ -16,7 +16,7 @@ from bayesd_schemas.study import Prune
 
 def judge(study: Study, trial: Trial, step: int, prune: Prune) -> Verdict | None:
     """Stop at `step` when the chance to win is below the bound."""
-    stop = decide(trial, prune.error, prune.min_folds)
+    stop = decide(trial, prune.error, prune.min_folds, prune.needed)
     if stop is None:
         return None
     goal = study.goals[0]
