@@ -31,6 +31,8 @@ class Observation:
     se: float | None = None
     limits: tuple[float | None, ...] = ()
     """What was measured of the study's limits, in their order; None where nothing was."""
+    spent: float | None = None
+    """What the trial took, in the unit of the study's [cost]; None without one, and of all that did not end well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Problem:
     references: tuple[float | None, ...] = ()
     """Of the objectives, as measured: what is not better counts for no hypervolume. None: taken from data."""
     limits: tuple[Bound, ...] = ()
+    thrift: float | None = None
+    """The power of the expected cost that an improvement is divided by; None: nobody asks what a trial takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,10 @@ class Proposal:
     prior: float | None = None
     """What the prior weighed: the factor of its log density in the acquisition; of a point that was drawn from it,
     how far it was trusted. None without a prior, and where it had no part in the point."""
+    power: float | None = None
+    """`Problem.thrift`, where there is a model of costs."""
+    cost: float | None = None
+    """What that model expects the trial to take (a median), in the unit of the study's [cost]."""
 
 
 @dataclass(frozen=True, slots=True)
