@@ -1,6 +1,6 @@
 """What attention to cost brings: python tests/bench/cost.py [--seeds 10] [--jobs 1] [--out FILE] [--tabulate].
 
-Each run has a budget of cost, that of 30 random points, and goes on until it is spent: once as with `[cost]` in the
+Each run has a budget of cost, that of 20 random points, and goes on until it is spent: once as with `[cost]` in the
 study file, once without. What a trial costs varies 50 times over the space, from 1 to 50: along one axis (ramp), or
 with the distance from a corner over all axes (corner), wherever the optimum may lie; of the forest it is the seconds
 that were measured. Under `even` every trial costs the same, and nothing should be lost.
@@ -45,7 +45,7 @@ CASES = (("hartmann-3", "ramp"), ("rosenbrock-3", "ramp"), ("sphere-5", "corner"
          ("mixed-valleys", "ramp"), ("noisy-branin-2", "ramp"), ("forest-digits", "seconds"),
          ("hartmann-3", "even"), ("mixed-valleys", "even"))
 FACTOR = 50.0
-TRIALS = 30         # random points that the budget pays for
+TRIALS = 20         # random points that the budget pays for
 TRIALS_MAX = 200
 MARKS = (0.25, 0.5, 1.0)
 LEAST = 1e-3        # of the range: what is added before ratios are taken
