@@ -345,6 +345,8 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
         return Moment(event, replace(frozen.problem, number=number), engine, ())
     problem, wrong = asked(frozen, study.trials, event.trial or 0, study.drawn, data, fold.fits, study=study.name)
     left_out = _left_out(data) if fold.is_named else ()
+    if data.get("power") not in (None, problem.thrift):      # it follows from the log, whatever engine answered
+        wrong = (*wrong, "power")
     return Moment(event, problem, engine, (*wrong, *left_out, *_unlike(study, data, engine)))
 
 
@@ -537,7 +539,7 @@ def _again(problem: Problem, data: Mapping[str, Any]) -> tuple[Proposal | None, 
 
 
 _FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback",
-           "prior", "sources")
+           "prior", "sources", "power", "cost")
 
 
 def _said(data: Mapping[str, Any]) -> Evidence:

@@ -25,6 +25,7 @@ from bayesd.study.problem import Problem
 from bayesd.study.pruning import quantile
 from bayesd.study.row import Row
 from bayesd.study.state import Study
+from bayesd.study.stopping import Drought
 from bayesd_schemas.study import Method
 
 ORDERS = ("recorded", "trial", "shuffled")
@@ -48,9 +49,13 @@ class Limits:
     no_improvement: int | None = None
     """Stop after so many results in a row without a better best."""
     target: float | None = None
+    patience: int | None = None
+    """As in the study file's [stop]: after so many complete trials in a row of which none was better by min_delta."""
+    min_delta: float = 0.0
 
     def __bool__(self) -> bool:
-        return any(each is not None for each in (self.trials, self.wall, self.cost, self.no_improvement, self.target))
+        return any(each is not None for each in (
+            self.trials, self.wall, self.cost, self.no_improvement, self.target, self.patience))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +113,22 @@ class Tally:
     """The best value so far, signed: lower is better."""
     barren: int = 0
     """Results since the best one."""
+    drought: Drought = field(default_factory=Drought)
+    """What patience counts: complete trials alone."""
+
+    @classmethod
+    def begun(cls, of: "Known", limits: Limits) -> "Tally":
+        """Before the first event: imported results are there to beat."""
+        tally = cls(best=_imported_best(of), drought=Drought(limits.min_delta))
+        for entry in of.entries:
+            if entry.trial in of.imported:
+                tally.drought.take(of.sign * entry.value, False)
+        return tally
 
     def result(self, value: float | None) -> None:
         """One more result: a signed value, or None for a failure or a pruned trial."""
+        if value is not None:
+            self.drought.take(value)
         if value is not None and (self.best is None or value < self.best):
             self.best, self.barren = value, 0
         else:
@@ -122,6 +140,8 @@ class Tally:
             return "target"
         if limits.no_improvement is not None and self.barren >= limits.no_improvement:
             return "no-improvement"
+        if limits.patience is not None and self.drought.best is not None and self.drought.barren >= limits.patience:
+            return "patience"
         if limits.trials is not None and len(self.handed_out) >= limits.trials:
             return "trials"
         if limits.cost is not None and self.cost >= limits.cost:
@@ -171,14 +191,15 @@ def _walk(events: Iterable[Body], of: Known, tally: Tally, only: set[int] | None
 def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str = winner.DEFAULT,
            order: str = "recorded", seed: int = 0) -> Body:
     """What `limits` and `rule` would have made of the recorded events of a study."""
-    whole = Tally(best=_imported_best(of))
+    whole = Tally.begun(of, limits)
     for _ in _walk(events, of, whole):
         pass
     actual = _winner(of, None, winner.DEFAULT)
     answer: Body = {
         "study": of.study, "order": order, "rule": rule,
-        "limits": {name: getattr(limits, name) for name in ("trials", "wall", "cost", "no_improvement", "target")
-                   if getattr(limits, name) is not None},
+        "limits": {name: getattr(limits, name) for name in ("trials", "wall", "cost", "no_improvement", "target",
+                                                            "patience") if getattr(limits, name) is not None}
+        | ({"min_delta": limits.min_delta} if limits.min_delta else {}),
         "actual": {**whole.words(), "closed_by": of.closed_by, "winner": actual},
         "notes": [CAVEAT, *([CAVEAT_ADAPTIVE] if of.problem.method == "bayes" and order != "recorded" else [])]}
     if order == "shuffled":
@@ -192,7 +213,7 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str = winner
                                    "measured.")
     else:
         kept = stop.handed_out | stop.void
-    end = Tally(best=_imported_best(of))
+    end = Tally.begun(of, limits)
     for _ in _walk(events, of, end, kept):
         pass
     pending = sorted(stop.handed_out - set(stop.done))
@@ -220,7 +241,7 @@ def _stop(events: Sequence[Body], of: Known, limits: Limits, at_results: bool = 
     """Where the first rule fires: the tally there, and the rule; at the end of the record, None. `at_results`:
     nothing is looked at while a trial runs, since there is one at a time; one that never ended runs until its last
     event."""
-    tally = Tally(best=_imported_best(of))
+    tally = Tally.begun(of, limits)
     last = {body["trial"]: body["seq"] for body in events} if at_results else {}
     for _ in _walk(events, of, tally):
         if at_results and tally.trial not in tally.done and tally.seq != last[tally.trial]:
@@ -273,9 +294,8 @@ def _shuffled(events: Sequence[Body], of: Known, limits: Limits, whole: Tally, s
     limits = replace(limits, wall=None)
     draw = random.Random(seed)  # noqa: S311  # orders of results, no secrets
     stops, values = [], []
-    before = _imported_best(of)
     for _ in range(SHUFFLES):
-        tally = Tally(best=before)
+        tally = Tally.begun(of, limits)
         for place in range(len(results)):
             other = draw.randrange(place, len(results))      # a shuffle, as far as it is looked at
             results[place], results[other] = results[other], results[place]
@@ -327,8 +347,11 @@ class Question:
     @classmethod
     def read(cls, args: Mapping[str, Any]) -> "Question":
         """Out of a request's arguments. Raises ValueError in words for the sender."""
-        limits = Limits(**{name: _number(args, name, whole=name in ("trials", "no_improvement"))
-                           for name in ("trials", "wall", "cost", "no_improvement", "target")})
+        limits = Limits(**{name: _number(args, name, whole=name in ("trials", "no_improvement", "patience"))
+                           for name in ("trials", "wall", "cost", "no_improvement", "target", "patience")},
+                        min_delta=float(_number(args, "min_delta", whole=False) or 0.0))
+        if limits.min_delta and limits.patience is None:
+            raise ValueError("min_delta says what better means for patience: give patience as well")
         rule, order, method = args.get("rule", winner.DEFAULT), args.get("order", "recorded"), args.get("method")
         for name, value, choices in (("rule", rule, winner.RULES), ("order", order, ORDERS),
                                      ("method", method, (None, *get_args(Method))),
@@ -338,7 +361,7 @@ class Question:
         if order != "recorded" and limits.wall is not None:
             raise ValueError("wall needs order recorded: results that come in another order have no times")
         if order == "shuffled" and not limits:
-            raise ValueError("order shuffled needs a limit: trials, cost, no_improvement or target")
+            raise ValueError("order shuffled needs a limit: trials, cost, no_improvement, patience or target")
         count = _number(args, "next", whole=True)
         if count is not None and count > NEXT_MAX:
             raise ValueError(f"next is at most {NEXT_MAX}")

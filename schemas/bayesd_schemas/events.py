@@ -209,6 +209,8 @@ class TrialProposed(_Data):
                                                                  "point of theirs that is tried first, 1")
     prior: Number | None = Field(None, description="What the prior weighed: the factor of its log density in the "
                                                    "acquisition; of a point drawn from it, how far it was trusted")
+    power: Number | None = Field(None, description="The power of the expected cost that improvement was divided by")
+    cost: Number | None = Field(None, description="What it was expected to take, in the unit of the study's [cost]")
 
 
 class TrialLeased(_Data):
@@ -339,6 +341,7 @@ class TrialImported(_Data):
     state: Literal["complete", "fail", "pruned"] | None = Field(None, description="Default: complete with values")
     se: Number | None = None
     seconds: Number | None = None
+    spent: Number | None = Field(None, description="What the model of costs learned of it")
     failure: Annotated[str | None, Field(alias="class")] = None
     result: bool = Field(False, description="Of a point that was imported before: this is the trial's outcome, and "
                                             "what came before it was a late one")

@@ -244,6 +244,13 @@ class Stop(_Part):
         return self.improvement is not None or self.regret is not None or self.converged
 
 
+class Cost(_Part):
+    """What a trial takes differs over the space: learn it, and look for improvement per unit of it."""
+
+    per: Literal["seconds", "cost"] = Field(description="Of what workers tell: seconds, or cost in any unit.")
+    aware: bool = Field(True, description="False: what a trial should take is on record, and moves no proposal.")
+
+
 class StudySpec(_Part):
     """A whole study file."""
 
@@ -268,6 +275,8 @@ class StudySpec(_Part):
     fidelity: Fidelity | None = Field(None, description="What rungs are counted in; a report's step says how much of "
                                       "it was trained by then.")
     stop: Stop | None = Field(None, description="None: only the budget ends the search.")
+    cost: Cost | None = Field(None, description="None: all trials count alike, whatever they take. Read by method "
+                                                "bayes.")
     confirm: Confirm | None = Field(None, description="None: the winner is announced as it was measured once.")
     folds: Folds | None = Field(None, description="None: a report is not a fold.")
     space: Space

@@ -272,6 +272,21 @@ def test_several_objectives_tell_their_trade_off() -> None:
     assert "By the first objective alone" in flat(page_of(story.rows))
 
 
+@pytest.mark.parametrize(("cost", "said"), [
+    ({"per": "seconds"}, "What a trial takes counted: improvement was divided by it to the power 0.8,"),
+    ({"per": "cost", "aware": False}, "of the study's cost; that did not count in the choice")])
+def test_what_a_trial_takes_is_told(cost: dict[str, Any], said: str) -> None:
+    story = Engine(method="bayes", space={"x": FLOAT, "y": FLOAT}, budget={"trials": 40}, cost=cost)
+    for _ in range(9):
+        number = story.a_trial()
+        x = story.params(number)["x"]
+        story.tell("w1", number, value=(x - 0.5) ** 2, seconds=2 + 90 * x, cost=1 + 9 * x)
+    page = page_of(story.rows, 9)
+    assert page["choice"]["power"] == (0.8 if cost.get("aware", True) else 0.0)
+    assert page["recomputed"]["agrees"]
+    assert said in flat(page)
+
+
 def test_what_can_become_of_a_trial() -> None:
     story = Engine(method="bayes", space={"x": FLOAT}, retry={"lost": 1, "crash": 1})
     for value in (0.5, 0.7, 0.2):

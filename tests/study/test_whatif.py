@@ -41,6 +41,8 @@ VALUES: list[float | None] = [5.0, 4.0, None, 4.5, 3.0, 6.0, 7.0, 8.0, 1.0, 2.0]
 @pytest.mark.parametrize(("limits", "rule", "won", "results", "handed_out"), [
     ({"trials": 4}, "trials", 2, 3, 4), ({"cost": 5.0}, "cost", 5, 5, 5),
     ({"no_improvement": 3}, "no-improvement", 5, 8, 8),
+    ({"patience": 3}, "patience", 5, 8, 8), ({"patience": 4}, None, 9, 10, 10),
+    ({"patience": 2, "min_delta": 1.5}, "patience", 2, 4, 4),
     ({"no_improvement": 4}, None, 9, 10, 10), ({"target": 3.5}, "target", 5, 5, 5), ({"wall": 25.0}, "wall", 2, 3, 3),
     ({"trials": 7, "target": 4.0}, "target", 2, 2, 2), ({"trials": 99}, None, 9, 10, 10), ({}, None, 9, 10, 10)])
 def test_where_it_stops_and_who_wins(limits: dict[str, Any], rule: str | None, won: int, results: int,
@@ -55,11 +57,13 @@ def test_where_it_stops_and_who_wins(limits: dict[str, Any], rule: str | None, w
     assert (rule is None and limits != {}) == any("No rule fires" in note for note in said["notes"])
 
 
-@pytest.mark.parametrize("limits", [{"trials": 4}, {"cost": 5.0}, {"wall": 25.0}, {"trials": 7, "cost": 6.0}])
+@pytest.mark.parametrize("limits", [{"trials": 4}, {"cost": 5.0}, {"wall": 25.0}, {"trials": 7, "cost": 6.0},
+                                    {"patience": 3}, {"patience": 2, "min_delta": 1.5}, {"target": 3.5}])
 def test_a_study_with_that_budget_really_ends_so(limits: dict[str, Any]) -> None:
-    """The daemon's own rules as the judge: the same results told to a study that has the budget."""
+    """The daemon's own rules as the judge: the same results told to a study that has the budget, or the stop rules."""
     said = asked(measured(VALUES), **limits)
-    story = Story(budget=limits)
+    key: Any = "stop" if {"patience", "target"} & limits.keys() else "budget"
+    story = Story(**{key: limits})
     for number, value in enumerate(VALUES, start=1):
         story.ask("w1", id=f"a{number}")
         story.tick(story.now + 10.0)
@@ -180,7 +184,8 @@ def test_one_after_another_and_in_other_orders() -> None:
     ({"rule": "luck"}, "rule is one of"), ({"order": "up"}, "order is one of"), ({"method": "guess"}, "method is one"),
     ({"prune": "all"}, "prune is one of median"), ({"order": "shuffled"}, "needs a limit"),
     ({"order": "trial", "wall": 5}, "wall needs order recorded"), ({"next": 1000, "method": "grid"}, "at most"),
-    ({"target": True}, "target is a number"), ({"no_improvement": "3"}, "no_improvement")])
+    ({"target": True}, "target is a number"), ({"no_improvement": "3"}, "no_improvement"),
+    ({"min_delta": 0.5}, "give patience as well"), ({"patience": 3, "min_delta": -1}, "min_delta is a number above 0")])
 def test_a_question_that_makes_no_sense(args: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Question.read(args)

@@ -61,6 +61,10 @@ _COUNT = click.IntRange(min=1)
 @click.option("--wall", callback=_duration, metavar="DURATION", help="Another budget of time: 90s, 2h, 1h30m.")
 @click.option("--cost", type=click.FloatRange(min=0, min_open=True), help="Another budget of cost.")
 @click.option("--no-improvement", type=_COUNT, metavar="K", help="Stop after K results without a better best.")
+@click.option("--patience", type=_COUNT, metavar="K", help="Stop after K complete trials without a better best, as "
+                                                          "[stop] counts them.")
+@click.option("--min-delta", type=click.FloatRange(min=0, min_open=True), metavar="D",
+              help="For --patience, better means by more than this.")
 @click.option("--target", type=float, metavar="VALUE", help="Stop when a result is at least as good.")
 @click.option("--rule", type=click.Choice(RULES), default="best", show_default=True,
               help="Another rule for the winner.")

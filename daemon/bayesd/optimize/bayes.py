@@ -18,6 +18,7 @@ from bayesd.optimize import metrics, opening, samplers, search, streams
 from bayesd.optimize.acquisition import Improvement, Model, Together
 from bayesd.optimize.allowed import allowed
 from bayesd.optimize.belief import weighed, with_belief
+from bayesd.optimize.cost import with_costs
 from bayesd.optimize.encode import ABSENT, PINNED, Cube, cube
 from bayesd.optimize.metrics import Metrics, Sought
 from bayesd.optimize.search import Target
@@ -159,6 +160,7 @@ def _modelled(problem: Problem, base: Surrogate | Metrics) -> Suggestion:
         acquisition=float(found.acquisition[pick]),
         gap=float(found.acquisition[pick] - following[0]) if len(following) else None,
         index=pick, prior=weighed(target), sources=_sources(base),
+        **_costing(problem, base, design.features(found.U[pick:pick + 1])),
         **_expected(problem, base, aimed, design.features(found.U[pick:pick + 1]))),),
         counters={"observations": float(len(base.rows))})
 
@@ -171,8 +173,16 @@ def _sources(base: Surrogate | Metrics) -> tuple[tuple[str, float], ...] | None:
 
 
 def sought(problem: Problem, base: Surrogate | Metrics) -> Aim | Sought:
-    """The target of the search."""
-    return aim(problem, base) if isinstance(base, Surrogate) else metrics.sought(problem, base)
+    """The target of the search: what is to be gained, against what it is expected to take."""
+    found = aim(problem, base) if isinstance(base, Surrogate) else metrics.sought(problem, base)
+    return replace(found, target=with_costs(found.target, base.costs, problem.thrift))
+
+
+def _costing(problem: Problem, base: Surrogate | Metrics, X: Floats) -> dict[str, Any]:
+    """What a point is expected to take, and how much that counted."""
+    if base.costs is None or problem.thrift is None:
+        return {}
+    return {"power": problem.thrift, "cost": base.costs.expected(X)}
 
 
 def _expected(problem: Problem, base: Surrogate | Metrics, aimed: Aim | Sought, X: Floats) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def _explain(problem: Problem, params: Params) -> Explained:
     if metrics.needed(problem):
         return _explain_metrics(problem, params)
     base = surrogate(problem, bayes.weights_of(problem))
-    aimed, design, of = bayes.aim(problem, base), base.design, base.design.of
+    aimed, design, of = bayes.sought(problem, base), base.design, base.design.of
+    assert isinstance(aimed, bayes.Aim)
     one = len(problem.directions) == 1
     U = of.encode([params])
     X = design.features(U)
@@ -131,7 +132,8 @@ def _explain(problem: Problem, params: Params) -> Explained:
 def _explain_metrics(problem: Problem, params: Params) -> Explained:
     """Metric by metric; with several objectives there is no one mean, and no one best."""
     base = metrics.metrics(problem)
-    aimed, design = metrics.sought(problem, base), base.design
+    aimed, design = bayes.sought(problem, base), base.design
+    assert isinstance(aimed, metrics.Sought)
     U = design.of.encode([params])
     X = design.features(U)
     beliefs = metrics.expected(base, aimed, X)

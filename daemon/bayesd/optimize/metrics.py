@@ -1,20 +1,22 @@
 """A model of each metric, where one number cannot say what a trial is worth: several objectives, or limits.
 
 Every objective and every limit has a model and hyperparameters of its own, in a row in one theta: the objectives, the
-limits, and where trials have failed their success. What is gained is hypervolume where there are several objectives,
-and improvement on the best feasible belief where there is one. Where nothing tried is feasible yet, the probability to
-be feasible is all that is looked for (Gelbart et al., "Bayesian optimization with unknown constraints", 2014, section
-3.3). A value that is missing is nothing to learn: its model knows the other trials.
+limits, where trials have failed their success, and where they told it what they took. What is gained is hypervolume
+where there are several objectives, and improvement on the best feasible belief where there is one. Where nothing tried
+is feasible yet, the probability to be feasible is all that is looked for (Gelbart et al., "Bayesian optimization with
+unknown constraints", 2014, section 3.3). A value that is missing is nothing to learn: its model knows the other trials.
 """
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from bayesd.optimize import hypervolume, outcomes
 from bayesd.optimize.acquisition import Improvement, Model, Success, Together
 from bayesd.optimize.belief import with_belief
+from bayesd.optimize.cost import Costs
 from bayesd.optimize.encode import Bools, Ints
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.improvement import Feasible, HypervolumeImprovement
@@ -31,6 +33,8 @@ from bayesd.optimize.surrogate import (
     Told,
     anew_due,
     believing,
+    costs_of,
+    has_costs,
     is_of,
     refit_due,
     telling,
@@ -65,6 +69,8 @@ class Metrics:
     success: Success | None
     fit: Fit | None
     """A fit made on the way; None when the given one was used."""
+    costs: Costs | None = None
+    """None while too few trials told what they took, and where nobody asks."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +121,13 @@ def _parts(problem: Problem, told: Told) -> list[_Part | None]:
     return out
 
 
-def _to_fit(told: Told, parts: list[_Part]) -> list[tuple[Floats, Floats, Floats]]:
+def _to_fit(problem: Problem, told: Told, parts: list[_Part]) -> list[tuple[Floats, Floats, Floats]]:
     """X, z and se2 of each model in the order of theta."""
     out = [part.chosen(told, FIT_ROWS_MAX) for part in parts]
     if told.failed:
         every = told.chosen(FIT_ROWS_MAX)[1]
         out.append((told.X[every], told.labels[every], np.zeros(len(every))))
-    return out
+    return [*out, *told.costs_to_fit(problem)]
 
 
 def metrics(problem: Problem, *, refit: bool = True) -> Metrics:
@@ -140,11 +146,12 @@ def metrics(problem: Problem, *, refit: bool = True) -> Metrics:
             return Forest.of(design, X, z, se2, problem.seed)
     else:
         last, size = problem.fit, design.size
-        theta = last.theta if last is not None and is_of(last, design, len(real) + told.failed) else None
+        theta = last.theta if last is not None and is_of(
+            last, design, len(real) + told.failed + has_costs(problem)) else None
         if theta is None or last is None or (refit and refit_due(n, last.n)):
             anew = anew_due(n, 0 if theta is None or last is None else last.n)
             theta = sum((fit(design, *each, theta and theta[at * size:(at + 1) * size], anew)
-                         for at, each in enumerate(_to_fit(told, real))), ())
+                         for at, each in enumerate(_to_fit(problem, told, real))), ())
             made = Fit(design.model, n, theta)
         thetas = theta
 
@@ -165,7 +172,8 @@ def metrics(problem: Problem, *, refit: bool = True) -> Metrics:
     success = Success(model(len(real), told.X[every], told.labels[every], zeros[every]), told.level, 1 / (n + 2)) \
         if told.failed else None
     return Metrics(design, told.U, told.good[rows], tuple(each for each in found[:k] if each is not None),
-                   tuple(found[k:]), success, made)
+                   tuple(found[k:]), success, made,
+                   costs_of(problem, told, partial(model, len(real) + told.failed)))
 
 
 def sought(problem: Problem, base: Metrics) -> Sought:
@@ -273,7 +281,7 @@ def expected(base: Metrics, aimed: Sought, X: Floats) -> tuple[tuple[float, floa
 def doubt(problem: Problem, theta: tuple[float, ...]) -> float:
     """-log p(theta | history) up to a constant: what a fit makes small. Infinite where theta is of other models."""
     told = Told.of(problem, np.full(len(problem.directions), 1 / len(problem.directions)))
-    parts = _to_fit(told, [part for part in _parts(problem, told) if part is not None])
+    parts = _to_fit(problem, told, [part for part in _parts(problem, told) if part is not None])
     size = told.design.size
     if len(theta) != size * len(parts):
         return math.inf

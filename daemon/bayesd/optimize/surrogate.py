@@ -6,7 +6,7 @@ worse: the regression then bends towards a cliff that the outcomes do not have.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.special import ndtri
 
 from bayesd.optimize import outcomes, sources
 from bayesd.optimize.acquisition import Model, Success
+from bayesd.optimize.cost import Costs, spent
 from bayesd.optimize.encode import Ints, cube
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
@@ -46,6 +47,8 @@ class Surrogate:
     """None while no trial has failed."""
     fit: Fit | None
     """A fit made on the way; None when the given one was used, and for a forest, which has none."""
+    costs: Costs | None = None
+    """None while too few trials told what they took, and where nobody asks."""
 
 
 def refit_due(n: int, last: int) -> bool:
@@ -98,7 +101,8 @@ class Told:
                 telling(self.U, _ranked(self.well, self.outcomes.z), most) if self.failed else self.good[:0])
 
     def to_fit(self, problem: Problem) -> Iterator[tuple[Floats, Floats, Floats]]:
-        """X, z and se2 that theta is fitted to, first of the outcomes, then of success where trials have failed."""
+        """X, z and se2 that theta is fitted to: of the outcomes, of success where trials have failed, of costs where
+        they were told."""
         # With several objectives theta is fitted to even weights: a fit belongs to the history,
         # not to the trade-off of the trial that happened to be due.
         k = len(problem.directions)
@@ -107,12 +111,19 @@ class Told:
         X, z, se2 = self.X[self.good[rows]], even[rows], self.se2[rows]
         if problem.sources:      # weighed at the last theta, so that what is fitted to does not move with the fit
             last, size = problem.fit, self.design.size
-            usable = last is not None and is_of(last, self.design, 1 + self.failed)
+            usable = last is not None and is_of(last, self.design, 1 + self.failed + has_costs(problem))
             theta = last.theta[:size] if last is not None and usable else tuple(self.design.prior[0].tolist())
             z = sources.rest_of(problem, self.design, theta, X, z, se2)
         yield X, z, se2
         if self.failed:
             yield self.X[every], self.labels[every], np.zeros(len(every))
+        yield from self.costs_to_fit(problem)
+
+    def costs_to_fit(self, problem: Problem) -> Iterator[tuple[Floats, Floats, Floats]]:
+        """X, z and se2 of the model of costs, if there is one."""
+        told = spent(problem, FIT_ROWS_MAX)
+        if told is not None:
+            yield self.X[told.rows], told.z, np.zeros(len(told.rows))
 
 
 def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surrogate:
@@ -132,12 +143,14 @@ def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surro
         posterior: Model = Forest.of(design, X[good[rows]], z[rows], se2[rows], problem.seed)
         success = Success(Forest.of(design, X[every], labels[every], told[every], problem.seed), level, floor) \
             if failed else None
-        return Surrogate(design, U, known, believing(posterior, X[every[~well[every]]]), good[rows], success, None)
+        costs = costs_of(problem, data, lambda X, z, se2: Forest.of(design, X, z, se2, problem.seed))
+        return Surrogate(design, U, known, believing(posterior, X[every[~well[every]]]), good[rows], success, None,
+                         costs)
 
-    # Where trials have failed there are two thetas in a row: of the outcomes, and of success.
+    # Several thetas in a row: of the outcomes, of success where trials have failed, of costs where they were told.
     last, size = problem.fit, design.size
     theta: tuple[float, ...] | None = None
-    if last is not None and is_of(last, design, 1 + failed):
+    if last is not None and is_of(last, design, 1 + failed + has_costs(problem)):
         theta = last.theta
     made = None
     if theta is None or last is None or (refit and refit_due(n, last.n)):
@@ -148,16 +161,30 @@ def surrogate(problem: Problem, weights: Floats, *, refit: bool = True) -> Surro
 
     rows, every = chosen(ROWS_MAX)
     posterior = sources.posterior_of(problem, design, theta[:size], X[good[rows]], z[rows], se2[rows])
-    success = Success(Posterior.of(design, theta[size:], X[every], labels[every], told[every]), level, floor) \
+    success = Success(Posterior.of(design, theta[size:2 * size], X[every], labels[every], told[every]), level, floor) \
         if failed else None
-    return Surrogate(design, U, known, believing(posterior, X[every[~well[every]]]), good[rows], success, made)
+    of_costs = theta[-size:]
+    costs = costs_of(problem, data, lambda X, z, se2: Posterior.of(design, of_costs, X, z, se2))
+    return Surrogate(design, U, known, believing(posterior, X[every[~well[every]]]), good[rows], success, made, costs)
+
+
+def has_costs(problem: Problem) -> bool:
+    """Whether there is a model of costs."""
+    return spent(problem, FIT_ROWS_MAX) is not None
+
+
+def costs_of(problem: Problem, data: Told, model: Callable[[Floats, Floats, Floats], Model]) -> Costs | None:
+    """What trials are believed to take; `model` makes a posterior of features, standardised logarithms and noise."""
+    told = spent(problem, ROWS_MAX)
+    return None if told is None else Costs(
+        model(data.X[told.rows], told.z, np.zeros(len(told.rows))), told.centre, told.scale)
 
 
 def doubt(problem: Problem, weights: Floats, theta: tuple[float, ...]) -> float:
     """-log p(theta | history) up to a constant: what a fit makes small. Infinite where theta is of other axes."""
     data = Told.of(problem, weights)
     size = data.design.size
-    if len(theta) != size * (1 + data.failed):
+    if len(theta) != size * (1 + data.failed + has_costs(problem)):
         return math.inf
     return sum(negative_log_posterior(data.design, np.array(theta[at * size:(at + 1) * size]), *part)[0]
                for at, part in enumerate(data.to_fit(problem)))

@@ -252,7 +252,7 @@ def study_confirm(desk: Desk, client: str, request: Request) -> Result:
 
 
 AMENDABLE = ("budget", "stop", "lease", "retry", "confirm", "folds", "late", "noise", "tags", "method", "surrogate",
-             "space", "constraints", "prior", "bounds", "objectives")
+             "space", "constraints", "prior", "bounds", "objectives", "cost")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:
@@ -269,6 +269,9 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
             goal.model_copy(update={"bounds": None}) for goal in study.goals]:
         raise Refused("bad-field", "of objectives only the bounds can be amended: results of another metric or "
                       "direction would mean something else; fork the study", "objectives")
+    if (spec.cost and spec.cost.per) != (study.spec.cost and study.spec.cost.per):
+        raise Refused("bad-field", "of cost only aware can be amended: what a model of costs learned is in one unit; "
+                      "fork the study", "cost")
     new_space = spec.space != study.spec.space
     data: dict[str, Any] = {**spec_data(spec), "space_rev": study.space_rev + new_space}
     dropped = 0
@@ -293,7 +296,7 @@ def _changed(spec: StudySpec, changes: Mapping[str, Any]) -> dict[str, Any]:
     before = spec.model_dump(mode="json", exclude_unset=True)
     before.pop("enqueue", None)            # handed out, or in the queue
     after = {**before, **changes}
-    for part in ("budget", "stop", "lease", "retry", "confirm"):
+    for part in ("budget", "stop", "lease", "retry", "confirm", "cost"):
         if isinstance(changes.get(part), dict):
             after[part] = {**(before.get(part) or {}), **changes[part]}
     if isinstance(changes.get("space"), dict):

@@ -22,6 +22,7 @@ from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.problem import Problem, Proposal
 from bayesd.study.row import Row
 from bayesd.study.state import Data, Event, Lease, State, Study, apply
+from bayesd.study.thrift import thrift
 from bayesd_schemas.messages import Ask
 from bayesd_schemas.space import Params
 from bayesd_schemas.upcast import VERSIONS
@@ -308,7 +309,7 @@ def problem_of(study: Study, ahead: tuple[Params, ...], drawn: int) -> tuple[Pro
         pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
         constraints=study.spec.constrained, surrogate=study.spec.surrogate,
         prior=tuple(study.spec.prior.items()), sources=warm.sources_of(study) if study.sources else (),
-        references=tuple(goal.reference for goal in study.goals),
+        references=tuple(goal.reference for goal in study.goals), thrift=thrift(study),
     ), tuple(trial.number for trial in pending)
 
 

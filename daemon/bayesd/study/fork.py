@@ -48,6 +48,9 @@ def prefix(past: State, study: Study, spec: StudySpec, *, keep_queue: bool) -> P
         data = _imported(study, trial, seen, dict(params), is_result)
         if spec.goals[0].name != study.goals[0].name:      # it is of another objective
             data.pop("se", None)
+        if seen.spent is not None and spec.cost is not None and study.spec.cost is not None and (
+                spec.cost.per == study.spec.cost.per):
+            data["spent"] = seen.spent
         if is_result and trial.number in numbers:
             data["result"] = True
         imported.append((numbers.setdefault(trial.number, len(numbers) + 1), data))

@@ -31,6 +31,8 @@ class Observation:
     se: float | None = None
     limits: tuple[float | None, ...] = ()
     """What was measured of the study's limits, in their order; None where nothing was."""
+    spent: float | None = None
+    """What the trial took, in the unit of the study's [cost]; None without one, and of all that did not end well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Problem:
     limits: tuple[Bound, ...] = ()
     sources: tuple[Source, ...] = ()
     """Earlier studies that are to help."""
+    thrift: float | None = None
+    """The power of the expected cost that an improvement is divided by; None: nobody asks what a trial takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,10 @@ class Proposal:
     how far it was trusted. None without a prior, and where it had no part in the point."""
     sources: tuple[tuple[str, float], ...] | None = None
     """What earlier studies weighed in the model, by name; of a point that was one of theirs, that study and 1."""
+    power: float | None = None
+    """`Problem.thrift`, where there is a model of costs."""
+    cost: float | None = None
+    """What that model expects the trial to take (a median), in the unit of the study's [cost]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,7 @@ def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
         data["after"] = candidate.drawn
     if desk.state.fingerprint is not None:
         data["engine"] = desk.state.fingerprint[:16]
-    for name in ("acquisition", "gap", "mean", "sd", "index", "fallback", "prior"):
+    for name in ("acquisition", "gap", "mean", "sd", "index", "fallback", "prior", "power", "cost"):
         value = getattr(proposal, name)
         if value is not None and (isinstance(value, str) or math.isfinite(value)):
             data[name] = value

@@ -71,7 +71,8 @@ def _study(study: Study) -> dict[str, Any]:
         "space_rev": study.space_rev, "status": study.status, "closed_by": study.closed_by,
         "trials": [_trial(trial) for trial in study.trials], "running": list(study.running),
         "waiting": list(study.waiting), "queue": study.queue, "drawn": study.drawn,
-        "history": [[seen.trial, seen.values, seen.se] for seen in study.history],
+        "history": [[seen.trial, seen.values, seen.se, *([] if seen.spent is None else [seen.spent])]
+                    for seen in study.history],
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta],
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
         "best": study.best.number if study.best is not None else None, "version": study.version,
@@ -210,8 +211,8 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.waiting = {number: study.trials[number - 1] for number in data["waiting"]}
     study.paused = {number: study.trials[number - 1] for number in data.get("paused", ())}
     study.queue, study.drawn = data["queue"], data["drawn"]
-    study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se)
-                     for number, values, se in data["history"]]
+    study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se,
+                                 spent=spent[0] if spent else None) for number, values, se, *spent in data["history"]]
     if data["fit"] is not None:
         model, n, theta = data["fit"]
         study.fit = Fit(model, n, tuple(theta))

@@ -912,8 +912,14 @@ def _count(trial: Trial, data: Data) -> None:
         study.told_count += 1
 
 
-def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None) -> None:
-    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se))
+def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None, spent: float | None = None) -> None:
+    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se, spent=spent))
+
+
+def _spent(study: Study, data: Data) -> float | None:
+    """What a trial that ended well took, where the study wants to know it: what failed or was stopped says little of
+    what its point takes."""
+    return None if study.spec.cost is None else _float(data.get(study.spec.cost.per))
 
 
 def _forget(trial: Trial, *, keep_late: bool) -> None:
@@ -960,7 +966,7 @@ def _trial_completed(state: State, event: Event) -> None:
     trial = _finish(state, event, "complete")
     _supersede(trial)
     if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
-        _observe(trial, trial.values, trial.se)
+        _observe(trial, trial.values, trial.se, _spent(trial.study, event.data))
     if trial.values is not None and trial.of is None and _better(trial.study, trial, best):
         trial.study.best = trial
 
@@ -1030,7 +1036,7 @@ def _outcome_late(state: State, event: Event) -> None:
     values = _values(study, data)
     if (study.spec.late == "use" and trial.status != "voided" and values is not None
             and data.get("learn") is not False):
-        _observe(trial, values, outcome.se)
+        _observe(trial, values, outcome.se, _spent(study, data) if data["state"] == "complete" else None)
 
 
 def _trial_imported(state: State, event: Event) -> None:
@@ -1046,7 +1052,7 @@ def _trial_imported(state: State, event: Event) -> None:
         told = _floats(data["values"]) if data.get("values") is not None else None
         trial.late = [*(trial.late or ()), Outcome(
             "fail" if values is None else "complete", 0, told, se, None, data.get("class"), event.seq)]
-        _observe(trial, values, se)
+        _observe(trial, values, se, _float(data.get("spent")))
         return
     assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
     status: TrialStatus = data.get("state") or ("fail" if values is None else "complete")
@@ -1058,7 +1064,7 @@ def _trial_imported(state: State, event: Event) -> None:
     study.trials.append(trial)
     study.counts[status] += 1
     study.imported += 1
-    _observe(trial, values, se)
+    _observe(trial, values, se, _float(data.get("spent")))
     if status == "complete" and _better(study, trial, best):
         study.best = trial
 
@@ -1074,7 +1080,7 @@ def _replace_imported(trial: Trial, event: Event) -> None:
     trial.values, trial.se, trial.seconds = _values(study, data), _float(data.get("se")), _float(data.get("seconds"))
     trial.failure, trial.outcome_seq = data.get("class"), event.seq
     _move(trial, data.get("state") or ("fail" if trial.values is None else "complete"))
-    _observe(trial, trial.values, trial.se)
+    _observe(trial, trial.values, trial.se, _float(data.get("spent")))
     if best is trial:
         study.leader_left = True
     elif trial.status == "complete" and _better(study, trial, best):

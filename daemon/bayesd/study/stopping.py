@@ -12,7 +12,7 @@ a half and one and a half deviations of one measurement, whichever is more); and
 moved by 1 %. One model is surest before its first surprise.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from bayesd.study.problem import Convergence
 from bayesd.study.state import Data, Study, Trial
@@ -48,19 +48,33 @@ def by_results(study: Study) -> Fired | None:
     return None
 
 
+@dataclass(slots=True)
+class Drought:
+    """How many results came since one was better than all before by more than `least`. Values are signed: lower is
+    better."""
+
+    least: float = 0.0
+    best: float | None = None
+    barren: int = 0
+
+    def take(self, value: float, counts: bool = True) -> bool:
+        """One more result; whether it ended the drought."""
+        if self.best is None or self.best - value > self.least:
+            self.best, self.barren = value, 0
+            return True
+        self.barren += counts
+        return False
+
+
 def barren_results(study: Study, least: float) -> tuple[int, Trial | None]:
     """How many results came since one was better than all before by more than `least`, and which that was."""
-    sign = _sign(study)
-    best, leader, barren = 0.0, None, 0
+    sign, drought, leader = _sign(study), Drought(least), None
     for trial in sorted((trial for trial in study.trials if trial.status == "complete" and trial.of is None),
                         key=lambda trial: trial.outcome_seq):
         assert trial.values is not None
-        value = sign * trial.values[0]
-        if leader is None or best - value > least:
-            best, leader, barren = value, trial, 0
-        elif trial.origin is None and trial.outcome_seq > study.patient_since:
-            barren += 1
-    return barren, leader
+        if drought.take(sign * trial.values[0], trial.origin is None and trial.outcome_seq > study.patient_since):
+            leader = trial
+    return drought.barren, leader
 
 
 def by_model(stop: Stop | None, seen: Convergence) -> Fired | None:

@@ -91,6 +91,7 @@ def _choice(seen: Witness, trial: Trial, data: Mapping[str, Any], then: Moment) 
         how = "forest" if spec.surrogate == "forest" else "model"
     out: Page = {"how": how, "sampler": sampler, "method": spec.method, "surrogate": spec.surrogate,
                  "fallback": data.get("fallback"), "acquisition": data.get("acquisition"), "gap": data.get("gap"),
+                 "power": data.get("power"), "cost": data.get("cost"), "per": spec.cost.per if spec.cost else None,
                  "age_s": data.get("age_s"), "drawn": data.get("drawn"), "by": None, "of": data.get("of"),
                  "prior": data.get("prior"), "sources": data.get("sources"), "priors": list(spec.prior),
                  "earlier": [start.study for start in spec.warm_start]}

@@ -334,6 +334,7 @@ def _reason(page: Page) -> Iterable[Block]:
                "believes in (expected improvement).")
         yield from _knew_before(choice)
         yield from _balance(page)
+        yield from _thrift(choice)
     if choice["age_s"] is not None and choice["age_s"] >= 1:
         yield f"It had been ready for {span(choice['age_s'])} when a worker asked."
 
@@ -379,6 +380,18 @@ def _balance(page: Page) -> Iterable[Block]:
     if made["success"] < 0.995:
         yield ("Trials fail in parts of this space. The model gave it a chance of "
                f"{percent(made['success'])} to end well.")
+
+
+def _thrift(choice: Page) -> Iterable[Block]:
+    """What the trial was expected to take, and how much that counted in the choice."""
+    if choice["power"] is None or choice["cost"] is None:
+        return
+    takes = span(choice["cost"]) if choice["per"] == "seconds" else f"{number(choice['cost'])} of the study's cost"
+    if choice["power"] > 0:
+        yield (f"It was expected to take {takes}. What a trial takes counted: improvement was divided by it to the "
+               f"power {number(choice['power'])}, which falls from 1 to 0 as the budget is used.")
+    else:
+        yield f"It was expected to take {takes}; that did not count in the choice."
 
 
 def _of_metrics(page: Page, made: Page) -> Iterable[Block]:
