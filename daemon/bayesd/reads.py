@@ -16,7 +16,7 @@ from bayesd.importance import asked
 from bayesd.importance.belief import NothingToSay
 from bayesd.log import Log
 from bayesd.past import Moment
-from bayesd.study import admin, texts
+from bayesd.study import admin, limits, texts
 from bayesd.study.desk import Desk
 from bayesd.why import online
 from bayesd_schemas.messages import Request
@@ -49,7 +49,9 @@ async def best(reading: Reading, request: Request) -> Any:
     if rule == winner.CONFIRMED or (rule is None and study.winner is not None):
         chosen = winner.of(study, problem, rule)
     else:
-        chosen = await asyncio.to_thread(winner.choose, winner.entries(study), problem, rule or winner.DEFAULT)
+        limited = limits.Reading.of(study)
+        chosen = limited.beside(await asyncio.to_thread(
+            winner.choose, winner.entries(study), problem, rule or winner.DEFAULT))
     return {"study": study.name, **chosen}
 
 

@@ -234,7 +234,7 @@ def study_confirm(desk: Desk, client: str, request: Request) -> Result:
 
 
 AMENDABLE = ("budget", "stop", "lease", "retry", "confirm", "folds", "late", "noise", "tags", "method", "surrogate",
-             "space", "constraints", "prior", "bounds", "objectives")
+             "space", "constraints", "prior", "bounds", "objectives", "limits")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:
@@ -251,6 +251,9 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
             goal.model_copy(update={"bounds": None}) for goal in study.goals]:
         raise Refused("bad-field", "of objectives only the bounds can be amended: results of another metric or "
                       "direction would mean something else; fork the study", "objectives")
+    if [limit.metric_name for limit in spec.limits] != [limit.metric_name for limit in study.spec.limits]:
+        raise Refused("bad-field", "of limits only what they allow can be amended: trials were not asked for another "
+                      "metric; fork the study", "limits")
     new_space = spec.space != study.spec.space
     data: dict[str, Any] = {**spec_data(spec), "space_rev": study.space_rev + new_space}
     dropped = 0

@@ -19,7 +19,8 @@ def knowledge(study: Study) -> dict[str, Any]:
     """The part of the optimiser's problem that outcomes move; what a study declares stands beside it."""
     pending = (*study.running.values(), *study.waiting.values())
     return {
-        "history": [[seen.trial, list(seen.params.items()), seen.values, seen.se] for seen in study.history],
+        "history": [[seen.trial, list(seen.params.items()), seen.values, seen.se,
+                     *((seen.limits,) if seen.limits else ())] for seen in study.history],
         "pending": [[trial.number, list(trial.params.items())] for trial in pending],
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta]}
 

@@ -25,6 +25,7 @@ from itertools import islice
 
 from scipy.special import digamma, polygamma
 
+from bayesd.study import limits
 from bayesd.study.folds import mean_and_se, scores
 from bayesd.study.state import Data, Study, Trial
 
@@ -91,7 +92,7 @@ def _incumbent(trial: Trial, mine: Mapping[int, float], metric: str) -> tuple[Tr
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
     ranked = sorted((sign * other.values[0], other.number) for other in study.trials
                     if other.status == "complete" and other.of is None and other.values is not None
-                    and other is not trial and mine.keys() <= scores(other, metric).keys())
+                    and limits.keeps(other) and other is not trial and mine.keys() <= scores(other, metric).keys())
     if ranked:
         other = study.trials[ranked[0][1] - 1]
         return other, scores(other, metric)

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from bayesd.study import limits
 from bayesd.study.board import Board
 from bayesd.study.folds import by_step
 from bayesd.study.problem import Fit, Observation
@@ -145,6 +146,8 @@ class Trial:
     leases: list[Lease] = field(default_factory=list)
     values: tuple[float, ...] | None = None
     se: float | None = None
+    limits: tuple[float | None, ...] = ()
+    """What was measured of the study's limits, in their order; empty where nothing was."""
     seconds: float | None = None
     failure: str | None = None
     outcome_seq: int = 0
@@ -289,13 +292,12 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The complete trial with the best observed value of the first objective; of equals the first told, or
-        after a void the first of all."""
+        """The complete trial with the best observed value of the first objective, of those that keep every limit; of
+        equals the first told, or after a void the first of all."""
         if self.leader_left:
             best = None
             for trial in self.trials:
-                if (trial.status == "complete" and trial.values is not None and trial.of is None
-                        and _better(self, trial, best)):
+                if _may_lead(trial) and _better(self, trial, best):
                     best = trial
             self.leader, self.leader_left = best, False
         return self.leader
@@ -820,6 +822,7 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
             _end(state, lease, data.get("ended", "cancelled"))
     trial.values = _values(study, data)
     trial.se = _float(data.get("se"))
+    trial.limits = limits.read(study.spec, data.get("values"))
     trial.seconds = _float(data.get("seconds"))
     trial.failure = data.get("class")
     trial.outcome_seq = event.seq
@@ -841,8 +844,8 @@ def _count(trial: Trial, data: Data) -> None:
         study.told_count += 1
 
 
-def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None) -> None:
-    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se))
+def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None, measured: limits.Measured = ()) -> None:
+    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se, measured))
 
 
 def _forget(trial: Trial, *, keep_late: bool) -> None:
@@ -861,6 +864,10 @@ def _forget(trial: Trial, *, keep_late: bool) -> None:
     study.fit = None
 
 
+def _may_lead(trial: Trial) -> bool:
+    return trial.status == "complete" and trial.values is not None and trial.of is None and limits.keeps(trial)
+
+
 def _better(study: Study, a: Trial, b: Trial | None) -> bool:
     if b is None:
         return True
@@ -875,8 +882,8 @@ def _trial_completed(state: State, event: Event) -> None:
     best = _study(state, event).best       # before this trial is one of those it is looked for among
     trial = _finish(state, event, "complete")
     if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
-        _observe(trial, trial.values, trial.se)
-    if trial.values is not None and trial.of is None and _better(trial.study, trial, best):
+        _observe(trial, trial.values, trial.se, trial.limits)
+    if _may_lead(trial) and _better(trial.study, trial, best):
         trial.study.best = trial
 
 
@@ -896,7 +903,7 @@ def _trial_failed(state: State, event: Event) -> None:
         _move(trial, "waiting")
         return
     trial = _finish(state, event, "fail")
-    _observe(trial, None, None)
+    _observe(trial, None, None, trial.limits)
 
 
 def _trial_pruned(state: State, event: Event) -> None:
@@ -904,8 +911,10 @@ def _trial_pruned(state: State, event: Event) -> None:
     reports = trial.reports
     trial = _finish(state, event, "pruned")
     values = trial.values
-    if values is None and reports:      # the last report is what is known of the point
-        values = _values(trial.study, {"values": reports[max(reports)][0]})
+    if reports:      # the last report is what is known of the point
+        last = reports[max(reports)][0]
+        trial.limits = limits.read(trial.study.spec, event.data.get("values"), last)
+        values = _values(trial.study, {"values": last}) if values is None else values
     if trial.failure == "lost":         # it may be held again
         trial.reports = reports
     else:
@@ -913,9 +922,9 @@ def _trial_pruned(state: State, event: Event) -> None:
     if event.data.get("learn") is not False:
         estimate = event.data.get("estimate")
         if estimate is not None:        # better than the last of the folds that were measured
-            _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")))
+            _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")), trial.limits)
         else:
-            _observe(trial, values, None)
+            _observe(trial, values, None, trial.limits)
 
 
 def _outcome_late(state: State, event: Event) -> None:
@@ -929,14 +938,14 @@ def _outcome_late(state: State, event: Event) -> None:
     values = _values(study, data)
     if (study.spec.late == "use" and trial.status != "voided" and values is not None
             and data.get("learn") is not False):
-        _observe(trial, values, outcome.se)
+        _observe(trial, values, outcome.se, limits.read(study.spec, outcome.values))
 
 
 def _trial_imported(state: State, event: Event) -> None:
     """A result that was measured elsewhere: a trial without a lease, or one more observation of such a trial."""
     study, data = _study(state, event), event.data
     assert event.trial is not None
-    values, se = _values(study, data), _float(data.get("se"))
+    values, se, measured = _values(study, data), _float(data.get("se")), limits.read(study.spec, data.get("values"))
     if event.trial <= len(study.trials):
         trial = study.trials[event.trial - 1]
         if data.get("result"):
@@ -945,20 +954,20 @@ def _trial_imported(state: State, event: Event) -> None:
         told = _floats(data["values"]) if data.get("values") is not None else None
         trial.late = [*(trial.late or ()), Outcome(
             "fail" if values is None else "complete", 0, told, se, None, data.get("class"), event.seq)]
-        _observe(trial, values, se)
+        _observe(trial, values, se, measured)
         return
     assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
     status: TrialStatus = data.get("state") or ("fail" if values is None else "complete")
     origin = data["origin"]
     best = study.best
     trial = Trial(study, event.trial, _typed(study, data["params"]), study.space_rev, "imported", event.seq, status,
-                  values=values, se=se, seconds=_float(data.get("seconds")), failure=data.get("class"),
+                  values=values, se=se, limits=measured, seconds=_float(data.get("seconds")), failure=data.get("class"),
                   outcome_seq=event.seq, origin=(intern(origin["study"]), origin["trial"]))
     study.trials.append(trial)
     study.counts[status] += 1
     study.imported += 1
-    _observe(trial, values, se)
-    if status == "complete" and _better(study, trial, best):
+    _observe(trial, values, se, measured)
+    if _may_lead(trial) and _better(study, trial, best):
         study.best = trial
 
 
@@ -966,17 +975,19 @@ def _replace_imported(trial: Trial, event: Event) -> None:
     """The outcome of an imported trial of which a late one was learned before: that becomes the late one it was."""
     study, data = trial.study, event.data
     best = study.best
-    said: dict[str, float | None] | None = None if trial.values is None else {
-        goal.name: value for goal, value in zip(study.goals, trial.values, strict=True)}
-    trial.late = [Outcome("fail" if said is None else "complete", 0, said, trial.se, trial.seconds, trial.failure,
-                          trial.outcome_seq), *(trial.late or ())]
+    said: dict[str, float | None] | None = {
+        **({} if trial.values is None else dict(zip((goal.name for goal in study.goals), trial.values, strict=True))),
+        **limits.named(study, trial.limits)} or None
+    trial.late = [Outcome("fail" if trial.values is None else "complete", 0, said, trial.se, trial.seconds,
+                          trial.failure, trial.outcome_seq), *(trial.late or ())]
     trial.values, trial.se, trial.seconds = _values(study, data), _float(data.get("se")), _float(data.get("seconds"))
+    trial.limits = limits.read(study.spec, data.get("values"))
     trial.failure, trial.outcome_seq = data.get("class"), event.seq
     _move(trial, data.get("state") or ("fail" if trial.values is None else "complete"))
-    _observe(trial, trial.values, trial.se)
+    _observe(trial, trial.values, trial.se, trial.limits)
     if best is trial:
         study.leader_left = True
-    elif trial.status == "complete" and _better(study, trial, best):
+    elif _may_lead(trial) and _better(study, trial, best):
         study.best = trial
 
 

@@ -14,6 +14,7 @@ moved by 1 %. One model is surest before its first surprise.
 
 from dataclasses import asdict
 
+from bayesd.study import limits
 from bayesd.study.problem import Convergence
 from bayesd.study.state import Data, Study, Trial
 from bayesd_schemas.study import Stop
@@ -56,7 +57,7 @@ def barren_results(study: Study, least: float) -> tuple[int, Trial | None]:
                         key=lambda trial: trial.outcome_seq):
         assert trial.values is not None
         value = sign * trial.values[0]
-        if leader is None or best - value > least:
+        if limits.keeps(trial) and (leader is None or best - value > least):
             best, leader, barren = value, trial, 0
         elif trial.origin is None and trial.outcome_seq > study.patient_since:
             barren += 1
