@@ -133,6 +133,11 @@ def _bounds(goal: dict[str, Any]) -> str:
         f" (at least {low:g})" if low is not None else f" (at most {high:g})")
 
 
+def _limit(limit: dict[str, Any]) -> str:
+    metric = f"{limit['metric']} " if limit.get("metric") not in (None, limit["name"]) else ""
+    return metric + (f"at most {limit['at_most']:g}" if "at_most" in limit else f"at least {limit['at_least']:g}")
+
+
 def _show_study(format: str, page: dict[str, Any]) -> None:
     best, budget, spec = page["best"], page["budget"], page["spec"]
     counts = {state: n for state, n in page["trials"].items() if state != "total" and n}
@@ -145,6 +150,7 @@ def _show_study(format: str, page: dict[str, Any]) -> None:
                                                                     f"seed {spec.get('seed', 0)}"),
              ("objective", ", ".join(f"{goal['direction']} {goal['name']}{_bounds(goal)}"
                                      for goal in page["objectives"])),
+             *((f"limit {limit['name']}", _limit(limit)) for limit in page.get("limits", ())),
              ("trials", show.params(counts) if counts else "none yet"),
              *((f"budget {name}", f"{text(used)} of {text(limit)}") for name, limit, used, text in limits
                if limit is not None),
@@ -402,7 +408,15 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
     show.record(format, chosen, [
         ("study", chosen["study"]), ("trial", chosen["trial"]), ("value", f"{show.cell(chosen['value'])}{error}"),
         *((name, value) for name, value in chosen["params"].items()),
+        *((f"limit {limit['name']}", f"{show.cell(limit['measured'])}, {_limit(limit)}{_binds(limit)}")
+          for limit in chosen.get("limits", ())),
         ("why", f"{chosen['reason']} (rule {chosen['rule']})")], [chosen["value"]])
+
+
+def _binds(limit: dict[str, Any]) -> str:
+    """What a limit costs: who would lead without it."""
+    other = limit["without"]
+    return f"; it binds: without it trial {other['trial']} would lead with {show.cell(other['value'])}" if other else ""
 
 
 # --- Export ----------------------------------------------------------------------------------------

@@ -88,6 +88,11 @@ class Problem:
     """Of the objectives, as measured: what is not better counts for no hypervolume. None: taken from data."""
     limits: tuple[Bound, ...] = ()
 
+    def keeps(self, seen: Observation) -> bool:
+        """Whether an outcome was measured to keep every limit."""
+        return not self.limits or (len(seen.limits) == len(self.limits) and all(
+            value is not None and bound.keeps(value) for bound, value in zip(self.limits, seen.limits, strict=True)))
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
