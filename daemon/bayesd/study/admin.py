@@ -24,8 +24,8 @@ from bayesd_schemas.study import Confirm, StudySpec
 
 PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
-SLOW = ("events", "metrics", "study.best", "study.effect", "study.importance", "study.warnings", "study.whatif",
-        "why")      # read the log or compute: the service answers
+SLOW = ("events", "metrics", "study.best", "study.effect", "study.front", "study.importance", "study.warnings",
+        "study.whatif", "why")      # read the log or compute: the service answers
 QUEUE_MAX = 10_000
 REDACT_MAX = 500                    # references in one request
 _REF = re.compile(r"[0-9a-f]{64}")
