@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bayesd_schemas.space import CategoricalParameter, FloatParameter, IntParameter, OrdinalParameter
-from bayesd_schemas.study import Budget, Fidelity, Lease, Objective, Prune, Retry, StudySpec
+from bayesd_schemas.study import Budget, Fidelity, Lease, Limit, Objective, Prune, Retry, StudySpec
 
 Way = tuple[str | int, ...]
 """A way into the file: ("space", "C", "low")."""
@@ -238,7 +238,7 @@ def _parts(dotted: str) -> Way:
 _KINDS: dict[str, type[BaseModel]] = {"float": FloatParameter, "int": IntParameter, "categorical": CategoricalParameter,
                                       "ordinal": OrdinalParameter}
 _TABLES: dict[str, type[BaseModel]] = {"budget": Budget, "lease": Lease, "retry": Retry, "prune": Prune,
-                                       "fidelity": Fidelity, "objectives": Objective}
+                                       "fidelity": Fidelity, "objectives": Objective, "limits": Limit}
 
 _EXAMPLES = {
     "name": 'name = "digits-svm"', "metric": 'metric = "accuracy"', "direction": 'direction = "maximize"',
@@ -254,6 +254,8 @@ _EXAMPLES = {
     "retry": "[retry] with lost = 2", "prune": '[prune] with rule = "median"',
     "fidelity": '[fidelity] with name = "epochs", max = 81', "reduction": "reduction = 3", "rule": 'rule = "median"',
     "objectives": '[[objectives]] with name = "loss", direction = "minimize"',
+    "limits": '[[limits]] with name = "latency", at_most = 20.0', "at_most": "at_most = 20.0",
+    "at_least": "at_least = 0.8",
 }
 
 
@@ -296,7 +298,7 @@ def _sharpen(path: Way, words: str, data: Mapping[str, Any]) -> tuple[Way, str]:
     """A fault of a whole part is shown at the key that its words begin with."""
     if path == ("space",) and (found := re.match(r"([A-Za-z_][\w.-]*): when ", words)):
         return ("space", found[1], "when"), words[len(found[1]) + 2:]
-    if not path and (found := re.match(r"(enqueue|objectives)\b", words)):
+    if not path and (found := re.match(r"(enqueue|objectives|limits)\b", words)):
         return (found[1],), words
     if path and path[0] == "space" and len(path) == 2 and (found := re.match(r"(?:give )?(\w+)\b", words)):
         here = data.get("space", {}).get(path[1], {})

@@ -88,6 +88,7 @@ class Study(AbstractContextManager["Study"]):
                  metric: str | None = None, objectives: Sequence[Mapping[str, Any]] | None = None,
                  method: Method = "bayes", seed: int = 0, noise: Literal["learn", "none"] = "learn",
                  surrogate: Model = "gp", constraints: Sequence[str] = (),
+                 limits: Sequence[Mapping[str, Any]] = (),
                  budget: int | None = None, stop: Mapping[str, Any] | None = None, name: str = "study",
                  log: str | Path | None = None) -> None:
         said: dict[str, Any] = {"name": name, "space": {key: dict(each) for key, each in space.items()},
@@ -100,6 +101,8 @@ class Study(AbstractContextManager["Study"]):
             said["metric"] = metric
         if objectives is not None:
             said["objectives"] = [dict(each) for each in objectives]
+        if limits:
+            said["limits"] = [dict(each) for each in limits]
         if constraints:
             said["constraints"] = constraints if isinstance(constraints, str) else list(constraints)
         if budget is not None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import orjson
 
-from bayesd import whatif, winner
+from bayesd import front, whatif, winner
 from bayesd.importance import asked
 from bayesd.importance.belief import NothingToSay
 from bayesd.log import Log
 from bayesd.past import Moment
-from bayesd.study import admin, texts
+from bayesd.study import admin, limits, texts
 from bayesd.study.desk import Desk
 from bayesd.why import online
 from bayesd_schemas.messages import Request
@@ -49,8 +49,21 @@ async def best(reading: Reading, request: Request) -> Any:
     if rule == winner.CONFIRMED or (rule is None and study.winner is not None):
         chosen = winner.of(study, problem, rule)
     else:
-        chosen = await asyncio.to_thread(winner.choose, winner.entries(study), problem, rule or winner.DEFAULT)
+        limited = limits.Reading.of(study)
+        chosen = limited.beside(await asyncio.to_thread(
+            winner.choose, winner.entries(study), problem, rule or winner.DEFAULT))
     return {"study": study.name, **chosen}
+
+
+async def front_of(reading: Reading, request: Request) -> Any:
+    """The front of a study, and its hypervolume over time."""
+    desk = reading.desk if reading.moment is None else Desk(reading.moment.state)
+    study = admin._study_of(desk, request)
+    found = await asyncio.to_thread(front.later(study))
+    for shown in (found["trials"][:limit] for limit in (400, 100, 20)):
+        if len(orjson.dumps({**found, "trials": shown})) <= admin.PAGE_BYTES:
+            break
+    return {"study": study.name, **found, "trials": shown, "size": len(found["trials"])}
 
 
 async def what_if(reading: Reading, request: Request) -> Any:
@@ -120,6 +133,6 @@ async def events(reading: Reading, request: Request) -> Any:
 
 
 SLOW: dict[str, Callable[[Reading, Request], Awaitable[Any]]] = {
-    "study.best": best, "study.whatif": what_if, "events": events, "why": why,
+    "study.best": best, "study.front": front_of, "study.whatif": what_if, "events": events, "why": why,
     "study.importance": _mattered(asked.importance), "study.effect": _mattered(asked.effects),
     "study.warnings": _mattered(asked.warned)}

@@ -21,6 +21,7 @@ import orjson
 
 from bayesd import winner
 from bayesd.optimize import suggest
+from bayesd.study.limits import keeps
 from bayesd.study.problem import Problem
 from bayesd.study.pruning import quantile
 from bayesd.study.row import Row
@@ -67,7 +68,7 @@ class Known:
     problem: Problem
     entries: tuple[winner.Entry, ...]
     ends: dict[int, tuple[str, float | None]]
-    """Trial -> its state and first value."""
+    """Trial -> its state and first value; None of one that breaks a limit, and is no better result than a failure."""
     imported: frozenset[int]
     again: frozenset[int]
     """Trials that measured a leader again: no budget counted them, no rule looks at them."""
@@ -86,7 +87,8 @@ class Known:
 
 def known(study: Study, problem: Problem) -> Known:
     return Known(study.name, study.goals[0].name, problem, winner.entries(study), {
-        trial.number: (trial.status, trial.values[0] if trial.values else None) for trial in study.trials},
+        trial.number: (trial.status, trial.values[0] if trial.values and keeps(trial) else None)
+        for trial in study.trials},
         frozenset(trial.number for trial in study.trials if trial.origin is not None),
         frozenset(trial.number for trial in study.trials if trial.of is not None), study.closed_by)
 

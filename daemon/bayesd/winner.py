@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayesd.optimize import posterior_at_data
+from bayesd.study import limits
 from bayesd.study.problem import Problem
 from bayesd.study.state import Study
 from bayesd_schemas.space import Params
@@ -29,17 +30,19 @@ class Entry:
 
 
 def entries(study: Study) -> tuple[Entry, ...]:
-    """The complete trials of a study, frozen."""
+    """The complete trials of a study that keep its limits, frozen."""
     return tuple(Entry(trial.number, trial.params, trial.values[0], trial.se, trial.seconds)
                  for trial in study.trials
-                 if trial.status == "complete" and trial.values is not None and trial.of is None)
+                 if trial.status == "complete" and trial.values is not None and trial.of is None
+                 and limits.keeps(trial))
 
 
 def of(study: Study, problem: Problem, rule: str | None) -> dict[str, Any]:
     """The winner of a study by a rule; None: of its last confirmation if there was one, else the best observed."""
     has_confirmed = study.winner is not None and study.winner["confirmed"]
     rule = rule or (CONFIRMED if has_confirmed else DEFAULT)
-    return _confirmed(study) if rule == CONFIRMED else choose(entries(study), problem, rule)
+    return limits.Reading.of(study).beside(
+        _confirmed(study) if rule == CONFIRMED else choose(entries(study), problem, rule))
 
 
 def _confirmed(study: Study) -> dict[str, Any]:

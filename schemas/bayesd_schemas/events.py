@@ -155,6 +155,8 @@ class Confirmed(_Data):
     measured: Annotated[int, Field(ge=0)] = Field(description="Of those, the complete ones")
     mean: Number | None = Field(None, description="Of the complete repeats; the first value does not count")
     elsewhere: bool = Field(description="A worker that had not measured it before measured it again")
+    broken: list[MetricName] | None = Field(None, description="Limits that it breaks by the mean of its repeats, so "
+                                                              "that it cannot win")
 
 
 class StudyWinner(_Data):

@@ -284,6 +284,7 @@ class StudyState(_Outgoing):
     state: Literal["open", "paused", "closed"]
     closed_by: str | None = None
     objectives: list[dict[str, Any]]
+    limits: list[dict[str, Any]] | None = Field(None, description="As in the study file; left out where there are none")
     space: dict[str, Any]
     space_rev: Count
     trials: dict[str, int]

@@ -42,6 +42,7 @@ MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:=-]{1,64}$")]
 
 CONSTRAINTS_MAX = 100
+LIMITS_MAX = 16
 LOGGED = {"logged": True}
 """Validation context for a study out of a log: what was accepted once is not judged at points again,
 since a logarithm may differ between machines in its last bit, and every log must open on all of them."""
@@ -102,6 +103,42 @@ class Objective(_Part):
             return None
         ends = [f"{word} {end!r}" for word, end in (("at least", low), ("at most", high)) if end is not None]
         return f"{self.name} is {value!r}, but by the study's bounds it is {' and '.join(ends)}"
+
+
+class Limit(_Part):
+    """A limit on a metric that workers report in `values` beside the objectives: a fairness, a latency, a size."""
+
+    name: MetricName = Field(description="What people call it, for example latency.")
+    metric: MetricName | None = Field(None, description="The metric that workers report; by default the name itself.")
+    at_most: Finite | None = Field(None, description="A trial with more breaks it, and never leads.")
+    at_least: Finite | None = Field(None, description="A trial with less breaks it. One of the two is given.")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> "Limit":
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError(f"limit {self.name}: give one of at_most and at_least; for a range give two limits")
+        return self
+
+    @property
+    def metric_name(self) -> str:
+        return self.metric or self.name
+
+    @property
+    def is_most(self) -> bool:
+        return self.at_most is not None
+
+    @property
+    def side(self) -> str:
+        return "at_most" if self.is_most else "at_least"
+
+    @property
+    def value(self) -> float:
+        value = self.at_most if self.at_most is not None else self.at_least
+        assert value is not None
+        return value
+
+    def keeps(self, measured: float) -> bool:
+        return measured <= self.value if self.is_most else measured >= self.value
 
 
 class Budget(_Part):
@@ -259,6 +296,9 @@ class StudySpec(_Part):
     direction: Direction | None = Field(None, description="Which way the metric is better. Default minimize.")
     bounds: Bounds | None = Field(None, description="What the one metric can be, as in [[objectives]].")
     objectives: Annotated[list[Objective], Field(max_length=16)] | None = None
+    limits: Annotated[list[Limit], Field(max_length=LIMITS_MAX)] = Field(
+        default=[], description="What other metrics may be. Every complete trial tells them; one that breaks a limit "
+                                "is learned from and never leads.")
     method: Method = "bayes"
     seed: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = 0
     noise: Literal["learn", "none"] = Field("learn", description="none: the same point always gives the same value, "
@@ -324,11 +364,14 @@ class StudySpec(_Part):
             names = [objective.name for objective in self.objectives]
             if len(set(names)) != len(names):
                 raise ValueError("two objectives have the same name")
+        if len({limit.name for limit in self.limits}) < len(self.limits):
+            raise ValueError("limits: two of them have the same name")
         if self.prune is not None:
             self._prunable(self.prune)
-        if self.stop is not None and self.stop.by_model and (self.surrogate != "gp" or len(self.goals) > 1):
+        if self.stop is not None and self.stop.by_model and (
+                self.surrogate != "gp" or len(self.goals) > 1 or self.limits):
             raise ValueError("stop.improvement, stop.regret and stop.converged need one objective and surrogate = "
-                             "\"gp\"; stop.target and stop.patience do not")
+                             "\"gp\", and no limits; stop.target and stop.patience do not")
         for i, params in enumerate(self.enqueue, start=1):
             try:
                 checked = self.space.check(params)

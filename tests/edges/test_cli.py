@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -476,6 +477,29 @@ def test_of_several_objectives_the_first_decides_and_that_is_said(at_home: Home,
     head = sh("study export two").out.splitlines()[0]
     assert "values.loss,values.size" in head
     assert "loss=0.1  size=9" in sh("trial list two").out
+    for more in ("", f" --log {at_home.log}"):
+        shown = sh(f"study show two{more}").out
+        assert re.search(r"front +2 of 2 complete trials", shown)
+        assert re.search(r"hypervolume +0 after 1, 0 after 2 +\(up to loss=0.2  size=9, the worst", shown)
+
+
+def test_limits_are_shown_and_the_one_that_binds_is_named(at_home: Home, sh: Shell) -> None:
+    path = at_home.folder / "limited.toml"
+    path.write_text(study("limited") + '[[limits]]\nname = "fast"\nmetric = "latency"\nat_most = 20\n')
+    sh(f"study create {path}")
+    assert re.search(r"limit fast +latency at most 20", sh("study show limited").out)
+    trial = sh("ask limited").json["trial"]
+    assert "latency is missing, on which this study has a limit" in sh(f"tell limited {trial} 0.5", code=1).err
+    sh(f"tell limited {trial} loss=0.5 latency=30")
+    for more in ("", f" --log {at_home.log}"):
+        assert "breaks them least: latency 30 (at most 20)" in sh(f"study best limited{more}", code=1).err
+    sh(f"tell limited {sh('ask limited').json['trial']} loss=0.75 latency=20")
+    for more in ("", f" --log {at_home.log}"):
+        said = sh(f"study best limited{more}").out
+        assert re.search(r"limit fast +20, latency at most 20; it binds: without it trial 1 would lead with 0.5", said)
+    assert "values.loss,values.latency" in sh("study export limited").out
+    sh("""study amend limited 'limits=[{"name": "fast", "metric": "latency", "at_most": 40}]'""")
+    assert sh("study best limited -f json").json["trial"] == trial
 
 
 def test_the_shell_completes_names_of_studies(at_home: Home, sh: Shell) -> None:

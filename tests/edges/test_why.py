@@ -746,3 +746,51 @@ def test_a_point_measured_again_on_request_says_who_wanted_it() -> None:
     page = flat(page_of(story.rows, 6))
     assert "ann wanted trial 1 measured again; no sampler had a say in it." in page
     assert "one more evaluation of the same point, which no budget counts" in page
+
+
+# ---------------------------------------------------------------- limits
+
+
+def limited(at_most: float) -> Engine:
+    story = Engine(method="bayes", space={"x": FLOAT, "y": FLOAT}, metric="loss", budget={"trials": 14},
+                   limits=[{"name": "latency", "at_most": at_most}])
+    for i in range(14):
+        if i == 11:
+            story.request("ann", "study.enqueue", id="q2", params={"x": 0.9, "y": 0.4})
+        number = story.a_trial()
+        params = story.params(number)
+        story.tell("w1", number, values={"loss": (params["x"] - 0.9) ** 2 + (params["y"] - 0.4) ** 2,
+                                         "latency": 10 * params["x"]})
+    return story
+
+
+def test_a_page_tells_of_limits() -> None:
+    story = limited(6.0)
+    trials = story.desk.state.studies["s"].trials
+    page = page_of(story.rows, next(trial.number for trial in trials if trial.sampler == "enqueued"))
+    assert page["became"]["broken"] == ["latency"]
+    assert page["became"]["rank"] is None
+    (limit,) = page["limits"]
+    assert 0 <= limit["chance"] <= 1
+    assert "Its chance to keep the limit, by the models: latency at most 6 " in flat(page_of(story.rows, 14))
+    text = flat(page)
+    assert f"latency came out at {words.number(limit['measured'])}, at most 6: it breaks the limit latency." in text
+    assert "So it cannot lead: it does not keep latency." in text
+    best = story.desk.state.studies["s"].best
+    assert best is not None
+    kept = page_of(story.rows, best.number)
+    assert kept["became"]["rank"]["now"]["place"] == 1
+    assert kept["became"]["rank"]["now"]["of"] == sum(trial.limits[0] <= 6 for trial in trials)  # type: ignore[operator]  # told above
+    whole = flat(page_of(story.rows))
+    assert "It keeps the limits of the study: latency" in whole
+    assert "The limit latency binds: without it trial" in whole
+    chances = page_of(story.rows)["winner"]["chances"]
+    assert {each["trial"] for each in chances} <= {trial.number for trial in trials if trial.limits[0] <= 6}  # type: ignore[operator]  # told above
+
+
+def test_a_page_says_when_nothing_is_feasible_yet() -> None:
+    story = limited(-1.0)
+    page = page_of(story.rows)
+    assert page["winner"] is None
+    assert "There is no winner: none of 14 complete trials keeps every limit" in flat(page)
+    assert "No point is believed to keep every limit yet" in flat(page_of(story.rows, 13))

@@ -16,7 +16,7 @@ import orjson
 
 from bayesd.log import Row
 from bayesd.replay import event_of
-from bayesd.study import admin, rules, snapshot
+from bayesd.study import admin, limits, rules, snapshot
 from bayesd.study.desk import Desk, restart
 from bayesd.study.problem import Proposal, Suggestion
 from bayesd.study.state import State, Study, replay
@@ -176,7 +176,7 @@ def is_best(study: Study) -> bool:
     """Whether what leads a study is what a look at all its trials finds; of equals it may be any."""
     sign = -1.0 if study.goals[0].direction == "maximize" else 1.0
     values = [sign * trial.values[0] for trial in study.trials
-              if trial.status == "complete" and trial.values is not None and trial.of is None]
+              if trial.status == "complete" and trial.values is not None and trial.of is None and limits.keeps(trial)]
     best = study.best
     if best is None or best.values is None:
         return not values

@@ -341,6 +341,11 @@ def study_page(folded: Folded, name: str) -> dict[str, Any]:
             **view.origin(study), **view.confirmation(study), **moment_of(folded)}
 
 
+def front(folded: Folded, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = need("bayesd.front").later(study_of(folded, name))()
+    return {**found, "size": len(found["trials"])}
+
+
 def trial_rows(folded: Folded, name: str) -> list[dict[str, Any]]:
     view = need("bayesd.study.view")
     return [view.trial_row(trial) for trial in study_of(folded, name).trials]

@@ -35,6 +35,7 @@ from bayesd.show import Column
 from bayesd_schemas.study import StudySpec
 
 RULES = ("best", "mean", "one-se")
+FRONT_SHOWN = 10           # trials of a front that a page shows, evenly along it
 BEST_TIMEOUT_S = 120.0     # the rule `mean` rebuilds a posterior
 WARM_BYTES = 40_000        # of a message: the study file has to fit in as well
 BEST_AGAIN_S = 20.0        # each copy of the question makes the daemon think again
@@ -142,10 +143,16 @@ async def _all(reach: Reaching, verb: str, name: str, args: dict[str, Any] | Non
 def show_(name: str, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """Everything about a study."""
     if log is None:
-        _show_study(format, asyncio.run(once(reach(), "study.show", {"study": name, **at_args(at)})))
+        page = asyncio.run(once(reach(), "study.show", {"study": name, **at_args(at)}))
+        if len(page["objectives"]) > 1:
+            page["front"] = asyncio.run(once(reach(), "study.front", {"study": name, **at_args(at)}))
+        _show_study(format, page)
     else:
         folded = offline.fold(log, at)
-        _show_study(format, offline.study_page(folded, name))
+        page = offline.study_page(folded, name)
+        if len(page["objectives"]) > 1:
+            page["front"] = offline.front(folded, name)
+        _show_study(format, page)
         folded.must_be_whole()
 
 
@@ -155,6 +162,11 @@ def _bounds(goal: dict[str, Any]) -> str:
         return ""
     return f" (from {low:g} to {high:g})" if None not in (low, high) else (
         f" (at least {low:g})" if low is not None else f" (at most {high:g})")
+
+
+def _limit(limit: dict[str, Any]) -> str:
+    metric = f"{limit['metric']} " if limit.get("metric") not in (None, limit["name"]) else ""
+    return metric + (f"at most {limit['at_most']:g}" if "at_most" in limit else f"at least {limit['at_least']:g}")
 
 
 def _show_study(format: str, page: dict[str, Any]) -> None:
@@ -169,6 +181,7 @@ def _show_study(format: str, page: dict[str, Any]) -> None:
                                                                     f"seed {spec.get('seed', 0)}"),
              ("objective", ", ".join(f"{goal['direction']} {goal['name']}{_bounds(goal)}"
                                      for goal in page["objectives"])),
+             *((f"limit {limit['name']}", _limit(limit)) for limit in page.get("limits", ())),
              ("trials", show.params(counts) if counts else "none yet"),
              *((f"budget {name}", f"{text(used)} of {text(limit)}") for name, limit, used, text in limits
                if limit is not None),
@@ -176,11 +189,31 @@ def _show_study(format: str, page: dict[str, Any]) -> None:
              ("cost", show.cost(page)),
              ("best", "-" if best is None else f"{show.cell(best['value'])}  trial {best['trial']}  "
                                                f"{show.params(best['params'])}"),
+             *_front(page.get("front")),
              ("queued", page["queued"] or None),
              *((f"space {name}", _parameter(parameter)) for name, parameter in page["space"].items()),
              ("log", f"{page['log']}  epoch {page['epoch']}  seq {page['seq']}")]
     show.record(format, page, [(label, text) for label, text in lines if text is not None],
                 [page["state"], best["value"] if best else None])
+
+
+def _front(front: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Who is not beaten, and how the volume grew."""
+    if front is None or not front["trials"]:
+        return []
+    out = [("front", f"{front['size']} of {front['complete']} complete trials")]
+    rows = sorted(front["trials"], key=lambda row: next(iter(row["values"].values())))
+    shown = rows if len(rows) <= FRONT_SHOWN else [
+        rows[i * (len(rows) - 1) // (FRONT_SHOWN - 1)] for i in range(FRONT_SHOWN)]
+    out += [(f"  trial {row['trial']}", show.params(row["values"])) for row in shown]
+    if front["hypervolume"] is not None:
+        last, steps = front["complete"], dict(front["over_time"])
+        grown = [(at, max((volume for n, volume in steps.items() if n <= at), default=None))
+                 for at in dict.fromkeys(-(-last * k // 4) for k in (1, 2, 3, 4))]
+        how = "as declared" if len(front["declared"]) == len(front["reference"]) else "the worst that was measured"
+        out.append(("hypervolume", ", ".join(f"{volume:.4g} after {at}" for at, volume in grown if volume is not None)
+                    + f"  (up to {show.params(front['reference'])}, {how})"))
+    return out
 
 
 def _from(page: dict[str, Any]) -> list[tuple[str, str]]:
@@ -434,7 +467,15 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
     show.record(format, chosen, [
         ("study", chosen["study"]), ("trial", chosen["trial"]), ("value", f"{show.cell(chosen['value'])}{error}"),
         *((name, value) for name, value in chosen["params"].items()),
+        *((f"limit {limit['name']}", f"{show.cell(limit['measured'])}, {_limit(limit)}{_binds(limit)}")
+          for limit in chosen.get("limits", ())),
         ("why", f"{chosen['reason']} (rule {chosen['rule']})")], [chosen["value"]])
+
+
+def _binds(limit: dict[str, Any]) -> str:
+    """What a limit costs: who would lead without it."""
+    other = limit["without"]
+    return f"; it binds: without it trial {other['trial']} would lead with {show.cell(other['value'])}" if other else ""
 
 
 # --- Export ----------------------------------------------------------------------------------------

@@ -255,24 +255,26 @@ def _slice(aimed: bayes.Aim, design: Any, U: Floats, j: int, outcomes: Outcomes)
 
 
 def chances(problem: Problem) -> dict[int, float]:
-    """Trial -> the probability that its point has the best true value of those tried; {} without a model.
+    """Trial -> the probability that its point has the best true value of those tried that were seen to keep every
+    limit; {} without a model.
 
     Draws of all their values together, so that neighbours, which rise and fall together, are weighed
     as such. Only the trials with the best beliefs can win; the others count as 0.
     """
     first = replace(metrics.of_first(problem), pending=())
+    barred = frozenset(o.trial for o in problem.history if not problem.keeps(o))
     if len([o for o in first.history if o.values is not None]) < 3:
         return {}
     try:
         with one_blas_thread():
             base = surrogate(first, np.ones(1))
-            return _chances(first, base)
+            return _chances(first, base, barred)
     except Exception:
         return {}
 
 
-def _chances(problem: Problem, base: Surrogate) -> dict[int, float]:
-    well = [i for i, o in enumerate(problem.history) if o.values is not None]
+def _chances(problem: Problem, base: Surrogate, barred: frozenset[int]) -> dict[int, float]:
+    well = [i for i, o in enumerate(problem.history) if o.values is not None and o.trial not in barred]
     if len(well) > ROWS_MAX:
         well = [well[i] for i in np.argsort(base.outcomes.z, kind="stable")[:ROWS_MAX]]
     X = base.design.features(base.U[well])

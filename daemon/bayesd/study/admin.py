@@ -25,8 +25,8 @@ from bayesd_schemas.warm import Carried
 
 PAGE_BYTES = 56 * 1024
 REPLY_BYTES = 60 * 1024
-SLOW = ("events", "metrics", "study.best", "study.effect", "study.importance", "study.warnings", "study.whatif",
-        "why")      # read the log or compute: the service answers
+SLOW = ("events", "metrics", "study.best", "study.effect", "study.front", "study.importance", "study.warnings",
+        "study.whatif", "why")      # read the log or compute: the service answers
 QUEUE_MAX = 10_000
 REPEATS_MAX = 100                   # of one point in one request
 REDACT_MAX = 500                    # references in one request
@@ -252,7 +252,7 @@ def study_confirm(desk: Desk, client: str, request: Request) -> Result:
 
 
 AMENDABLE = ("budget", "stop", "lease", "retry", "confirm", "folds", "late", "noise", "tags", "method", "surrogate",
-             "space", "constraints", "prior", "bounds", "objectives", "cost")
+             "space", "constraints", "prior", "bounds", "objectives", "cost", "limits")
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:
@@ -272,6 +272,9 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
     if (spec.cost and spec.cost.per) != (study.spec.cost and study.spec.cost.per):
         raise Refused("bad-field", "of cost only aware can be amended: what a model of costs learned is in one unit; "
                       "fork the study", "cost")
+    if [limit.metric_name for limit in spec.limits] != [limit.metric_name for limit in study.spec.limits]:
+        raise Refused("bad-field", "of limits only what they allow can be amended: trials were not asked for another "
+                      "metric; fork the study", "limits")
     new_space = spec.space != study.spec.space
     data: dict[str, Any] = {**spec_data(spec), "space_rev": study.space_rev + new_space}
     dropped = 0

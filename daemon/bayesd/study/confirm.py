@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bayesd.study import limits
 from bayesd.study.desk import Desk
 from bayesd.study.state import Data, State, Study, Trial
 from bayesd.study.view import lease_of
@@ -20,11 +21,13 @@ RECENT = 200           # trials that are looked at for workers that are there
 
 
 def leaders(study: Study, top: int) -> list[Trial]:
-    """The complete trials with the best values of the first objective, best first, each point once. A point that the
-    study may no longer propose, since its space or constraints were amended, cannot be measured again."""
+    """The complete trials with the best values of the first objective that keep every limit, best first, each point
+    once. A point that the study may no longer propose, since its space or constraints were amended, cannot be measured
+    again."""
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
     ranked = sorted((sign * trial.values[0], trial.number) for trial in study.trials
-                    if trial.status == "complete" and trial.values is not None and trial.of is None)
+                    if trial.status == "complete" and trial.values is not None and trial.of is None
+                    and limits.keeps(trial))
     out: list[Trial] = []
     for _, number in ranked:
         trial = study.trials[number - 1]
@@ -118,7 +121,8 @@ def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) ->
     """The leader whose repeats are best on average; of equals the earlier trial. Without a single repeat that is
     complete, the one that was best before, and it says so. `repeated`: leader -> the trials that measured it again.
 
-    The mean is of the repeats alone: sums are exact (fsum), so every machine agrees.
+    The mean is of the repeats alone: sums are exact (fsum), so every machine agrees. A leader whose repeats break a
+    limit on average is none.
     """
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
     found: list[Data] = []
@@ -132,9 +136,13 @@ def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) ->
         mean = math.fsum(value / len(values) for value in values) if values else None
         before = _told_by(state, leader)
         elsewhere = any(lease.worker not in before for trial in measured if (lease := lease_of(trial)) is not None)
+        broken = limits.broken(study, limits.mean([trial.limits for trial in measured])) if measured else \
+            limits.broken(study, leader.limits)
         found.append({"trial": number, "value": leader.values[0], "repeats": [trial.number for trial in again],
-                      "measured": len(values), **({} if mean is None else {"mean": mean}), "elsewhere": elsewhere})
-    confirmed = [each for each in found if "mean" in each]
+                      "measured": len(values), **({} if mean is None else {"mean": mean}), "elsewhere": elsewhere,
+                      **({"broken": list(broken)} if broken else {})})
+    confirmed = [each for each in found if "mean" in each and "broken" not in each]
     chosen = min(confirmed, key=lambda each: (sign * each["mean"], each["trial"]), default=None) or min(
-        found, key=lambda each: (sign * each["value"], each["trial"]), default=None)
+        (each for each in found if "broken" not in each), key=lambda each: (sign * each["value"], each["trial"]),
+        default=None)
     return {"trial": None if chosen is None else chosen["trial"], "confirmed": bool(confirmed), "leaders": found}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bayesd.study import texts, warm
+from bayesd.study import limits, texts, warm
 from bayesd.study.canonical import canonical, leaf_hash
 from bayesd.study.problem import Problem, Proposal
 from bayesd.study.row import Row
@@ -309,7 +309,8 @@ def problem_of(study: Study, ahead: tuple[Params, ...], drawn: int) -> tuple[Pro
         pending=(*(trial.params for trial in pending), *ahead), fit=study.fit,
         constraints=study.spec.constrained, surrogate=study.spec.surrogate,
         prior=tuple(study.spec.prior.items()), sources=warm.sources_of(study) if study.sources else (),
-        references=tuple(goal.reference for goal in study.goals), thrift=thrift(study),
+        references=tuple(goal.reference for goal in study.goals), limits=limits.bounds(study.spec),
+        thrift=thrift(study),
     ), tuple(trial.number for trial in pending)
 
 

@@ -54,10 +54,16 @@ def reported(trial: "Trial", tell: Tell) -> Any:
     found = {goal.name: scores(trial, goal.name) for goal in study.goals}
     if any(len(each) < study.spec.folds.count for each in found.values()):
         return None
+    for limit in study.spec.limits:        # what is told beside may be a maximum, say, and stands
+        reports = scores(trial, limit.metric_name)
+        if limit.metric_name not in (tell.values or {}) and len(reports) == study.spec.folds.count:
+            found.setdefault(limit.metric_name, reports)
     lists = {name: [each[step] for step in sorted(each)] for name, each in found.items()}
     if "value" in tell.model_fields_set or tell.values is not None:
         told = tell.values if tell.values is not None else {study.goals[0].name: tell.value}
         for name, each in lists.items():
+            if name not in told and name not in {goal.name for goal in study.goals}:
+                continue
             mean, value = mean_and_se(each)[0], told.get(name)
             if mean is None or value is None or not math.isclose(value, mean, rel_tol=SAME, abs_tol=SAME * _size(each)):
                 return None

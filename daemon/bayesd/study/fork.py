@@ -11,6 +11,7 @@ place for is left out and counted, since a point that is bent to fit was never m
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from bayesd.study import limits
 from bayesd.study.problem import Observation
 from bayesd.study.state import Data, Outcome, State, Study, Trial, spec_data
 from bayesd_schemas.study import StudySpec
@@ -75,7 +76,7 @@ def _observations(study: Study) -> Iterator[tuple[Trial, Observation, bool]]:
         yield trial, seen, len(all_seen) == 1 or seen is all_seen[_place(trial, all_seen)]
 
 
-Said = tuple[tuple[float, ...] | None, float | None]
+Said = tuple[tuple[float, ...] | None, float | None, limits.Measured]
 
 
 def _place(trial: Trial, seen: list[Observation]) -> int:
@@ -84,7 +85,7 @@ def _place(trial: Trial, seen: list[Observation]) -> int:
     the result, had nobody told another."""
     if trial.is_pending and not trial.rungs:
         return 0
-    result, said = _result(trial), [(each.values, each.se) for each in seen]
+    result, said = _result(trial), [(each.values, each.se, each.limits) for each in seen]
     if trial.status == "complete" and trial.promoted:      # known since it came
         return said.index(result) if result in said else 0
     if trial.status == "pruned" and trial.promoted and len(seen) == sum(
@@ -105,16 +106,17 @@ def _result(trial: Trial) -> Said:
     if trial.rungs and trial.status not in ("complete", "fail"):      # what it told last stands, until it tells more
         told = trial.rungs[max(trial.rungs)]
         if trial.status != "pruned" or trial.values == told.values or (trial.values is None and not trial.reports):
-            return told.values, told.se
+            return told.values, told.se, trial.limits
     if trial.status != "pruned":
-        return (trial.values, trial.se) if trial.status == "complete" else (None, None)
+        return (trial.values, trial.se, trial.limits) if trial.status == "complete" else (None, None, trial.limits)
     if trial.values is None and trial.reports:      # the last report is what is known of the point
-        return _values(trial.study, trial.reports[max(trial.reports)]), None
-    return trial.values, trial.se if trial.origin is not None else None
+        return _values(trial.study, trial.reports[max(trial.reports)]), None, trial.limits
+    return trial.values, trial.se if trial.origin is not None else None, trial.limits
 
 
 def _late(trial: Trial, late: Outcome) -> Said:
-    return _values(trial.study, late.values or {}), late.se
+    said = late.values or {}
+    return _values(trial.study, said), late.se, limits.read(trial.study.spec, said)
 
 
 def _values(study: Study, said: Mapping[str, float | None]) -> tuple[float, ...] | None:
@@ -131,15 +133,16 @@ def _within(some: list[Said], all_: list[Said]) -> bool:
 
 def _imported(study: Study, trial: Trial, seen: Observation, params: Data, is_result: bool) -> Data:
     data: Data = {"params": params, "values": None, "origin": {"study": study.name, "trial": trial.number}}
-    if seen.values is not None:
-        data["values"] = {goal.name: value for goal, value in zip(study.goals, seen.values, strict=True)}
+    if seen.values is not None or seen.limits:
+        data["values"] = {**({} if seen.values is None else dict(zip(
+            (goal.name for goal in study.goals), seen.values, strict=True))), **limits.named(study, seen.limits)}
     if is_result and (trial.status == "pruned" or (trial.rungs and trial.status in ("running", "waiting", "paused"))):
         data["state"] = "pruned"
     elif seen.values is None:
         data["class"] = trial.failure or "other"
     seconds = trial.seconds if is_result else None
     if trial.is_pending:
-        said = seen.values, seen.se
+        said = seen.values, seen.se, seen.limits
         seconds = next((late.seconds for late in trial.late or () if _late(trial, late) == said), None)
     for name, value in (("se", seen.se), ("seconds", seconds)):
         if value is not None:

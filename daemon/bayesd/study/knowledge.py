@@ -20,7 +20,8 @@ def knowledge(study: Study) -> dict[str, Any]:
     pending = (*study.running.values(), *study.waiting.values())
     return {
         "history": [[seen.trial, list(seen.params.items()), seen.values, seen.se,
-                     *([] if seen.spent is None else [seen.spent])] for seen in study.history],
+                     *([] if seen.spent is None else [seen.spent]), *([seen.limits] if seen.limits else [])]
+                    for seen in study.history],
         "pending": [[trial.number, list(trial.params.items())] for trial in pending],
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta]}
 

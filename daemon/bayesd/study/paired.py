@@ -28,6 +28,7 @@ from itertools import islice
 
 from scipy.special import digamma, polygamma
 
+from bayesd.study import limits
 from bayesd.study.folds import mean_and_se, scores
 from bayesd.study.state import Data, Study, Trial
 
@@ -99,6 +100,7 @@ def _references(study: Study, trial: Trial, metric: str) -> dict[int, dict[int, 
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
     whole = ((sign * other.values[0], other.number) for other in study.trials
              if other.status == "complete" and other.of is None and other.values is not None and other is not trial
+             and limits.keeps(other)
              and len(other.reports or ()) >= count and len(scores(other, metric)) == count)
     return {number: scores(study.trials[number - 1], metric) for _, number in nsmallest(REFERENCES, whole)}
 

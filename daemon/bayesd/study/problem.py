@@ -107,6 +107,11 @@ class Problem:
     thrift: float | None = None
     """The power of the expected cost that an improvement is divided by; None: nobody asks what a trial takes."""
 
+    def keeps(self, seen: Observation) -> bool:
+        """Whether an outcome was measured to keep every limit."""
+        return not self.limits or (len(seen.limits) == len(self.limits) and all(
+            value is not None and bound.keeps(value) for bound, value in zip(self.limits, seen.limits, strict=True)))
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:

@@ -655,7 +655,7 @@ def _outcome(study: Study, tell: Tell, reported: Any = None) -> tuple[str, Data]
     if isinstance(told, dict):
         data["folds"] = told
         found = {name: folds.mean_and_se(each) for name, each in told.items()}
-        values = {name: mean for name, (mean, _) in found.items()}
+        values = {**_beside(tell), **{name: mean for name, (mean, _) in found.items()}}
         se = found[goals[0].name][1] if goals[0].name in found else None
         if se is not None:
             data["se"] = se
@@ -664,7 +664,7 @@ def _outcome(study: Study, tell: Tell, reported: Any = None) -> tuple[str, Data]
             raise ValueError("folds: this study has several objectives; tell the folds of each by name")
         data["folds"] = told
         mean, se = folds.mean_and_se(told)
-        values = {goals[0].name: mean}
+        values = {**_beside(tell), goals[0].name: mean}
         if se is not None:
             data["se"] = se
     elif tell.values is not None:
@@ -684,19 +684,34 @@ def _outcome(study: Study, tell: Tell, reported: Any = None) -> tuple[str, Data]
         return "lease.released", {}
     if tell.state == "fail":
         return "trial.failed", {**data, "class": tell.failure or "crash"}
-    missing = [goal.name for goal in goals if values is None or goal.name not in values]
+    wanted = [*(goal.name for goal in goals), *(limit.metric_name for limit in study.spec.limits)]
+    missing = [name for name in wanted if values is None or name not in values]
     if tell.state == "complete" and missing:
-        raise ValueError(f"values: {missing[0]} is missing; this study's objectives are "
-                         f"{', '.join(goal.name for goal in goals)}")
-    if tell.state == "complete" and any(values is not None and values[goal.name] is None for goal in goals):
+        raise ValueError(_missing(study, missing[0], tell))
+    if tell.state == "complete" and any(values is not None and values[name] is None for name in wanted):
         return "trial.failed", {**data, "class": "nonfinite"}
     outside = _outside(study, values or {}, told)
     if outside is not None:
         # On record as a failure: a rejection would be sent again by some, and forgotten by all.
-        goal_names = {goal.name for goal in goals}
-        data["values"] = {name: None if name in goal_names else value for name, value in (values or {}).items()}
+        data["values"] = {name: None if name in wanted else value for name, value in (values or {}).items()}
         return "trial.failed", {**data, "class": "other", "error": outside}
     return ("trial.completed" if tell.state == "complete" else "trial.pruned"), data
+
+
+def _beside(tell: Tell) -> dict[str, float | None]:
+    """What was told by name beside folds that were reported: they speak for the metrics that they were reported for."""
+    return {} if tell.folds is not None or tell.values is None else dict(tell.values)
+
+
+def _missing(study: Study, name: str, tell: Tell) -> str:
+    """That a metric was not told, in words for who wrote the worker."""
+    goals, limits = [goal.name for goal in study.goals], study.spec.limits
+    if name in goals:
+        return f"values: {name} is missing; this study's objectives are {', '.join(goals)}"
+    all_ = ", ".join(dict.fromkeys([*goals, *(limit.metric_name for limit in limits)]))
+    told = "values" if tell.values is not None else "folds" if tell.folds is not None else "value"
+    return (f"{told}: {name} is missing, on which this study has a limit; tell "
+            + (f"the folds of {all_}, each by name" if told == "folds" else f"values with {all_}"))
 
 
 def _outside(study: Study, values: Mapping[str, float | None], told: Any = None) -> str | None:

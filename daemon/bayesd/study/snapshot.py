@@ -71,7 +71,8 @@ def _study(study: Study) -> dict[str, Any]:
         "space_rev": study.space_rev, "status": study.status, "closed_by": study.closed_by,
         "trials": [_trial(trial) for trial in study.trials], "running": list(study.running),
         "waiting": list(study.waiting), "queue": study.queue, "drawn": study.drawn,
-        "history": [[seen.trial, seen.values, seen.se, *([] if seen.spent is None else [seen.spent])]
+        "history": [[seen.trial, seen.values, seen.se, *([] if seen.spent is None else [seen.spent]),
+                     *([seen.limits] if seen.limits else [])]
                     for seen in study.history],
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta],
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
@@ -122,7 +123,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "proposed_seq": trial.proposed_seq, "status": trial.status, "values": trial.values, "se": trial.se,
         "seconds": trial.seconds, "failure": trial.failure, "outcome_seq": trial.outcome_seq,
         "failures": trial.failures, **({} if trial.origin is None else {"origin": trial.origin}),
-        **({} if trial.of is None else {"of": trial.of}),
+        **({} if trial.of is None else {"of": trial.of}), **({"limits": trial.limits} if trial.limits else {}),
         **({} if trial.stopped is None else {"stopped": trial.stopped}), **_rungs(trial),
         "reports": None if trial.reports is None else [
             [step, *((said[0], said[1], said[2].hex()) if isinstance(said, tuple) else (said,))]
@@ -212,7 +213,9 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.paused = {number: study.trials[number - 1] for number in data.get("paused", ())}
     study.queue, study.drawn = data["queue"], data["drawn"]
     study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se,
-                                 spent=spent[0] if spent else None) for number, values, se, *spent in data["history"]]
+                                 limits=next((tuple(each) for each in more if isinstance(each, list)), ()),
+                                 spent=next((each for each in more if not isinstance(each, list)), None))
+                     for number, values, se, *more in data["history"]]
     if data["fit"] is not None:
         model, n, theta = data["fit"]
         study.fit = Fit(model, n, tuple(theta))
@@ -240,6 +243,7 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
     if "origin" in data:
         trial.origin = (data["origin"][0], data["origin"][1])
     trial.of, trial.stopped = data.get("of"), data.get("stopped")
+    trial.limits = tuple(data.get("limits", ()))
     if data["reports"] is not None:
         trial.reports = {step: (said[0], said[1], bytes.fromhex(said[2])) if len(said) == 3 else said[0]
                          for step, *said in data["reports"]}

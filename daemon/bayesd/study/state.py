@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from bayesd.study import limits
 from bayesd.study.board import Board
 from bayesd.study.folds import by_step
 from bayesd.study.ladder import Ladder, Rung
@@ -153,6 +154,8 @@ class Trial:
     leases: list[Lease] = field(default_factory=list)
     values: tuple[float, ...] | None = None
     se: float | None = None
+    limits: tuple[float | None, ...] = ()
+    """What was measured of the study's limits, in their order; empty where nothing was."""
     seconds: float | None = None
     failure: str | None = None
     outcome_seq: int = 0
@@ -323,13 +326,12 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The complete trial with the best observed value of the first objective; of equals the first told, or
-        after a void the first of all."""
+        """The complete trial with the best observed value of the first objective, of those that keep every limit; of
+        equals the first told, or after a void the first of all."""
         if self.leader_left:
             best = None
             for trial in self.trials:
-                if (trial.status == "complete" and trial.values is not None and trial.of is None
-                        and _better(self, trial, best)):
+                if _may_lead(trial) and _better(self, trial, best):
                     best = trial
             self.leader, self.leader_left = best, False
         return self.leader
@@ -891,6 +893,7 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
             _end(state, lease, data.get("ended", "cancelled"))
     trial.values = _values(study, data)
     trial.se = _float(data.get("se"))
+    trial.limits = limits.read(study.spec, data.get("values"))
     trial.seconds = _float(data.get("seconds"))
     trial.failure = data.get("class")
     trial.outcome_seq = event.seq
@@ -912,8 +915,9 @@ def _count(trial: Trial, data: Data) -> None:
         study.told_count += 1
 
 
-def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None, spent: float | None = None) -> None:
-    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se, spent=spent))
+def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None, measured: limits.Measured = (),
+             spent: float | None = None) -> None:
+    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se, limits=measured, spent=spent))
 
 
 def _spent(study: Study, data: Data) -> float | None:
@@ -951,6 +955,10 @@ def _supersede(trial: Trial) -> None:
         trial.study.history = known[:place] + known[place + 1:]      # the list may be read by a thread
 
 
+def _may_lead(trial: Trial) -> bool:
+    return trial.status == "complete" and trial.values is not None and trial.of is None and limits.keeps(trial)
+
+
 def _better(study: Study, a: Trial, b: Trial | None) -> bool:
     if b is None:
         return True
@@ -966,8 +974,8 @@ def _trial_completed(state: State, event: Event) -> None:
     trial = _finish(state, event, "complete")
     _supersede(trial)
     if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
-        _observe(trial, trial.values, trial.se, _spent(trial.study, event.data))
-    if trial.values is not None and trial.of is None and _better(trial.study, trial, best):
+        _observe(trial, trial.values, trial.se, trial.limits, _spent(trial.study, event.data))
+    if _may_lead(trial) and _better(trial.study, trial, best):
         trial.study.best = trial
 
 
@@ -988,7 +996,7 @@ def _trial_failed(state: State, event: Event) -> None:
         return
     trial = _finish(state, event, "fail")
     _supersede(trial)
-    _observe(trial, None, None)
+    _observe(trial, None, None, trial.limits)
 
 
 def _trial_paused(state: State, event: Event) -> None:
@@ -1000,7 +1008,7 @@ def _trial_paused(state: State, event: Event) -> None:
     trial.checkpoint = event.data.get("checkpoint")
     if trial.study.ladder is not None:
         trial.study.ladder.note(trial)
-    _observe(trial, trial.values, trial.se)
+    _observe(trial, trial.values, trial.se, trial.limits)
 
 
 def _trial_pruned(state: State, event: Event) -> None:
@@ -1008,8 +1016,10 @@ def _trial_pruned(state: State, event: Event) -> None:
     reports = trial.reports
     trial = _finish(state, event, "pruned")
     values = trial.values
-    if values is None and reports:      # the last report is what is known of the point
-        values = _values(trial.study, {"values": reports[max(reports)][0]})
+    if reports:      # the last report is what is known of the point
+        last = reports[max(reports)][0]
+        trial.limits = limits.read(trial.study.spec, event.data.get("values"), last)
+        values = _values(trial.study, {"values": last}) if values is None else values
     elif values is None and trial.rungs:
         values = trial.rungs[max(trial.rungs)].values
     if trial.failure == "lost":         # it may be held again
@@ -1020,9 +1030,9 @@ def _trial_pruned(state: State, event: Event) -> None:
         _supersede(trial)
         estimate = event.data.get("estimate")
         if estimate is not None:        # better than the last of the folds that were measured
-            _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")))
+            _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")), trial.limits)
         else:
-            _observe(trial, values, None)
+            _observe(trial, values, None, trial.limits)
 
 
 def _outcome_late(state: State, event: Event) -> None:
@@ -1036,14 +1046,15 @@ def _outcome_late(state: State, event: Event) -> None:
     values = _values(study, data)
     if (study.spec.late == "use" and trial.status != "voided" and values is not None
             and data.get("learn") is not False):
-        _observe(trial, values, outcome.se, _spent(study, data) if data["state"] == "complete" else None)
+        _observe(trial, values, outcome.se, limits.read(study.spec, outcome.values),
+                 _spent(study, data) if data["state"] == "complete" else None)
 
 
 def _trial_imported(state: State, event: Event) -> None:
     """A result that was measured elsewhere: a trial without a lease, or one more observation of such a trial."""
     study, data = _study(state, event), event.data
     assert event.trial is not None
-    values, se = _values(study, data), _float(data.get("se"))
+    values, se, measured = _values(study, data), _float(data.get("se")), limits.read(study.spec, data.get("values"))
     if event.trial <= len(study.trials):
         trial = study.trials[event.trial - 1]
         if data.get("result"):
@@ -1052,20 +1063,20 @@ def _trial_imported(state: State, event: Event) -> None:
         told = _floats(data["values"]) if data.get("values") is not None else None
         trial.late = [*(trial.late or ()), Outcome(
             "fail" if values is None else "complete", 0, told, se, None, data.get("class"), event.seq)]
-        _observe(trial, values, se, _float(data.get("spent")))
+        _observe(trial, values, se, measured, _float(data.get("spent")))
         return
     assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
     status: TrialStatus = data.get("state") or ("fail" if values is None else "complete")
     origin = data["origin"]
     best = study.best
     trial = Trial(study, event.trial, _typed(study, data["params"]), study.space_rev, "imported", event.seq, status,
-                  values=values, se=se, seconds=_float(data.get("seconds")), failure=data.get("class"),
+                  values=values, se=se, limits=measured, seconds=_float(data.get("seconds")), failure=data.get("class"),
                   outcome_seq=event.seq, origin=(intern(origin["study"]), origin["trial"]))
     study.trials.append(trial)
     study.counts[status] += 1
     study.imported += 1
-    _observe(trial, values, se, _float(data.get("spent")))
-    if status == "complete" and _better(study, trial, best):
+    _observe(trial, values, se, measured, _float(data.get("spent")))
+    if _may_lead(trial) and _better(study, trial, best):
         study.best = trial
 
 
@@ -1073,17 +1084,19 @@ def _replace_imported(trial: Trial, event: Event) -> None:
     """The outcome of an imported trial of which a late one was learned before: that becomes the late one it was."""
     study, data = trial.study, event.data
     best = study.best
-    said: dict[str, float | None] | None = None if trial.values is None else {
-        goal.name: value for goal, value in zip(study.goals, trial.values, strict=True)}
-    trial.late = [Outcome("fail" if said is None else "complete", 0, said, trial.se, trial.seconds, trial.failure,
-                          trial.outcome_seq), *(trial.late or ())]
+    said: dict[str, float | None] | None = {
+        **({} if trial.values is None else dict(zip((goal.name for goal in study.goals), trial.values, strict=True))),
+        **limits.named(study, trial.limits)} or None
+    trial.late = [Outcome("fail" if trial.values is None else "complete", 0, said, trial.se, trial.seconds,
+                          trial.failure, trial.outcome_seq), *(trial.late or ())]
     trial.values, trial.se, trial.seconds = _values(study, data), _float(data.get("se")), _float(data.get("seconds"))
+    trial.limits = limits.read(study.spec, data.get("values"))
     trial.failure, trial.outcome_seq = data.get("class"), event.seq
     _move(trial, data.get("state") or ("fail" if trial.values is None else "complete"))
-    _observe(trial, trial.values, trial.se, _float(data.get("spent")))
+    _observe(trial, trial.values, trial.se, trial.limits, _float(data.get("spent")))
     if best is trial:
         study.leader_left = True
-    elif trial.status == "complete" and _better(study, trial, best):
+    elif _may_lead(trial) and _better(study, trial, best):
         study.best = trial
 
 

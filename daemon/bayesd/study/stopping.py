@@ -14,6 +14,7 @@ moved by 1 %. One model is surest before its first surprise.
 
 from dataclasses import asdict, dataclass
 
+from bayesd.study import limits
 from bayesd.study.problem import Convergence
 from bayesd.study.state import Data, Study, Trial
 from bayesd_schemas.study import Stop
@@ -57,9 +58,9 @@ class Drought:
     best: float | None = None
     barren: int = 0
 
-    def take(self, value: float, counts: bool = True) -> bool:
-        """One more result; whether it ended the drought."""
-        if self.best is None or self.best - value > self.least:
+    def take(self, value: float | None, counts: bool = True) -> bool:
+        """One more result; whether it ended the drought. None: one that may not lead."""
+        if value is not None and (self.best is None or self.best - value > self.least):
             self.best, self.barren = value, 0
             return True
         self.barren += counts
@@ -72,7 +73,8 @@ def barren_results(study: Study, least: float) -> tuple[int, Trial | None]:
     for trial in sorted((trial for trial in study.trials if trial.status == "complete" and trial.of is None),
                         key=lambda trial: trial.outcome_seq):
         assert trial.values is not None
-        if drought.take(sign * trial.values[0], trial.origin is None and trial.outcome_seq > study.patient_since):
+        value = sign * trial.values[0] if limits.keeps(trial) else None
+        if drought.take(value, trial.origin is None and trial.outcome_seq > study.patient_since):
             leader = trial
     return drought.barren, leader
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bayesd.study import eta, ladder
+from bayesd.study import eta, ladder, limits
 from bayesd.study.state import Lease, State, Study, Trial, Worker
 
 
@@ -23,6 +23,7 @@ def study_state(state: State, study: Study, elapsed_s: float) -> dict[str, Any]:
     return {
         "study": study.name, "state": study.status, "closed_by": study.closed_by,
         "objectives": [goal.model_dump(exclude_none=True) for goal in study.goals],
+        **({"limits": [limit.model_dump(exclude_none=True) for limit in spec.limits]} if spec.limits else {}),
         "space": spec.space.model_dump(mode="json", exclude_unset=True), "space_rev": study.space_rev,
         "trials": {**counts(study), "total": study.used, **imported(study)},
         "budget": {"trials": spec.budget.trials, "wall": spec.budget.wall, "cost": spec.budget.cost,
@@ -73,7 +74,7 @@ def best(study: Study) -> dict[str, Any] | None:
         return _furthest(study)
     if trial is None or trial.values is None:
         return None
-    return {"trial": trial.number, "value": trial.values[0], "values": named(study, trial.values),
+    return {"trial": trial.number, "value": trial.values[0], "values": measured(trial),
             "params": dict(trial.params)}
 
 
@@ -89,6 +90,11 @@ def _furthest(study: Study) -> dict[str, Any] | None:
 
 def named(study: Study, values: tuple[float, ...] | None) -> dict[str, float] | None:
     return None if values is None else {goal.name: value for goal, value in zip(study.goals, values, strict=True)}
+
+
+def measured(trial: Trial) -> dict[str, float] | None:
+    """Metric -> value: objectives, and what the study has a limit on."""
+    return {**(named(trial.study, trial.values) or {}), **limits.named(trial.study, trial.limits)} or None
 
 
 SHOWN_MAX = 100     # leases and late outcomes that a page shows, the newest
@@ -107,19 +113,18 @@ def lease_of(trial: Trial) -> Lease | None:
             return lease
     late = trial.late[0] if trial.late else None
     if (late is not None and late.seq < trial.outcome_seq and late.failure == trial.failure
-            and late.values == named(trial.study, trial.values)):
+            and late.values == measured(trial)):
         return trial.lease(late.fence) or trial.leases[-1]
     return trial.leases[-1]
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:
     """A trial in one line."""
-    study = trial.study
-    lease = lease_of(trial)
+    lease, broken = lease_of(trial), limits.broken(trial.study, trial.limits) if trial.status == "complete" else ()
     return {"trial": trial.number, "state": trial.status, "params": dict(trial.params),
-            "values": named(study, trial.values), "se": trial.se, "seconds": trial.seconds,
+            "values": measured(trial), "se": trial.se, "seconds": trial.seconds,
             "class": trial.failure, "sampler": trial.sampler, "fence": trial.fence,
-            "worker": lease.worker if lease is not None else None,
+            "worker": lease.worker if lease is not None else None, **({"broken": list(broken)} if broken else {}),
             **({"fidelity": max(trial.rungs)} if trial.rungs and trial.status != "complete" else {})}
 
 

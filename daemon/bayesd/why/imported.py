@@ -5,7 +5,7 @@ Nothing here suggested it, so there is no model to ask why; the study that it co
 
 from typing import Any
 
-from bayesd.study import view
+from bayesd.study import limits, view
 from bayesd.study.state import Trial
 from bayesd.why.trial import curve, ranks, voided
 from bayesd.why.witness import Entry, Witness
@@ -48,7 +48,8 @@ def _became(seen: Witness, trial: Trial, sign: float) -> Page:
         "state": trial.status, "value": trial.values[0] if trial.values and trial.status != "voided" else None,
         "values": view.named(study, trial.values), "se": trial.se, "seconds": trial.seconds, "class": trial.failure,
         "more": [{"state": each.state, "values": each.values, "seq": each.seq} for each in late[-view.SHOWN_MAX:]],
-        "voided": voided(seen, trial), "rank": None, "best": study.best is trial, "leader": None}
+        "voided": voided(seen, trial), "rank": None, "best": study.best is trial, "leader": None,
+        "broken": list(limits.broken(study, trial.limits)) if trial.status == "complete" else []}
     if trial.status == "complete" and trial.values is not None:
         out["rank"] = ranks(seen, trial, sign)
     if study.best is not None and study.best.values is not None and study.best is not trial:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bayesd import winner
 from bayesd.optimize.explain import chances
+from bayesd.study.limits import Reading, words
 from bayesd.study.problem import Problem
 from bayesd.study.state import Study, Trial
 from bayesd.why.live import Live
@@ -282,6 +283,9 @@ def _progress(seen: Witness, live: Live | None) -> Iterator[str]:
         yield (f"It is a fork of {study.origin.study} as it stood behind event {study.origin.at}, and began with "
                f"{count(sum(trial.origin is not None for trial in study.trials), 'trial')} that had been measured "
                "there.")
+    broken = Reading.of(study).beside({"trial": None, "reason": ""})
+    if "least_violating" in broken:
+        yield f"There is no winner: {broken['reason']}."
     budget, elapsed = study.spec.budget, study.elapsed_s if live is None else live["elapsed_s"]
     limits = [f"{study.used} of {count(budget.trials, 'trial')}"] if budget.trials is not None else []
     if budget.wall is not None:
@@ -348,6 +352,14 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
     yield (f"Trial {won['trial']}, {name} {beside(won['value'], scale)}{spread}, by rule best: {won['reason']}."
            + (" By the first objective alone: the others are traded off, and bayesd study export has them all."
               if len(study.goals) > 1 else ""))
+    limits = Reading.of(study).beside({"trial": won["trial"]}).get("limits", [])
+    if limits:
+        yield f"It keeps the limits of the study: {words(limits)}."
+        for limit in limits:
+            if limit["binds"]:
+                other = limit["without"]
+                yield (f"The limit {limit['name']} binds: without it trial {other['trial']} would lead, with "
+                       f"{number(other['value'])}.")
     if won["confirmed"]:
         again = won["confirmed"]
         yield f"Confirmed is trial {again['trial']}: {again['reason']}."

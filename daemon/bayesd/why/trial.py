@@ -14,6 +14,7 @@ import numpy as np
 from bayesd.optimize import posterior_at_data
 from bayesd.optimize.encode import cube
 from bayesd.optimize.explain import Explained, explain, keeping
+from bayesd.study import limits
 from bayesd.study.problem import Problem
 from bayesd.study.state import Trial
 from bayesd.why.witness import Entry, Moment, Witness
@@ -50,6 +51,7 @@ def trial_page(seen: Witness, number: int) -> Page:
         "expected": expected,
         "aim": _aim(model, nearest) if trial.sampler == "bayes" else None,
         "recomputed": _recomputed(model, trial, data),
+        "limits": _limits(then, trial, model),
         "pending": _pending(seen, data, then),
         "nearest": nearest,
         "became": _became(seen, trial, then, expected, model, sign),
@@ -167,6 +169,20 @@ def _recomputed(model: Explained | None, trial: Trial, data: Mapping[str, Any]) 
                        for each in model.slices]}
 
 
+def _limits(then: Moment, trial: Trial, model: Explained | None) -> list[Page]:
+    """Each limit of that moment, the chance to keep it that the models gave the point, and what was measured. Of the
+    latter as the study is now: a bound may have been amended since."""
+    measured = limits.named(trial.study, trial.limits)
+    chances: tuple[float | None, ...] = () if model is None else model.feasible
+    out = []
+    for i, limit in enumerate(then.spec.limits):
+        value = measured.get(limit.metric_name)
+        out.append({"name": limit.name, "metric": limit.metric_name, limit.side: limit.value,
+                    "chance": chances[i] if i < len(chances) else None, "measured": value,
+                    "kept": None if value is None else limit.keeps(value)})
+    return out
+
+
 def _same(one: Params | None, other: Params) -> bool:
     """The same point to a reader, whatever the last digit of a logarithm."""
     return one is not None and one.keys() == other.keys() and all(
@@ -254,7 +270,7 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
                       None),
         "reports": len(trial.reports or ()), "stopped": trial.stopped,
         "late": [{"state": late.state, "values": late.values, "seq": late.seq} for late in trial.late or ()],
-        "rungs": _rungs(seen, trial), "checkpoint": trial.checkpoint,
+        "rungs": _rungs(seen, trial), "checkpoint": trial.checkpoint, "broken": [],
         "voided": None, "promoted": None, "surprise": None, "rank": None, "improved": None}
     if outcome is not None:
         out["cost"], out["error"] = outcome.data.get("cost"), cut(seen.said(outcome).get("error"))
@@ -263,6 +279,8 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
     out["revoked"] = revoked(seen, out["worker"])
     if trial.status == "complete" and trial.values is not None:
         out["surprise"] = _surprise(trial, expected, model, sign)
+        if not limits.keeps(trial):
+            return {**out, "broken": list(limits.broken(trial.study, trial.limits)), "pace": _pace(seen, trial)}
         out["rank"] = ranks(seen, trial, sign)
         before = seen.moments.get(trial.outcome_seq - 1)
         if before is not None:
@@ -338,16 +356,18 @@ def _surprise(trial: Trial, expected: Page | None, model: Explained | None, sign
 
 
 def ranks(seen: Witness, trial: Trial, sign: float) -> Page:
-    """The place of its value among the complete trials, when it came and at the end."""
+    """The place of its value among the complete trials that keep every limit, when it came and at the end."""
     assert trial.values is not None
     value = sign * trial.values[0]
 
     def rank(values: list[tuple[float, ...]]) -> Page:
         return {"place": 1 + sum(sign * each[0] < value for each in values), "of": len(values)}
     after = seen.moments.get(trial.outcome_seq)
-    now = [other.values for other in seen.study.trials if other.status == "complete" and other.values is not None]
-    out: Page = {"then": rank(list(after.values.values())) if after is not None else None, "now": rank(now),
-                 "front": None}
+    now = [other.values for other in seen.study.trials
+           if other.status == "complete" and other.values is not None and limits.keeps(other)]
+    then = None if after is None else [values for number, values in after.values.items()
+                                       if limits.keeps(seen.study.trials[number - 1])]
+    out: Page = {"then": None if then is None else rank(then), "now": rank(now), "front": None}
     if len(trial.study.goals) > 1:
         signs = [1.0 if goal.direction == "minimize" else -1.0 for goal in trial.study.goals]
         mine = [s * v for s, v in zip(signs, trial.values, strict=True)]

@@ -198,7 +198,9 @@ def _fate(page: Page, became: Page) -> str:
     state = became["state"]
     if state == "complete":
         words = f"It came out at {_result(page)}"
-        if became["improved"] is not None:
+        if became["broken"]:
+            words += f", but does not keep the limit {listed(became['broken'])}"
+        elif became["improved"] is not None:
             words += ", a new best" if became["improved"] else ", no new best"
         return f"{words}."
     return {"running": "It has no result yet: it is being worked on.",
@@ -369,6 +371,7 @@ def _balance(page: Page) -> Iterable[Block]:
     if made["means"] is not None or made["best_belief"] is None:
         yield from _of_metrics(page, made)
         return
+    yield from _chances(page)
     yield (f"{_AIMS[page['aim']][1]} Of its expected improvement {percent(made['mean_share'])} comes from the mean and "
            "the rest from the uncertainty. (The rule: expected improvement is (best − mean)·Φ(z) + sd·φ(z) with "
            f"z = (best − mean)/sd; from 60{_TIGHT}% in the first part it is called exploitation, below 30{_TIGHT}% "
@@ -394,6 +397,19 @@ def _thrift(choice: Page) -> Iterable[Block]:
         yield f"It was expected to take {takes}; that did not count in the choice."
 
 
+def _chances(page: Page) -> Iterable[Block]:
+    """How likely it was to keep each limit."""
+    said = [f"{each['metric']} {_allowed(each)} " + (
+        "no telling, since nobody had told a value" if each["chance"] is None else percent(each["chance"]))
+        for each in page["limits"]]
+    if said:
+        yield f"Its chance to keep {'the limit' if len(said) == 1 else 'each limit'}, by the models: {', '.join(said)}."
+
+
+def _allowed(limit: Page) -> str:
+    return f"at most {number(limit['at_most'])}" if "at_most" in limit else f"at least {number(limit['at_least'])}"
+
+
 def _of_metrics(page: Page, made: Page) -> Iterable[Block]:
     """Of several objectives, or of limits that nothing keeps yet, there is no one best that it had to beat."""
     if made["weights"] is not None:
@@ -405,6 +421,7 @@ def _of_metrics(page: Page, made: Page) -> Iterable[Block]:
                f"of the expected gain: {made['log_hypervolume_gain']:.3g}, in standardised units).")
     else:
         yield "No point is believed to keep every limit yet, so it was chosen for its chance to be the first."
+    yield from _chances(page)
     if made["means"] is not None:
         parts = [f"{goal['name']} {mean:.6g} ± {sd:.2g}" for goal, mean, sd in
                  zip(page["objectives"], made["means"], made["sds"], strict=True)]
@@ -628,6 +645,13 @@ def _completed(page: Page) -> Iterable[Block]:
     surprise = became["surprise"]
     if surprise is not None and surprise["z"] is not None:
         yield _surprised(surprise, page)
+    for limit in page["limits"]:
+        if limit["measured"] is not None:
+            yield (f"{limit['metric']} came out at {number(limit['measured'])}, {_allowed(limit)}: it "
+                   f"{'keeps' if limit['kept'] else 'breaks'} the limit {limit['name']}.")
+    if became["broken"]:
+        yield (f"So it cannot lead: it does not keep {listed(became['broken'])}. The model learned from it all the "
+               "same.")
     ranks = became["rank"]
     if ranks is not None:
         yield _ranked(page, ranks)
@@ -765,8 +789,12 @@ def _imported_in_short(page: Page) -> Iterable[str]:
            "began with.")
     state = became["state"]
     if state == "complete":
-        best = "still the best here" if became["best"] else \
-            f"number {became['rank']['now']['place']} of {count(became['rank']['now']['of'], 'finished trial')} here"
+        best = "still the best here"
+        if became["broken"]:
+            best = f"but does not keep the limit {listed(became['broken'])} here"
+        elif not became["best"]:
+            now = became["rank"]["now"]
+            best = f"number {now['place']} of {count(now['of'], 'finished trial')} here"
         yield f"It came out at {_result(page)} there, {best}."
     else:
         yield {"fail": f"It failed there ({became['class']}).", "pruned": "It was stopped early there.",
@@ -797,7 +825,10 @@ def _became_here(page: Page) -> Iterable[Block]:
         values = ", ".join(f"{name} {number(value)}" for name, value in (became["values"] or {}).items())
         one = f"{page['metric']} {_result(page)}"
         yield f"Its result there: {one if len(page['objectives']) == 1 else values}."
-        yield _ranked(page, became["rank"])
+        if became["broken"]:
+            yield f"It does not keep the limit {listed(became['broken'])} here, so it cannot lead."
+        else:
+            yield _ranked(page, became["rank"])
     leader = became["leader"]
     if became["best"]:
         yield "It is the best of this study still: nothing that was tried here is better."
