@@ -58,6 +58,10 @@ class Trial:
     number: int
     params: dict[str, Any]
     fence: int = 1
+    fidelity: int | None = None
+    """How far to train it, where the study has a fidelity."""
+    resume_from: str | None = None
+    """The checkpoint to go on from; None: from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,9 @@ class Study(AbstractContextManager["Study"]):
         letters = self._commit()
         for letter in letters:
             if letter.kind == "grant" and letter.body["ask"] == ask.id:
-                return Trial(letter.body["trial"], dict(letter.body["params"]), letter.body["fence"])
+                fidelity = letter.body.get("fidelity", {})
+                return Trial(letter.body["trial"], dict(letter.body["params"]), letter.body["fence"],
+                             fidelity.get("value"), fidelity.get("from"))
         standing = desk.standing.get((WORKER, self._run, ask.id))
         if standing is not None:
             desk.sit(standing)
@@ -229,8 +235,10 @@ class Study(AbstractContextManager["Study"]):
 
     def tell(self, trial: Trial | int, value: float | Mapping[str, float] | Sequence[float] | None = None, *,
              state: Literal["complete", "fail", "pruned"] | None = None, seconds: float | None = None,
-             cost: float | None = None, error: str | None = None, failure: str | None = None) -> None:
-        """The outcome of a trial: a number, metrics by name, fold scores, or state="fail".
+             cost: float | None = None, error: str | None = None, failure: str | None = None,
+             checkpoint: str | None = None) -> None:
+        """The outcome of a trial: a number, metrics by name, fold scores, or state="fail". `checkpoint` names what was
+        trained, for whoever goes on with it.
 
         NaN and infinities are failures of class nonfinite, as on the wire.
         """
@@ -245,7 +253,8 @@ class Study(AbstractContextManager["Study"]):
             said["folds"] = [float(each) for each in value]
         elif value is not None:
             said.update(_of_array(value))
-        more = {"seconds": seconds, "cost": cost, "error": error, "class": failure}
+        more = {"seconds": seconds, "cost": cost, "error": error, "class": failure,
+                "checkpoint": checkpoint}
         said.update({key: each for key, each in more.items() if each is not None})
         self._at()
         rules.on_tell(self._desk, WORKER, _checked("tell", said))

@@ -163,7 +163,7 @@ def _marks(record: "Record", y: Axis, where: Mapping[int, float]) -> Iterator[Ma
     worst = y.high if record.study.goals[0].direction == "minimize" else y.low
     best = record.winner["trial"]
     for trial in sorted(record.study.trials, key=lambda trial: trial.number == best):       # the winner on top
-        if trial.number not in where or trial.status in ("running", "waiting"):
+        if trial.number not in where or trial.status in ("running", "waiting", "paused"):
             continue
         kind = "best" if trial.number == best else \
             trial.status if trial.status in ("fail", "voided", "pruned") else "done"

@@ -17,7 +17,7 @@ from bayesd.study.row import Row
 QUICK_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper ends of buckets, in seconds: from a commit on a fast disk to a model of thousands of trials."""
 
-OUTCOMES = {"trial.completed": "complete", "trial.failed": "fail", "trial.pruned": "pruned",
+OUTCOMES = {"trial.completed": "complete", "trial.failed": "fail", "trial.pruned": "pruned", "trial.paused": "paused",
             "outcome.voided": "voided", "outcome.late": "late", "trial.imported": "imported"}
 """Events that say what became of a trial. An attempt that failed and is tried again is `retried`."""
 

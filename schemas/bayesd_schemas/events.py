@@ -213,6 +213,8 @@ class TrialLeased(_Data):
     lease_s: Annotated[float, Field(gt=0)]
     at: str
     elapsed_s: Number
+    fidelity: Count | None = Field(None, description="Of trials that pause at rungs: it trains up to this one; None: "
+                                                     "the whole of it")
 
 
 class LeaseExpired(_Data):
@@ -278,10 +280,19 @@ class _Outcome(_Data):
     elapsed_s: Number | None = None
     auth: Literal["hmac"] | None = Field(None, description="The worker's key signed the message; else the broker alone "
                                                            "says who sent it")
+    checkpoint: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="The worker's name for what it has trained so far")
 
 
 class TrialCompleted(_Outcome):
     values: Values
+
+
+class TrialPaused(_Outcome):
+    """A rung is told: the trial goes on from there, or ends as pruned."""
+
+    values: Values
+    fidelity: Count = Field(description="The rung")
 
 
 class TrialFailed(_Outcome):
@@ -301,7 +312,10 @@ class Estimate(_Data):
 
 class TrialPruned(_Outcome):
     estimate: Estimate | None = Field(None, description="What is learned in place of the last report's value")
-    learn: Literal[False] | None = Field(None, description="False: its value was learned when it came late")
+    learn: Literal[False] | None = Field(None, description="False: its value was learned when it came late, or when "
+                                                           "the trial paused")
+    rule: PruneRule | None = Field(None, description="Of a paused trial: the rule that did not let it go on")
+    rung: Count | None = Field(None, description="Of a paused trial: where it had paused")
 
 
 class TrialOrigin(_Data):
@@ -326,7 +340,8 @@ class TrialImported(_Data):
 
 class OutcomeLate(_Outcome):
     state: Literal["complete", "fail", "pruned"]
-    learn: Literal[False] | None = Field(None, description="False: the value of a failure, which is nothing to learn")
+    learn: Literal[False] | None = Field(None, description="False: the value of a failure, or of a "
+                                                           "part of the training: nothing to learn")
 
 
 class OutcomeVoided(_Data):
@@ -365,7 +380,7 @@ EVENTS: dict[str, type[_Data]] = {
     "run.began": RunBegan, "point.enqueued": PointEnqueued, "trial.proposed": TrialProposed,
     "trial.leased": TrialLeased, "lease.expired": LeaseExpired, "lease.held": LeaseHeld,
     "lease.released": LeaseReleased, "trial.reported": TrialReported, "trial.stopped": TrialStopped,
-    "trial.completed": TrialCompleted,
+    "trial.completed": TrialCompleted, "trial.paused": TrialPaused,
     "trial.failed": TrialFailed, "trial.pruned": TrialPruned, "trial.imported": TrialImported,
     "outcome.late": OutcomeLate, "outcome.voided": OutcomeVoided, "model.fitted": ModelFitted,
     "worker.revoked": WorkerRevoked, "text.redacted": TextRedacted,

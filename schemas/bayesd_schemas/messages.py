@@ -147,6 +147,8 @@ class Tell(_Incoming):
     cost: Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)] | None = None
     failure: Annotated[FailureClass | None, Field(alias="class")] = None
     error: str | None = None
+    checkpoint: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """A name under which whoever goes on with this trial finds what was trained so far."""
     ask: Any = None
     """A complete ask with its own id, judged on its own whatever becomes of the tell."""
 

@@ -172,11 +172,16 @@ class Prune(_Part):
         0.05, description="Of race: the probability that a trial is stopped which would have won.")
     min_folds: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
         1, description="Of race: so many folds are measured before the first look.")
+    resume: Annotated[bool, Field(strict=True)] = Field(
+        False, description="Of asha and hyperband: a trial is leased up to a rung, told, and paused there; one that is "
+                           "among the best 1/reduction of its rung goes on later, from its checkpoint.")
 
     @model_validator(mode="after")
     def _fitting(self) -> "Prune":
         if self.percentile is not None and self.rule != "percentile":
             raise ValueError('percentile is for rule = "percentile"')
+        if self.resume and self.rule not in ("asha", "hyperband"):
+            raise ValueError('resume is for rule = "asha" and "hyperband", which have rungs to go on from')
         return self
 
     @property
@@ -340,6 +345,11 @@ class StudySpec(_Part):
                                  "nothing would ever be stopped")
             if prune.metric not in (None, names[0]):
                 raise ValueError(f"prune: a race is for the first objective, {names[0]}")
+
+    @property
+    def resumes(self) -> bool:
+        """Whether trials pause at rungs and go on from there."""
+        return self.prune is not None and self.prune.resume
 
     @property
     def goals(self) -> tuple[Objective, ...]:

@@ -16,8 +16,9 @@ import pytest
 
 from bayesd_client.agent import Lease
 from bayesd_client.errors import BadOptions, CannotTrain, SpaceMismatch
-from bayesd_client.program import Program, arguments, parse_outcome, parse_report
+from bayesd_client.program import Program, arguments, environment, parse_outcome, parse_report
 from bayesd_client.trial import Trial
+from bayesd_schemas.messages import Fidelity
 from bayesd_schemas.space import Space
 
 SPACE = Space.model_validate({
@@ -58,6 +59,23 @@ def train(code: str, trial: Trial | None = None, **more: Any) -> tuple[Mapping[s
 ])
 def test_placeholders(command: list[str], params: dict[str, Any], argv: list[str]) -> None:
     assert arguments(command, make_trial(params)) == argv
+
+
+def going_on(start: str | None) -> Trial:
+    fidelity = Fidelity.model_validate({"name": "epochs", "value": 9.0, "from": start})
+    return Trial(Lease("s", 7, 2, {"lr": 1.0}, 60.0, fidelity=fidelity), SPACE, lambda *_: None)
+
+
+def test_a_program_is_told_how_far_to_train_and_from_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAYESD_RESUME_FROM", "of somebody else")
+    command = ["p", "--epochs", "{fidelity}", "--from={from}"]
+    assert arguments(command, going_on("runs/7.pt")) == ["p", "--epochs", "9", "--from=runs/7.pt"]
+    assert arguments(command, going_on(None)) == ["p", "--epochs", "9"]
+    assert arguments(command, make_trial()) == ["p"]
+    assert environment(going_on("runs/7.pt"))["BAYESD_RESUME_FROM"] == "runs/7.pt"
+    assert environment(going_on("runs/7.pt"))["BAYESD_FIDELITY"] == "9"
+    assert "BAYESD_RESUME_FROM" not in environment(going_on(None))
+    assert parse_outcome('{"value": 1, "checkpoint": "c"}') == {"value": 1, "checkpoint": "c"}
 
 
 def test_an_unknown_placeholder_is_a_clear_error() -> None:

@@ -5,6 +5,7 @@
     python tests/golden/make.py confirm tests/golden/log-4.jsonl
     python tests/golden/make.py prune tests/golden/log-pruned.jsonl
     python tests/golden/make.py stop tests/golden/log-stop.jsonl
+    python tests/golden/make.py pause tests/golden/log-paused.jsonl
     python tests/golden/make.py warm tests/golden/log-warm.jsonl
 
 Golden logs must replay for ever. Write a new one when a new event or field comes; change an old one
@@ -243,6 +244,49 @@ def stop() -> Story:
     return world
 
 
+def pause() -> Story:
+    """Trials pause at rungs and go on: one from a checkpoint to its end, one is lost on the way, one is void."""
+    world = Story()
+    world.desk.record("log.opened", {"log": "golden-paused", "format": 1, "version": "0.6.0"})
+    world.desk.record("daemon.started", {"epoch": 1, "version": "0.6.0"})
+    for rule, trials in (("asha", 12), ("hyperband", 9)):
+        world.admin("study.create", spec={
+            "name": rule, "method": "random", "seed": 8, "space": SPACE, "metric": "loss", "retry": {"lost": 1},
+            "lease": {"default_s": 60}, "budget": {"trials": trials}, "prune": {"rule": rule, "resume": True},
+            "fidelity": {"name": "epochs", "max": 9, "reduction": 3}})
+    world.say("w1", "beat", run="r1")
+    study = world.desk.state.studies["asha"]
+    for turn in range(30):
+        world.say("w1", "ask", id=f"a{turn}", run="r1", study="asha")
+        if not study.running:
+            break
+        trial = next(iter(study.running.values()))
+        lease = trial.leases[-1]
+        if turn == 7:
+            world.tick(61)                                    # comes too late, but nobody has it yet
+        told: dict[str, Any] = {"value": (trial.number * 5 % 9) + 1.5 / lease.fence}
+        if turn % 3:
+            told["checkpoint"] = f"run-{trial.number}-{lease.fence}"
+        if turn == 9:
+            told = {"state": "fail", "class": "oom", "error": "no luck"}
+        world.say("w1", "tell", id=f"t{turn}", study="asha", trial=trial.number, fence=lease.fence, seconds=2.5, **told)
+        if turn == 4:
+            world.admin("trial.void", study="asha", trial=2, reason="the sensor was unplugged")
+    assert study.closed_by == "trials"
+    for number in range(1, 7):
+        world.say("w2", "ask", id=f"b{number}", run="r2", study="hyperband")
+    for number in range(1, 6):
+        world.say("w2", "tell", id=f"u{number}", study="hyperband", trial=number, fence=1, value=number,
+                  checkpoint=f"b-{number}")
+    world.say("w3", "ask", id="c", run="r3", study="hyperband")
+    world.tick(61)                                            # both are lost, and leased again
+    world.say("w3", "ask", id="d", run="r3", study="hyperband", n=2)
+    world.say("w2", "tell", id="u6", study="hyperband", trial=6, fence=1, value=6)
+    world.tick(61)
+    world.admin("study.close", study="hyperband")
+    return world
+
+
 def warm() -> Story:
     """An earlier study helps another; a trial of it is voided, and the other one is forked."""
     world = Story()
@@ -269,7 +313,7 @@ def warm() -> Story:
 
 def main() -> None:
     world = {"life": story, "fork": fork, "confirm": confirm, "prune": prune, "stop": stop,
-             "warm": warm}[sys.argv[1]]()
+             "pause": pause, "warm": warm}[sys.argv[1]]()
     lines = [body.decode() for body in world.bodies]
     Path(sys.argv[2]).write_text("\n".join([*lines, json.dumps({
         "digest": snapshot.digest(world.desk.state), "knowledge": {

@@ -7,6 +7,9 @@ JSON writes it, strings without quotes; `{{name}}` is a literal `{name}`. A para
 active in a trial has no value: an argument that is only its placeholder (`{degree}`, or
 `--degree={degree}`) is left out, together with the option before it (`--degree {degree}`), so that
 the program's default stands; in the middle of other text it becomes nothing.
+
+`{fidelity}` and `{from}` are how far to train and the checkpoint to go on from, unless the study has parameters of
+these names; they have no value where the study says nothing of a fidelity, or a trial begins anew.
 """
 
 import asyncio
@@ -38,7 +41,7 @@ log = logging.getLogger("bayesd_client")
 GRACE_S = 10.0          # between SIGTERM and SIGKILL
 POLL_S = 0.05           # how soon a stop, a timeout or a silent exit is seen
 LINE_MAX = 64 * 1024    # bytes of one line that are remembered
-TOLD = ("state", "value", "values", "folds", "seconds", "cost", "class", "error")
+TOLD = ("state", "value", "values", "folds", "seconds", "cost", "class", "error", "checkpoint")
 """The fields of a tell that a program may print."""
 
 _placeholder = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_.-]{0,63})\}")
@@ -105,13 +108,14 @@ def arguments(command: Sequence[str], trial: Trial) -> list[str]:
     """`command` with the trial's values. Raises SpaceMismatch for a placeholder that nobody declares."""
     check_placeholders(command, trial)
     out: list[str] = []
+    values = {**progress(trial), **trial.params}
     for argument in command:
         alone = re.fullmatch(r"(?:--?[A-Za-z0-9][\w.-]*=)?\{([A-Za-z_][A-Za-z0-9_.-]{0,63})\}", argument)
-        if alone is not None and alone[1] not in trial.params:
+        if alone is not None and alone[1] not in values:
             if argument.startswith("{") and len(out) > 1 and re.fullmatch(r"--?[A-Za-z][\w.-]*", out[-1]):
                 out.pop()
             continue
-        out.append(_placeholder.sub(lambda found: _filled(found, trial), argument))
+        out.append(_placeholder.sub(lambda found: _filled(found, values), argument))
     return out
 
 
@@ -119,16 +123,27 @@ def check_placeholders(command: Sequence[str], trial: Trial) -> None:
     """A placeholder names a declared parameter; without a known space, anything may be inactive."""
     names = {found[1] for argument in command for found in _placeholder.finditer(argument) if found[1]}
     declared = set(trial.space) if trial.space is not None else set(trial.params) | names
-    if unknown := sorted(names - declared):
+    if unknown := sorted(names - declared - {"fidelity", "from"}):
         raise SpaceMismatch(f"{', '.join('{' + name + '}' for name in unknown)} in the command is no parameter of "
                             f"study {trial.study}, which has {', '.join(sorted(declared))}; "
                             "mend the command, or write {{name}} for literal braces")
 
 
-def _filled(found: re.Match[str], trial: Trial) -> str:
+def _filled(found: re.Match[str], values: Mapping[str, Any]) -> str:
     if found[1] is None:
         return found[0][0]
-    return as_text(trial.params[found[1]]) if found[1] in trial.params else ""
+    return as_text(values[found[1]]) if found[1] in values else ""
+
+
+def progress(trial: Trial) -> dict[str, Any]:
+    """How far a trial is to be trained, and from where: only what its grant says."""
+    out: dict[str, Any] = {}
+    if trial.fidelity is not None:
+        value = trial.fidelity.value
+        out["fidelity"] = int(value) if value == int(value) else value      # epochs are whole, and JSON has no integers
+    if trial.resume_from is not None:
+        out["from"] = trial.resume_from
+    return out
 
 
 def as_text(value: Any) -> str:
@@ -348,9 +363,11 @@ def _no_outcome(line: str) -> Mapping[str, Any]:
 
 def environment(trial: Trial) -> dict[str, str]:
     """The program's environment: ours, and the trial."""
-    return {**os.environ, "BAYESD_PARAMS": json.dumps(trial.params), "BAYESD_STUDY": trial.study,
+    names = {"fidelity": "BAYESD_FIDELITY", "from": "BAYESD_RESUME_FROM"}
+    ours = {name: value for name, value in os.environ.items() if name not in names.values()}
+    return {**ours, "BAYESD_PARAMS": json.dumps(trial.params), "BAYESD_STUDY": trial.study,
             "BAYESD_TRIAL": str(trial.number), "BAYESD_FENCE": str(trial.fence), "BAYESD_REPEAT": str(trial.repeat),
-            **({} if trial.fidelity is None else {"BAYESD_FIDELITY": as_text(trial.fidelity.value)})}
+            **{names[name]: as_text(value) for name, value in progress(trial).items()}}
 
 
 _PR_SET_PDEATHSIG = 1

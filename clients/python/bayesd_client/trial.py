@@ -52,6 +52,9 @@ class Trial:
         self.fence = lease.fence
         self.params: dict[str, Any] = typed_params(space, lease.params)
         self.fidelity: Fidelity | None = lease.fidelity
+        """How far to train, where the study says so: up to `fidelity.value` of `fidelity.name`."""
+        self.checkpoint: str | None = None
+        """Set it in the objective: a name under which whoever goes on with the trial finds what was trained."""
         self.repeat = lease.repeat
         """0 for a new point; n when a point is measured again for the n-th time: use other seeds or folds then."""
         self.cost: float | None = None
@@ -73,6 +76,11 @@ class Trial:
     def space(self) -> Space | None:
         """The study's declared space; None while the worker has not seen it."""
         return self._space
+
+    @property
+    def resume_from(self) -> str | None:
+        """The checkpoint to go on from; None: train from the beginning."""
+        return None if self.fidelity is None else self.fidelity.start
 
     @property
     def stop_reason(self) -> str | None:

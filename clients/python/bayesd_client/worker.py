@@ -236,6 +236,8 @@ class Worker:
             fields.setdefault("seconds", round(seconds, 3))
             if trial.cost is not None:
                 fields.setdefault("cost", trial.cost)
+            if trial.checkpoint is not None:
+                fields.setdefault("checkpoint", trial.checkpoint)
         why = f" ({trial.stop_reason})" if trial.stop_reason is not None else ""
         self._say(f"{key[0]} trial {key[1]} ended after {seconds:.1f} s: {in_short(fields)}{why}")
         self._do(self.agent.finished(key, fields, self._now()))

@@ -73,13 +73,15 @@ _PHRASES: dict[str, Callable[[Data], str]] = {
     "point.enqueued": lambda data: show.params(data["params"]),
     "run.began": _run_began,
     "trial.proposed": _proposed,
-    "trial.leased": lambda data: f"to {data['worker']} for {data['lease_s']:g} s, fence {data['fence']}",
+    "trial.leased": lambda data: f"to {data['worker']} for {data['lease_s']:g} s, fence {data['fence']}"
+                                 + (f", up to rung {data['fidelity']}" if data.get("fidelity") else ""),
     "lease.expired": lambda data: f"fence {data['fence']}: {data.get('reason', 'no word in time')}",
     "lease.held": lambda data: f"fence {data['fence']} goes on, run {data['run']}",
     "lease.released": lambda data: f"fence {data['fence']} given back",
     "trial.reported": lambda data: f"step {data['step']}: {_measured({'values': data['values']})}",
     "trial.completed": _measured,
     "trial.failed": _failed,
+    "trial.paused": lambda data: f"at rung {data['fidelity']}: {_measured(data)}",
     "trial.pruned": _measured,
     "trial.imported": lambda data: f"{_measured(data) if data.get('values') else data.get('class') or 'failed'}  from "
                                   f"{data['origin']['study']} #{data['origin']['trial']}",

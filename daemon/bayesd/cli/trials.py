@@ -43,7 +43,7 @@ _TRIALS = (Column("trial", "TRIAL", True), Column("state", "STATE"), Column("val
 
 @verb(trial, "list", "bayesd trial list digits-svm\nbayesd trial list digits-svm --state fail -f json")
 @study_argument()
-@click.option("--state", type=click.Choice(["running", "waiting", "complete", "fail", "pruned", "voided"]),
+@click.option("--state", type=click.Choice(["running", "waiting", "paused", "complete", "fail", "pruned", "voided"]),
               help="Only trials in this state.")
 @reaching
 @format_option

@@ -125,7 +125,7 @@ def _done(state: dict[str, Any]) -> int:
 
 
 def _counts(state: dict[str, Any]) -> str:
-    return "  ".join(f"{each} {n}" for each in ("running", "waiting", "fail", "pruned", "imported")
+    return "  ".join(f"{each} {n}" for each in ("running", "waiting", "paused", "fail", "pruned", "imported")
                      if (n := state["trials"].get(each)))
 
 

@@ -133,7 +133,7 @@ class Desk:
         """Study -> when its open time was last counted."""
         self.confirming: dict[str, float] = {}
         """Study -> since when a leader waits for a worker that has not measured it."""
-        self.judged: dict[str, tuple[int, int]] = {}
+        self.judged: dict[str, tuple[int, int, int]] = {}
         """Study -> what was known when its results were last held against its stop rules."""
         self.touched: dict[str, None] = {}
         """Studies whose public state has changed, in that order."""
@@ -159,7 +159,7 @@ class Desk:
     def has_news(self, study: Study) -> bool:
         """Whether results came, or were taken back, since this was asked before: looking at all of them takes time,
         and most ticks bring none."""
-        known = study.version, len(study.learned[0])
+        known = study.version, len(study.learned[0]), study.counts["complete"]
         return self.judged.get(study.name) != known and self.judged.update({study.name: known}) is None
 
     # -------------------------------------------------------------- the trays

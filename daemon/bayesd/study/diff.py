@@ -53,7 +53,8 @@ class Diff:
         found: Data = {
             "study": new.name, "is_new": old is None, **view.origin(new),
             "state": [None if old is None else old.status, new.status], "closed_by": new.closed_by,
-            "trials": {state: [blank.counts[state], new.counts[state]] for state in STATES},
+            "trials": {state: [blank.counts.get(state, 0), new.counts.get(state, 0)] for state in
+                       (*STATES, *(("paused",) if new.spec.resumes else ()))},
             "imported": [blank.imported, new.imported],
             "outcomes": [_outcome(trial) for trial in new.trials if trial.outcome_seq > since
                          and trial.status != "voided"],

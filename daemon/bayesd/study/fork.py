@@ -79,7 +79,7 @@ def _place(trial: Trial, seen: list[Observation]) -> int:
     """Which of a trial's observations is its outcome. It has its place in the log between late outcomes, some of
     which may not have been used. Of a trial that is still pending, the first: in its study that would have become
     the result, had nobody told another."""
-    if trial.is_pending:
+    if trial.is_pending and not trial.rungs:
         return 0
     result, said = _result(trial), [(each.values, each.se) for each in seen]
     if trial.status == "complete" and trial.promoted:      # known since it came
@@ -87,8 +87,10 @@ def _place(trial: Trial, seen: list[Observation]) -> int:
     if trial.status == "pruned" and trial.promoted and len(seen) == sum(
             late.state != "fail" and _late(trial, late)[0] is not None for late in trial.late or ()):
         return 0                                           # so is this; earlier logs learned it again
-    early = [_late(trial, late) for late in trial.late or () if late.seq < trial.outcome_seq]
-    after = [_late(trial, late) for late in trial.late or () if late.seq > trial.outcome_seq]
+    told = trial.rungs[max(trial.rungs)].seq if trial.rungs and trial.status not in ("complete", "fail") else \
+        trial.outcome_seq
+    early = [_late(trial, late) for late in trial.late or () if late.seq < told]
+    after = [_late(trial, late) for late in trial.late or () if late.seq > told]
     for place in reversed(range(len(said))):
         if said[place] == result and _within(said[:place], early) and _within(said[place + 1:], after):
             return place
@@ -97,6 +99,10 @@ def _place(trial: Trial, seen: list[Observation]) -> int:
 
 def _result(trial: Trial) -> Said:
     """What the optimiser learned from a trial's outcome."""
+    if trial.rungs and trial.status not in ("complete", "fail"):      # what it told last stands, until it tells more
+        told = trial.rungs[max(trial.rungs)]
+        if trial.status != "pruned" or trial.values == told.values or (trial.values is None and not trial.reports):
+            return told.values, told.se
     if trial.status != "pruned":
         return (trial.values, trial.se) if trial.status == "complete" else (None, None)
     if trial.values is None and trial.reports:      # the last report is what is known of the point
@@ -124,7 +130,7 @@ def _imported(study: Study, trial: Trial, seen: Observation, params: Data, is_re
     data: Data = {"params": params, "values": None, "origin": {"study": study.name, "trial": trial.number}}
     if seen.values is not None:
         data["values"] = {goal.name: value for goal, value in zip(study.goals, seen.values, strict=True)}
-    if is_result and trial.status == "pruned":
+    if is_result and (trial.status == "pruned" or (trial.rungs and trial.status in ("running", "waiting", "paused"))):
         data["state"] = "pruned"
     elif seen.values is None:
         data["class"] = trial.failure or "other"

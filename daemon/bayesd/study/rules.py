@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from bayesd.study import confirm, folds, paired, pooled, pruning, stopping
+from bayesd.study import confirm, folds, ladder, paired, pooled, pruning, stopping
 from bayesd.study.desk import ANSWER_S, PATIENCE_S, Candidate, Desk, Order, Standing
 from bayesd.study.problem import Suggestion
 from bayesd.study.state import FINAL, Data, Lease, Study, Told, Trial, Worker
@@ -113,7 +113,7 @@ def serve(desk: Desk, study: Study) -> None:
     """Hand out what the study has to those who stand in line for it, oldest first."""
     if study.status != "open" or desk.disk_full:
         return
-    if not (study.waiting or study.queue or study.confirm or desk.drawer(study.name).candidates):
+    if not (study.waiting or study.queue or study.confirm or study.paused or desk.drawer(study.name).candidates):
         return
     for standing in desk.waiting_for(study.name):
         if not _fits(study, standing.ask):
@@ -134,10 +134,13 @@ def serve(desk: Desk, study: Study) -> None:
 
 
 def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
-    """A trial to lease: one that came back, before any new one [5]; a point by hand, before a drawn one."""
+    """A trial to lease: one that came back, before one that goes on from its rung, before any new one [5]; a point by
+    hand, before a drawn one."""
     if study.waiting:
         others = (trial for trial in study.waiting.values() if trial.leases[-1].worker != worker)
         return next(others, None) or next(iter(study.waiting.values()))
+    if (trial := ladder.going_on(study)) is not None:
+        return trial
     number = len(study.trials) + 1
     data = confirm.proposal(desk, study, worker)
     if data is not None:
@@ -195,9 +198,11 @@ def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
 def _lease(desk: Desk, study: Study, trial: Trial, standing: Standing) -> None:
     ask, limits = standing.ask, study.spec.lease
     lease_s = min(ask.lease_s or limits.default_s, limits.max_s)
+    fidelity = ladder.target_of(trial)
     desk.record("trial.leased", {
         "fence": desk.state.next_fence(trial), "worker": standing.worker, "run": ask.run, "ask": ask.id,
-        "lease_s": lease_s, "at": desk.time}, study=study, trial=trial.number, elapsed=True)
+        "lease_s": lease_s, "at": desk.time, **({} if fidelity is None else {"fidelity": fidelity})},
+        study=study, trial=trial.number, elapsed=True)
     lease = trial.leases[-1]
     desk.deadlines[lease] = desk.now + lease_s
     _grant(desk, lease)
@@ -210,7 +215,9 @@ def _grant(desk: Desk, lease: Lease) -> None:
         "ask": lease.ask, "run": lease.run, "study": trial.study.name, "trial": trial.number, "fence": lease.fence,
         "params": trial.params, "lease_s": lease.lease_s, "at": lease.at, "epoch": desk.state.epoch,
         "space_rev": trial.space_rev, **({} if trial.of is None else {"repeat": pooled.repeat_of(trial)}),
-        **({} if fidelity is None else {"fidelity": {"name": fidelity.name, "value": fidelity.max}})})
+        **({} if fidelity is None else {"fidelity": {
+            "name": fidelity.name, "value": lease.fidelity or fidelity.max,
+            **({} if trial.checkpoint is None else {"from": trial.checkpoint})}})})
     _stop_again(desk, lease)
 
 
@@ -484,7 +491,7 @@ def on_report(desk: Desk, worker: str, report: Report) -> None:
         return
     trial = lease.trial
     values = report.values if report.values is not None else {trial.study.goals[0].name: report.value}
-    if lease.fence != trial.fence or trial.status in FINAL:
+    if lease.fence != trial.fence or trial.status in FINAL or trial.status == "paused":
         _receipt(desk, worker, report.id, "late", stop=_stop_of(lease))
         return
     outside = _outside(trial.study, values)
@@ -576,6 +583,7 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
         reject(desk, worker, tell.id, "bad-field", str(error))
         return
     data = {"fence": lease.fence, "message": message.hex(), **data}
+    is_part = bool(lease.fidelity) and type == "trial.completed"
     newest = lease.fence == trial.fence
     counts = newest and (trial.status not in FINAL or trial.is_provisional)
     if tell.state == "released":
@@ -585,11 +593,13 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
         type = "lease.released"
     elif not counts:
         data["state"] = tell.state if type != "trial.failed" else "fail"
-        if data["state"] == "fail" and data.get("values") is not None:
+        if is_part or (data["state"] == "fail" and data.get("values") is not None):
             data["learn"] = False
         type = "outcome.late"
     elif type == "trial.failed" and _may_retry(study, trial, data["class"], after=1):
         data["retry"] = True
+    elif is_part:
+        type, data["fidelity"] = "trial.paused", lease.fidelity
     elif type == "trial.pruned" and (estimate := paired.estimate(trial)) is not None:
         data["estimate"] = estimate
     if auth is not None and type != "lease.released":
@@ -599,7 +609,9 @@ def on_tell(desk: Desk, worker: str, tell: Tell, auth: str | None = None) -> Non
     event = desk.record(type, data, actor=f"worker/{worker}", study=study, trial=trial.number,
                         cmd=tell.id, elapsed=study.status == "open")
     _receipt(desk, worker, tell.id, "late" if type == "outcome.late" else "recorded", event.seq, event.hash)
-    if _is_over(trial) or trial.stopped is not None:
+    if trial.status == "paused" and _is_over(trial):
+        _end_paused(desk, trial)
+    elif _is_over(trial) or trial.stopped is not None:
         _lost(desk, trial)             # given back after the close, or after a stop: nobody will have it any more
     _moved(desk, study)
 
@@ -613,7 +625,8 @@ def digest_of(tell: Tell) -> bytes:
 
 def _digest_of(tell: Tell, error: str | None) -> bytes:
     failure = (tell.failure or "crash") if tell.state == "fail" else tell.failure
-    known = (tell.state, tell.value, tell.values, tell.folds, tell.cost, failure, error)
+    known = (tell.state, tell.value, tell.values, tell.folds, tell.cost, failure, error,
+             *(() if tell.checkpoint is None else (tell.checkpoint,)))
     return hashlib.sha256(orjson.dumps(known, option=orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
@@ -631,7 +644,7 @@ def _outcome(study: Study, tell: Tell, reported: Any = None) -> tuple[str, Data]
     """The event type and measured data of a tell; `reported`: its folds, when it rests on reports for them. Raises
     ValueError in words for the sender."""
     data: Data = {}
-    for name in ("seconds", "cost", "error"):
+    for name in ("seconds", "cost", "error", "checkpoint"):
         value = getattr(tell, name)
         if value is not None:
             data[name] = value
@@ -718,18 +731,21 @@ def _lost(desk: Desk, trial: Trial) -> None:
     if trial.status != "waiting" or _may_retry(study, trial, "lost", after=0):
         return
     data: Data
-    if not trial.late and trial.stopped is not None:
+    late = next((late for late in trial.late or () if not _is_part(trial, late.fence)), None)
+    if late is None and trial.rungs:       # what it told at its rungs stands
+        desk.record("trial.pruned", {**_at_rung(trial), "class": "lost"}, study=study, trial=trial.number)
+        return
+    if late is None and trial.stopped is not None:
         data = {"fence": trial.fence, "class": "lost"}
         if (estimate := paired.estimate(trial)) is not None:
             data["estimate"] = estimate
         desk.record("trial.pruned", data, study=study, trial=trial.number)
         return
-    if not trial.late:
+    if late is None:
         desk.record("trial.failed", {"fence": trial.fence, "class": "lost",
                                      "error": "no word from any worker that held it"},
                     study=study, trial=trial.number)
         return
-    late = trial.late[0]
     types = {"complete": "trial.completed", "fail": "trial.failed", "pruned": "trial.pruned"}
     data = {"fence": late.fence, "promoted": late.seq}
     for key, value in (("values", late.values), ("se", late.se), ("seconds", late.seconds), ("class", late.failure)):
@@ -740,11 +756,33 @@ def _lost(desk: Desk, trial: Trial) -> None:
     desk.record(types[late.state], data, study=study, trial=trial.number)
 
 
+def _is_part(trial: Trial, fence: int) -> bool:
+    """Whether what was told with this fence is of a part of the training: never in place of a result."""
+    lease = trial.lease(fence)
+    return lease is not None and lease.fidelity > 0
+
+
+def _at_rung(trial: Trial) -> Data:
+    """What ends a trial at the highest rung that it has told: its values are learned already."""
+    rungs = trial.rungs or {}
+    rung = max(rungs)
+    told = rungs[rung]
+    return {"fence": trial.fence, "rung": rung, "learn": False, **({} if told.se is None else {"se": told.se}),
+            "values": {goal.name: value for goal, value in zip(trial.study.goals, told.values, strict=True)}}
+
+
+def _end_paused(desk: Desk, trial: Trial) -> None:
+    """A paused trial that will not go on any more, by the rule of its study."""
+    prune = trial.study.spec.prune
+    desk.record("trial.pruned", {**_at_rung(trial), **({} if prune is None else {"rule": prune.rule})},
+                study=trial.study, trial=trial.number)
+
+
 def _moved(desk: Desk, study: Study) -> None:
     """After an outcome: empty a stale drawer, close by budget, serve what came free."""
     _freshen(desk, study)
     settle(desk, study)
-    if study.waiting or study.confirm:
+    if study.waiting or study.confirm or study.paused:
         serve(desk, study)
 
 
@@ -773,12 +811,17 @@ def settle(desk: Desk, study: Study) -> None:
     elif budget.wall is not None and desk.elapsed(study) >= budget.wall:
         close(desk, study, "wall")
     elif not study.running and not study.waiting and not study.confirm:
+        rule = None
         if study.stopping is not None:
-            _finish(desk, study, study.stopping["rule"])
+            rule = study.stopping["rule"]
         elif not _has_room(study):
-            _finish(desk, study, "trials")
+            rule = "trials"
         elif desk.drawer(study.name).exhausted and not study.queue:
-            _finish(desk, study, "exhausted")
+            rule = "exhausted"
+        if rule is not None and ladder.going_on(study) is None:
+            for trial in list(study.paused.values()):
+                _end_paused(desk, trial)
+            _finish(desk, study, rule)
 
 
 def _may_stop(study: Study) -> bool:
@@ -813,6 +856,8 @@ def close(desk: Desk, study: Study, rule: str, *, running: str = "finish", actor
             end_lease(desk, trial, "closed")
     for trial in list(study.waiting.values()):
         _lost(desk, trial)
+    for trial in list(study.paused.values()):
+        _end_paused(desk, trial)
     confirm.correct(desk, study)       # what became known during a confirmation that this cuts off
     for standing in list(desk.queues.get(study.name, {}).values()):
         _explain(desk, standing)

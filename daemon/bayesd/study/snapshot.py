@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from bayesd.study.ladder import Rung
 from bayesd.study.problem import Fit, Observation
 from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
 
@@ -75,7 +76,7 @@ def _study(study: Study) -> dict[str, Any]:
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
         "best": study.best.number if study.best is not None else None, "version": study.version,
         "told_seconds": study.told_seconds, "told_count": study.told_count, **_from_elsewhere(study),
-        **_confirmation(study), **_stopping(study)}
+        **_confirmation(study), **_stopping(study), **({"paused": list(study.paused)} if study.paused else {})}
 
 
 def _stopping(study: Study) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "seconds": trial.seconds, "failure": trial.failure, "outcome_seq": trial.outcome_seq,
         "failures": trial.failures, **({} if trial.origin is None else {"origin": trial.origin}),
         **({} if trial.of is None else {"of": trial.of}),
-        **({} if trial.stopped is None else {"stopped": trial.stopped}),
+        **({} if trial.stopped is None else {"stopped": trial.stopped}), **_rungs(trial),
         "reports": None if trial.reports is None else [
             [step, *((said[0], said[1], said[2].hex()) if isinstance(said, tuple) else (said,))]
             for step, said in trial.reports.items()],
@@ -130,6 +131,17 @@ def _trial(trial: Trial) -> dict[str, Any]:
                     None if lease.proof is None else [lease.proof.hex(), lease.told_seq, lease.told_late],
                     *(() if lease.fence == place else (lease.fence,))]
                    for place, lease in enumerate(trial.leases, start=1)]}
+
+
+def _rungs(trial: Trial) -> dict[str, Any]:
+    """What only a trial has that pauses at rungs."""
+    out: dict[str, Any] = {}
+    if any(lease.fidelity for lease in trial.leases):
+        out["targets"] = [lease.fidelity for lease in trial.leases]
+    if trial.rungs:
+        out["rungs"] = [[fidelity, *rung] for fidelity, rung in trial.rungs.items()]
+        out["checkpoint"] = trial.checkpoint
+    return out
 
 
 def _key(lease: Lease) -> list[Any]:
@@ -194,6 +206,7 @@ def _load_study(data: dict[str, Any]) -> Study:
         study.trials.append(_load_trial(study, number, each))
     study.running = {number: study.trials[number - 1] for number in data["running"]}
     study.waiting = {number: study.trials[number - 1] for number in data["waiting"]}
+    study.paused = {number: study.trials[number - 1] for number in data.get("paused", ())}
     study.queue, study.drawn = data["queue"], data["drawn"]
     study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se)
                      for number, values, se in data["history"]]
@@ -234,4 +247,9 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
             proof, lease.told_seq, lease.told_late = told
             lease.proof = bytes.fromhex(proof)
         trial.leases.append(lease)
+    for lease, fidelity in zip(trial.leases, data.get("targets", ()), strict=False):
+        lease.fidelity = fidelity
+    if "rungs" in data:
+        trial.rungs = {fidelity: Rung(tuple(values), seq, se) for fidelity, values, seq, se in data["rungs"]}
+        trial.checkpoint = data["checkpoint"]
     return trial

@@ -26,6 +26,9 @@ accepted they go on far above any that was ever handed out.)
                   |     trial.failed (retry) |
                   v              v           |
      [complete | fail | pruned]  [waiting] --+      outcome.voided: any -> [voided]
+
+Where trials go on from rungs (`[prune] resume`), a tell below the full fidelity counts as `trial.paused`: the trial is
+[paused] until it is leased again, up to the next rung, or ends as [pruned] with its study. See ladder.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +38,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from bayesd.study.board import Board
 from bayesd.study.folds import by_step
+from bayesd.study.ladder import Ladder, Rung
 from bayesd.study.problem import Fit, Observation
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
@@ -42,7 +46,7 @@ from bayesd_schemas.upcast import VERSIONS
 from bayesd_schemas.warm import WarmStart
 
 Data: TypeAlias = dict[str, Any]
-TrialStatus = Literal["running", "waiting", "complete", "fail", "pruned", "voided"]
+TrialStatus = Literal["running", "waiting", "paused", "complete", "fail", "pruned", "voided"]
 FINAL = frozenset(("complete", "fail", "pruned", "voided"))
 
 
@@ -76,6 +80,8 @@ class Lease:
     """Digest of the message that told it (16 bytes) and hash of its event (32): kept for every trial, so packed."""
     told_seq: int = 0
     told_late: bool = False
+    fidelity: int = 0
+    """The rung up to which it trains; 0: to the full fidelity."""
 
     @property
     def told(self) -> "Told | None":
@@ -160,6 +166,10 @@ class Trial:
     """Of a trial that measures a leader again: the leader's number."""
     stopped: Data | None = None
     """The verdict of the pruning rule on the newest fence; see pruning/."""
+    rungs: dict[int, Rung] | None = None
+    """Fidelity -> what was told when the trial paused there, the lowest first."""
+    checkpoint: str | None = None
+    """Where it goes on from, in the words of the worker that told the highest rung."""
 
     @property
     def fence(self) -> int:
@@ -240,6 +250,8 @@ class Study:
     running: dict[int, Trial] = field(default_factory=dict)
     waiting: dict[int, Trial] = field(default_factory=dict)
     """Trials to be leased again, in the order in which they came back."""
+    paused: dict[int, Trial] = field(default_factory=dict)
+    """Trials that stand at a rung, in the order in which they came there."""
     queue: list[Params] = field(default_factory=list)
     """Points enqueued by hand, not yet handed out."""
     drawn: int = 0
@@ -282,6 +294,8 @@ class Study:
     """Earlier studies that are to help, in the order of the declaration; see warm.py."""
     board: Board | None = None
     """What the reports say by step, for the pruning rules: made from them when it is asked for."""
+    ladder: Ladder | None = None
+    """Who stands at which rung: made from the trials when it is asked for."""
 
     stopping: Data | None = None
     """The stop rule that fired, with its numbers: nothing new is handed out. See stopping.py."""
@@ -560,7 +574,7 @@ def _study_amended(state: State, event: Event) -> None:
     if event.data.get("queue") is not None:      # points that are no longer allowed have left
         study.queue = [_typed(study, params) for params in event.data["queue"]]
     study.leader_left = True
-    study.board = None
+    study.board = study.ladder = None
     if study.stopping is not None:               # somebody wants it to go on
         study.stopping, study.patient_since = None, event.seq
 
@@ -640,16 +654,21 @@ def _move(trial: Trial, status: TrialStatus) -> None:
     """Put a trial into a status; the study's counts and lists follow."""
     study = trial.study
     study.counts[trial.status] -= 1
-    study.counts[status] += 1
+    study.counts[status] = study.counts.get(status, 0) + 1
     study.running.pop(trial.number, None)
     study.waiting.pop(trial.number, None)
+    study.paused.pop(trial.number, None)
     trial.status = status
     if status == "running":
         study.running[trial.number] = trial
     elif status == "waiting":
         study.waiting[trial.number] = trial
+    elif status == "paused":
+        study.paused[trial.number] = trial
     if study.board is not None:
         study.board.note(trial)
+    if study.ladder is not None:
+        study.ladder.note(trial)
 
 
 def _end(state: State, lease: Lease, reason: str) -> None:
@@ -705,12 +724,16 @@ def _trial_leased(state: State, event: Event) -> None:
     if worker is None:
         worker = state.workers[name] = Worker(name)
     lease = Lease(trial, data["fence"], name, run, data["ask"], _lease_s(trial.study, data["lease_s"]), data["at"])
+    lease.fidelity = data.get("fidelity") or 0
     assert lease.fence == state.next_fence(trial), "fences have no holes"
     if trial.leases:
         trial.leases.append(lease)
     else:
         trial.leases = [lease]      # exactly as long as it must be, in nearly every trial
     trial.reports = trial.stopped = None
+    if trial.rungs:      # what it had reached stays there
+        trial.values = trial.se = trial.seconds = None
+        trial.outcome_seq = 0
     if trial.status != "running":
         _move(trial, "running")
     worker.open[lease] = None
@@ -835,7 +858,7 @@ def _values(study: Study, data: Data) -> tuple[float, ...] | None:
     return None if None in found else tuple([float(value) + 0.0 for value in found])
 
 
-def _finish(state: State, event: Event, status: Literal["complete", "fail", "pruned"]) -> Trial:
+def _finish(state: State, event: Event, status: Literal["complete", "fail", "pruned", "paused"]) -> Trial:
     """Record the outcome of a trial, in place of a provisional one."""
     trial = _trial(state, event)
     study, data = trial.study, event.data
@@ -883,7 +906,8 @@ def _forget(trial: Trial, *, keep_late: bool) -> None:
     study = trial.study
     known, gone = study.learned
     values_before, _ = gone.get(trial.number, (0, 0))
-    if trial.status == "pruned":       # provisionally: its last report was learned, and late outcomes only after it
+    if trial.status == "pruned" and not trial.rungs:
+        # Provisionally: its last report was learned, and late outcomes only after it.
         values_before = next((place for place in range(values_before + 1, len(known) + 1)
                               if known[place - 1].trial == trial.number and known[place - 1].values is not None),
                              values_before)
@@ -892,6 +916,18 @@ def _forget(trial: Trial, *, keep_late: bool) -> None:
     # A fit that saw what is gone is gone with it, and the next starts from the prior: whether or not it saw
     # it, so that what is known afterwards does not depend on that (see `knowledge.py`).
     study.fit = None
+
+
+def _supersede(trial: Trial) -> None:
+    """Take back what the last rung of a trial taught: more is known of it now. No fit goes with it, since an
+    observation comes in its place."""
+    if not trial.rungs:
+        return
+    values, known = trial.rungs[max(trial.rungs)].values, trial.study.history
+    place = next((place for place in reversed(range(len(known)))
+                  if known[place].trial == trial.number and known[place].values == values), None)
+    if place is not None:
+        trial.study.history = known[:place] + known[place + 1:]      # the list may be read by a thread
 
 
 def _better(study: Study, a: Trial, b: Trial | None) -> bool:
@@ -907,6 +943,7 @@ def _better(study: Study, a: Trial, b: Trial | None) -> bool:
 def _trial_completed(state: State, event: Event) -> None:
     best = _study(state, event).best       # before this trial is one of those it is looked for among
     trial = _finish(state, event, "complete")
+    _supersede(trial)
     if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
         _observe(trial, trial.values, trial.se)
     if trial.values is not None and trial.of is None and _better(trial.study, trial, best):
@@ -929,7 +966,20 @@ def _trial_failed(state: State, event: Event) -> None:
         _move(trial, "waiting")
         return
     trial = _finish(state, event, "fail")
+    _supersede(trial)
     _observe(trial, None, None)
+
+
+def _trial_paused(state: State, event: Event) -> None:
+    """A rung is told: what is learned of the point until more is known."""
+    trial = _finish(state, event, "paused")
+    _supersede(trial)
+    assert trial.values is not None
+    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(trial.values, event.seq, trial.se)}
+    trial.checkpoint = event.data.get("checkpoint")
+    if trial.study.ladder is not None:
+        trial.study.ladder.note(trial)
+    _observe(trial, trial.values, trial.se)
 
 
 def _trial_pruned(state: State, event: Event) -> None:
@@ -939,11 +989,14 @@ def _trial_pruned(state: State, event: Event) -> None:
     values = trial.values
     if values is None and reports:      # the last report is what is known of the point
         values = _values(trial.study, {"values": reports[max(reports)][0]})
+    elif values is None and trial.rungs:
+        values = trial.rungs[max(trial.rungs)].values
     if trial.failure == "lost":         # it may be held again
         trial.reports = reports
     else:
         trial.reports = {step: said for step, (said, *_) in reports.items()} if reports else None
     if event.data.get("learn") is not False:
+        _supersede(trial)
         estimate = event.data.get("estimate")
         if estimate is not None:        # better than the last of the folds that were measured
             _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")))
@@ -1067,6 +1120,7 @@ _APPLY: dict[str, Callable[[State, Event], None]] = {
     "trial.reported": _trial_reported,
     "trial.stopped": _trial_stopped,
     "trial.completed": _trial_completed,
+    "trial.paused": _trial_paused,
     "trial.failed": _trial_failed,
     "trial.pruned": _trial_pruned,
     "trial.imported": _trial_imported,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 FREE: dict[str, str] = {
-    "trial.completed": "error", "trial.failed": "error", "trial.pruned": "error", "outcome.late": "error",
-    "outcome.voided": "reason", "worker.revoked": "reason"}
+    "trial.completed": "error", "trial.paused": "error", "trial.failed": "error", "trial.pruned": "error",
+    "outcome.late": "error", "outcome.voided": "reason", "worker.revoked": "reason"}
 """Event type -> the field that may hold free text; `<field>_ref` holds the reference."""
 REDACTED = "(redacted)"
 MISSING = "(missing)"

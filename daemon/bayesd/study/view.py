@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bayesd.study import eta
+from bayesd.study import eta, ladder
 from bayesd.study.state import Lease, State, Study, Trial, Worker
 
 
@@ -13,7 +13,8 @@ def study_row(study: Study) -> dict[str, Any]:
             "trials": study.used, "budget": study.spec.budget.trials, "running": study.counts["running"],
             "complete": study.counts["complete"], "fail": study.counts["fail"],
             "metric": goal.name, "direction": goal.direction,
-            "best": study.best.values[0] if study.best is not None and study.best.values else None}
+            **({"paused": len(study.paused)} if study.spec.resumes else {}),
+            "best": None if (found := best(study)) is None else found["value"]}
 
 
 def study_state(state: State, study: Study, elapsed_s: float) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def study_state(state: State, study: Study, elapsed_s: float) -> dict[str, Any]:
         "study": study.name, "state": study.status, "closed_by": study.closed_by,
         "objectives": [goal.model_dump(exclude_none=True) for goal in study.goals],
         "space": spec.space.model_dump(mode="json", exclude_unset=True), "space_rev": study.space_rev,
-        "trials": {**study.counts, "total": study.used, **imported(study)},
+        "trials": {**counts(study), "total": study.used, **imported(study)},
         "budget": {"trials": spec.budget.trials, "wall": spec.budget.wall, "cost": spec.budget.cost,
                    "used_trials": study.used, "used_wall": round(elapsed_s, 3), "used_cost": study.cost},
         "best": best(study), **_forecast(study, elapsed_s),
@@ -37,6 +38,11 @@ def _forecast(study: Study, elapsed_s: float) -> dict[str, Any]:
     return {"eta_s": 0.0 if study.status == "closed" else None if said is None else said["eta_s"],
             "eta": None if said is None else {name: said[name] for name in ("low_s", "high_s", "rule")},
             "cost": eta.costs(study, elapsed_s)}
+
+
+def counts(study: Study) -> dict[str, int]:
+    """Trials by state; paused ones where there may be some."""
+    return {**study.counts, "paused": len(study.paused)} if study.spec.resumes else dict(study.counts)
 
 
 def imported(study: Study) -> dict[str, int]:
@@ -60,12 +66,25 @@ def confirmation(study: Study) -> dict[str, Any]:
 
 
 def best(study: Study) -> dict[str, Any] | None:
-    """The complete trial with the best observed value, or None."""
+    """The complete trial with the best observed value, or None. Where trials climb rungs and none is complete, the
+    best at the highest rung that was reached, and which that is."""
     trial = study.best
+    if trial is None and study.spec.resumes:
+        return _furthest(study)
     if trial is None or trial.values is None:
         return None
     return {"trial": trial.number, "value": trial.values[0], "values": named(study, trial.values),
             "params": dict(trial.params)}
+
+
+def _furthest(study: Study) -> dict[str, Any] | None:
+    trial = next(iter(ladder.furthest(study)), None)
+    if trial is None or not trial.rungs:
+        return None
+    fidelity = max(trial.rungs)
+    values = trial.rungs[fidelity].values
+    return {"trial": trial.number, "value": values[0], "values": named(study, values), "params": dict(trial.params),
+            "fidelity": fidelity}
 
 
 def named(study: Study, values: tuple[float, ...] | None) -> dict[str, float] | None:
@@ -100,7 +119,8 @@ def trial_row(trial: Trial) -> dict[str, Any]:
     return {"trial": trial.number, "state": trial.status, "params": dict(trial.params),
             "values": named(study, trial.values), "se": trial.se, "seconds": trial.seconds,
             "class": trial.failure, "sampler": trial.sampler, "fence": trial.fence,
-            "worker": lease.worker if lease is not None else None}
+            "worker": lease.worker if lease is not None else None,
+            **({"fidelity": max(trial.rungs)} if trial.rungs and trial.status != "complete" else {})}
 
 
 def trial_page(trial: Trial) -> dict[str, Any]:
@@ -109,6 +129,8 @@ def trial_page(trial: Trial) -> dict[str, Any]:
             "outcome_seq": trial.outcome_seq or None, "failures": trial.failures or {},
             **({} if trial.origin is None else {"origin": {"study": trial.origin[0], "trial": trial.origin[1]}}),
             **({} if trial.of is None else {"of": trial.of}),
+            **({} if not trial.rungs else {"checkpoint": trial.checkpoint, "rungs": [
+                [fidelity, named(trial.study, rung.values)] for fidelity, rung in trial.rungs.items()]}),
             "leases": [{"fence": lease.fence, "worker": lease.worker, "run": lease.run, "lease_s": lease.lease_s,
                         "ended": lease.ended, "told_seq": lease.told.seq if lease.told else None}
                        for lease in trial.leases[-SHOWN_MAX:]],

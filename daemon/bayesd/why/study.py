@@ -275,8 +275,8 @@ def _failing(seen: Witness) -> Iterator[Page]:
 def _progress(seen: Witness, live: Live | None) -> Iterator[str]:
     study, counts = seen.study, seen.study.counts
     kinds = (("complete", "finished"), ("fail", "failed"), ("pruned", "stopped early"), ("running", "under way"),
-             ("waiting", "to be leased again"), ("voided", "declared void"))
-    parts = [f"{counts[key]} {words}" for key, words in kinds if counts[key]]
+             ("waiting", "to be leased again"), ("paused", "paused at a rung"), ("voided", "declared void"))
+    parts = [f"{counts[key]} {words}" for key, words in kinds if counts.get(key)]
     yield f"{count(len(study.trials), 'trial')}" + (f": {', '.join(parts)}." if parts else ", none yet handed out.")
     if study.origin is not None:
         yield (f"It is a fork of {study.origin.study} as it stood behind event {study.origin.at}, and began with "

@@ -66,7 +66,8 @@ def _known(seen: Witness, then: Moment) -> Page:
     counts = then.counts
     return {"seq": then.seq, "time": then.time, "complete": counts["complete"], "fail": counts["fail"],
             "pruned": counts["pruned"], "voided": counts["voided"], "running": counts["running"],
-            "waiting": counts["waiting"], "trials": then.trials, "outcomes": len(then.history),
+            "waiting": counts["waiting"], "paused": counts.get("paused", 0), "trials": then.trials,
+            "outcomes": len(then.history),
             **handed_out(seen, then),
             "budget": then.spec.budget.trials,
             "best": None if then.best is None else {"trial": then.best[0], "value": then.best[1]}}
@@ -252,6 +253,7 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
                       None),
         "reports": len(trial.reports or ()), "stopped": trial.stopped,
         "late": [{"state": late.state, "values": late.values, "seq": late.seq} for late in trial.late or ()],
+        "rungs": _rungs(seen, trial), "checkpoint": trial.checkpoint,
         "voided": None, "promoted": None, "surprise": None, "rank": None, "improved": None}
     if outcome is not None:
         out["cost"], out["error"] = outcome.data.get("cost"), cut(seen.said(outcome).get("error"))
@@ -265,6 +267,20 @@ def _became(seen: Witness, trial: Trial, then: Moment, expected: Page | None, mo
         if before is not None:
             out["improved"] = before.best is None or sign * trial.values[0] < sign * before.best[1]
     out["pace"] = _pace(seen, trial)
+    return out
+
+
+def _rungs(seen: Witness, trial: Trial) -> list[Page]:
+    """Where it paused, and what it told there; `rule`: the rule that then let it go on no more."""
+    out: list[Page] = []
+    for entry in seen.kept[trial.number]:
+        if entry.event.type == "trial.paused":
+            lease = trial.lease(entry.data["fence"])
+            values = entry.data["values"]
+            out.append({"rung": entry.data["fidelity"], "value": values[trial.study.goals[0].name], "seq": entry.seq,
+                        "time": entry.time, "worker": None if lease is None else lease.worker, "rule": None})
+        elif entry.event.type == "trial.pruned" and entry.data.get("rule") is not None and out:
+            out[-1]["rule"] = entry.data["rule"]
     return out
 
 

@@ -202,6 +202,7 @@ def _fate(page: Page, became: Page) -> str:
         return f"{words}."
     return {"running": "It has no result yet: it is being worked on.",
             "waiting": "It has no result yet: it waits to be leased again.",
+            "paused": "It is paused at a rung.",
             "fail": f"It failed ({became['class']}).",
             "pruned": "It was stopped early.",
             "voided": f"Its outcome was declared void{_because(became['voided'])}."}[state]
@@ -232,8 +233,9 @@ def _known(page: Page) -> Iterable[Block]:
     known = page["known"]
     parts = [f"{known['complete']} finished"]
     for key, words in (("fail", "failed"), ("pruned", "stopped early"), ("voided", "declared void"),
-                       ("running", "under way"), ("waiting", "waiting to be leased again")):
-        if known[key]:
+                       ("running", "under way"), ("waiting", "waiting to be leased again"),
+                       ("paused", "paused at a rung")):
+        if known.get(key):
             parts.append(f"{known[key]} {words}")
     budget = f" of {known['budget']}" if known["budget"] else ""
     moment = f"The point was made from the study as it stood at event {known['seq']}, {when(known['time'])}."
@@ -517,6 +519,8 @@ def _became(page: Page) -> Iterable[Block]:
         since = f" since {when(became['since'])}" if became["since"] else ""
         yield (f"{became['worker']} works on it{since}." if state == "running" else
                "Nobody works on it: it will be leased again, before any new trial.")
+    elif state == "paused":
+        yield "It is paused: it goes on when it is among the best of its rung and somebody asks for work."
     elif state == "complete":
         yield from _completed(page)
     elif state == "fail":
@@ -534,6 +538,11 @@ def _became(page: Page) -> Iterable[Block]:
         yield _void(became)
     if became.get("stopped") is not None:
         yield _stopped(became["stopped"])
+    for at in became.get("rungs", ()):
+        told = f"It told {number(at['value'])} at rung {at['rung']} (event {at['seq']}, {at['worker']})"
+        yield f"{told}." if at["rule"] is None else (
+            f"{told}. When nobody could go on any more it was not among the best of that rung, so it ended there by "
+            f"rule {at['rule']}.")
     yield from _detours(page)
     if became["revoked"] is not None:
         act = became["revoked"]

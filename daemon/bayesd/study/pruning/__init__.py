@@ -24,10 +24,11 @@ def verdict(study: Study, trial: Trial) -> Verdict | None:
     """What the study's rule says of a trial that has just reported: a stop, or None to go on.
 
     Only the newest report is judged, and only when it is of the furthest step: what comes late changes no decision.
-    A trial that measures a leader again runs to its end, and so does one whose lease is over.
+    A trial that measures a leader again runs to its end, and so does one whose lease is over. With `resume` reports
+    decide nothing: what is told at the rungs does, see ladder.py.
     """
     prune, reports = study.spec.prune, trial.reports
-    if (prune is None or not reports or trial.of is not None or trial.stopped is not None
+    if (prune is None or prune.resume or not reports or trial.of is not None or trial.stopped is not None
             or trial.open_lease is None):
         return None
     step = next(reversed(reports))

@@ -1,0 +1,144 @@
+"""Rungs that trials climb with pauses: who stands where, and who may go on.
+
+Asynchronous successive halving in its own form (Li et al., "A system for massively parallel hyperparameter tuning",
+2020, algorithm 2, `get_job`): every lease trains up to the next rung of the fidelity, min * reduction^k, and what is
+told there pauses the trial. Whenever somebody asks for work, the rungs are looked at from the highest: one that is
+among the best 1/reduction of all that reached its rung, rounded down, and has not gone on yet goes on to the next;
+only when there is none does a new trial begin at the lowest rung. So nobody waits for a rung to fill, and an early
+mistake is mended: who was passed over is looked at again with every newcomer. Rungs before `warmup`, and with fewer
+trials than `startup`, are as in the other form: the first judge nobody, the second let nobody on yet.
+
+Hyperband (Li et al., 2018) as the paper of ASHA has it: a trial of bracket b begins at rung b.
+
+Like the board (board.py) a ladder holds nothing of its own: it is made anew from the trials whenever it is missing.
+"""
+
+import math
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING, NamedTuple
+
+from bayesd.study.board import bracket_of
+
+if TYPE_CHECKING:
+    from bayesd.study.state import Study, Trial
+
+Place = tuple[int, int]
+"""A bracket and the fidelity of one of its rungs."""
+
+
+class Rung(NamedTuple):
+    """What a trial told at a rung."""
+
+    values: tuple[float, ...]
+    """Of the objectives, in their order."""
+    seq: int
+    se: float | None = None
+
+
+class Promotion(NamedTuple):
+    """Why a trial may go on, in numbers."""
+
+    trial: int
+    rung: int
+    rank: int
+    """Among those that reached the rung, from 1."""
+    compared: int
+    kept: int
+
+
+class Ladder:
+    """The rungs of a study, each with the trials that reached it, best first; of equals the earlier trial."""
+
+    def __init__(self, study: "Study") -> None:
+        prune = study.spec.prune
+        names = [goal.name for goal in study.goals]
+        self._goal = names.index(prune.metric) if prune is not None and prune.metric is not None else 0
+        self._sign = 1.0 if study.goals[self._goal].direction == "minimize" else -1.0
+        self.reached: dict[Place, list[tuple[float, int]]] = {}
+        self.standing: dict[Place, list[tuple[float, int]]] = {}
+        """Of those, the ones that are paused there now."""
+        self._noted: dict[int, tuple[list[tuple[Place, float]], Place | None]] = {}
+        for trial in study.trials:
+            self.note(trial)
+
+    def note(self, trial: "Trial") -> None:
+        """Bring it up to date with a trial that moved. One that is void was never there; whatever else becomes of a
+        trial, what it told at its rungs stays."""
+        if not trial.rungs:
+            return
+        bracket, _ = levels_of(trial)
+        number = trial.number
+        before, stood = self._noted.pop(number, ([], None))
+        now = [] if trial.status == "voided" else [
+            ((bracket, fidelity), self._sign * rung.values[self._goal]) for fidelity, rung in trial.rungs.items()]
+        stands = now[-1][0] if now and trial.status == "paused" else None
+        if before != now:
+            for place, value in before:
+                _drop(self.reached[place], (value, number))
+            for place, value in now:
+                insort(self.reached.setdefault(place, []), (value, number))
+        if stood is not None:
+            _drop(self.standing[stood], (before[-1][1], number))
+        if stands is not None:
+            insort(self.standing.setdefault(stands, []), (now[-1][1], number))
+        if now:
+            self._noted[number] = now, stands
+
+
+def _drop(entries: list[tuple[float, int]], entry: tuple[float, int]) -> None:
+    del entries[bisect_left(entries, entry)]
+
+
+def levels_of(trial: "Trial") -> tuple[int, tuple[int, ...]]:
+    """The bracket of a trial and its rungs below the full fidelity; none where nothing pauses."""
+    spec = trial.study.spec
+    if not spec.resumes or spec.fidelity is None or spec.prune is None or trial.of is not None:
+        return 0, ()
+    bracket = bracket_of(spec.fidelity, trial.number) if spec.prune.rule == "hyperband" else 0
+    return bracket, spec.fidelity.levels[bracket:]
+
+
+def target_of(trial: "Trial") -> int | None:
+    """The rung up to which the next lease of a trial trains; None: to the full fidelity."""
+    reached = max(trial.rungs) if trial.rungs else 0
+    return next((level for level in levels_of(trial)[1] if level > reached), None)
+
+
+def promotion(study: "Study") -> Promotion | None:
+    """The trial that goes on next, or None: of the highest rung that has one, the best."""
+    prune, fidelity = study.spec.prune, study.spec.fidelity
+    if prune is None or fidelity is None or not study.paused:
+        return None
+    ladder = study.ladder
+    if ladder is None:
+        ladder = study.ladder = Ladder(study)
+    for place in sorted(ladder.standing, key=lambda place: (-place[1], place[0])):
+        standing, reached, level = ladder.standing[place], ladder.reached[place], place[1]
+        if not standing:
+            continue
+        rank = bisect_left(reached, standing[0])
+        kept = len(reached) if level < prune.warmup else len(reached) // fidelity.reduction
+        if rank < kept and (len(reached) >= prune.needed or level < prune.warmup):
+            return Promotion(standing[0][1], level, rank + 1, len(reached), kept)
+    return None
+
+
+def going_on(study: "Study") -> "Trial | None":
+    """The paused trial that is to be leased next, up to the next rung. A stop rule ends that, too: only what is out
+    finishes."""
+    if study.stopping is not None or study.reopened is not None or study.status == "closed":
+        return None
+    found = promotion(study)
+    return None if found is None else study.trials[found.trial - 1]
+
+
+def furthest(study: "Study") -> list["Trial"]:
+    """The trials that reached the highest rung of all that were reached, best first by the first objective: what is
+    known while none is trained to the end."""
+    climbed = [trial for trial in study.trials if trial.rungs and trial.status not in ("voided", "fail")]
+    if not climbed:
+        return []
+    highest = max(max(trial.rungs or ()) for trial in climbed)
+    sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
+    return sorted((trial for trial in climbed if highest in (trial.rungs or ())),
+                  key=lambda trial: (sign * trial.rungs[highest].values[0] if trial.rungs else math.inf, trial.number))

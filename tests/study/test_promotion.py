@@ -1,0 +1,163 @@
+"""Trials that pause at rungs: who goes on, from which checkpoint, and how such a study ends."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from tests.study.story import BASE, Story
+
+from bayesd_schemas.study import StudySpec
+
+RUNGS: dict[str, Any] = {"prune": {"rule": "asha", "resume": True},
+                         "fidelity": {"name": "epochs", "max": 9, "reduction": 3}}
+
+
+def climbing(values: list[float], **spec: Any) -> Story:
+    """Trials 1, 2, ... of one worker each, paused at rung 1 with these values."""
+    story = Story(**{**RUNGS, **spec})
+    for number in range(1, len(values) + 1):
+        story.ask(f"w{number}")
+    for number, value in enumerate(values, start=1):
+        story.tell(f"w{number}", number, value=value, checkpoint=f"c{number}")
+    return story
+
+
+def grants(said: Any) -> list[tuple[int, int, dict[str, Any]]]:
+    return [(body["trial"], body["fence"], body["fidelity"]) for _, kind, body in said[1] if kind == "grant"]
+
+
+def test_a_trial_is_leased_up_to_a_rung_and_pauses_there() -> None:
+    story = Story(**RUNGS)
+    assert grants(story.ask("w1")) == [(1, 1, {"name": "epochs", "value": 1})]
+    facts, letters = story.tell("w1", 1, value=2.0, checkpoint="c1", seconds=3.0)
+    assert facts == [("trial.paused", 1, {"fence": 1, "values": {"value": 2}, "fidelity": 1, "checkpoint": "c1",
+                                          "seconds": 3})]
+    assert [body["status"] for _, _, body in letters] == ["recorded"]
+    assert story.tell("w1", 1, value=2.0, checkpoint="c1")[1][0][2]["status"] == "duplicate"
+    assert story.tell("w1", 1, value=2.0, checkpoint="c9")[1][0][2]["status"] == "late"
+    assert story.report("w1", 1, 1, 2.0)[1][0][2]["status"] == "late"
+    study = story.desk.state.studies["s"]
+    assert [seen.values for seen in study.history] == [(2.0,)]
+    assert study.best is None
+    story.check()
+
+
+def test_the_best_third_goes_on_before_a_new_trial_and_nobody_waits() -> None:
+    story = climbing([3.0, 2.0])
+    assert grants(story.ask("w3")) == [(3, 1, {"name": "epochs", "value": 1})]     # two are no third: a new one
+    facts, _ = story.tell("w3", 3, value=1.0)
+    assert [type for type, *_ in facts] == ["trial.paused"]
+    assert grants(story.ask("w4")) == [(3, 2, {"name": "epochs", "value": 3})]      # without a checkpoint: anew
+    assert grants(story.ask("w5")) == [(4, 1, {"name": "epochs", "value": 1})]
+    story.tell("w5", 4, value=5.0)
+    story.ask("w6")
+    story.tell("w6", 5, value=0.5, checkpoint="best")
+    assert grants(story.ask("w7")) == [(5, 2, {"name": "epochs", "value": 3, "from": "best"})]
+    story.restart()
+    assert grants(story.ask("w7")) == [(5, 2, {"name": "epochs", "value": 3, "from": "best"})]     # its copy
+    story.check()
+
+
+def test_equals_do_not_all_go_on() -> None:
+    story = climbing([1.0] * 6)
+    assert [grants(story.ask(f"v{n}"))[0][:2] for n in range(3)] == [(1, 2), (2, 2), (7, 1)]
+    story.check()
+
+
+def test_a_study_ends_when_nobody_can_go_on() -> None:
+    story = climbing([float(n) for n in range(9)], budget={"trials": 9})
+    for number in (1, 2, 3):
+        assert grants(story.ask(f"v{number}")) == [(number, 2, {"name": "epochs", "value": 3, "from": f"c{number}"})]
+        story.tell(f"v{number}", number, fence=2, value=10.0 + number, checkpoint=f"d{number}")
+    assert grants(story.ask("last")) == [(1, 3, {"name": "epochs", "value": 9, "from": "d1"})]
+    facts, _ = story.tell("last", 1, fence=3, value=11.5)
+    assert [(type, trial) for type, trial, _ in facts] == [
+        ("trial.completed", 1), *(("trial.pruned", n) for n in (4, 5, 6, 7, 8, 9, 2, 3)), ("study.closed", None)]
+    assert facts[-2][2] == {"fence": 2, "values": {"value": 13}, "rung": 3, "learn": False, "rule": "asha"}
+    assert facts[-1][2]["rule"] == "trials"
+    study = story.desk.state.studies["s"]
+    assert sorted((seen.trial, seen.values) for seen in study.history) == [      # of each what was told last
+        (1, (11.5,)), (2, (12.0,)), (3, (13.0,)), *((n, (n - 1.0,)) for n in range(4, 10))]
+    assert study.best is study.trials[0]
+    story.check()
+
+
+def test_a_lost_attempt_is_leased_again_from_the_old_checkpoint_and_ends_where_it_stood() -> None:
+    story = climbing([1.0, 2.0, 3.0], retry={"lost": 1})
+    story.ask("v1")
+    story.tick(700.0)
+    assert grants(story.ask("v2")) == [(1, 3, {"name": "epochs", "value": 3, "from": "c1"})]
+    facts, _ = story.tick(1400.0)
+    assert facts[-1] == ("trial.pruned", 1, {"fence": 3, "values": {"value": 1}, "rung": 1, "learn": False,
+                                             "class": "lost"})
+    study = story.desk.state.studies["s"]
+    assert [(seen.trial, seen.values) for seen in study.history] == [(1, (1.0,)), (2, (2.0,)), (3, (3.0,))]
+    facts, _ = story.tell("v2", 1, fence=3, value=0.5, checkpoint="d1")       # after all
+    assert facts[0][0] == "trial.paused"
+    assert [(seen.trial, seen.values) for seen in study.history] == [(2, (2.0,)), (3, (3.0,)), (1, (0.5,))]
+    story.check()
+
+
+def test_what_is_told_late_of_a_part_never_becomes_the_result() -> None:
+    story = Story(**RUNGS, retry={"lost": 1})
+    story.ask("w1")
+    story.tick(700.0)
+    story.ask("w2")
+    facts, _ = story.tell("w1", 1, value=1.0)
+    assert (facts[0][0], facts[0][2]["learn"]) == ("outcome.late", False)
+    facts, _ = story.tick(1400.0)
+    assert facts[-1][:2] == ("trial.failed", 1)
+    assert [seen.values for seen in story.desk.state.studies["s"].history] == [None]
+    story.check()
+
+
+@pytest.mark.parametrize("end", ["released", "crash"])
+def test_what_comes_back_is_leased_again_with_the_same_rung(end: str) -> None:
+    story = climbing([1.0, 2.0, 3.0], retry={"crash": 1})
+    story.ask("v1")
+    story.tell("v1", 1, fence=2, state="released" if end == "released" else "fail")
+    assert grants(story.ask("v2")) == [(1, 3, {"name": "epochs", "value": 3, "from": "c1"})]
+    story.check()
+
+
+def test_a_failure_at_a_higher_rung_is_what_is_known_of_the_point() -> None:
+    story = climbing([1.0, 2.0, 3.0])
+    story.ask("v1")
+    story.tell("v1", 1, fence=2, state="fail")
+    assert [seen.values for seen in story.desk.state.studies["s"].history] == [(2.0,), (3.0,), None]
+    story.check()
+
+
+def test_a_void_takes_a_trial_out_of_its_rungs() -> None:
+    story = climbing([1.0, 2.0, 3.0])
+    story.request("op", "trial.void", id="v", trial=2, reason="x")
+    assert grants(story.ask("v1")) == [(4, 1, {"name": "epochs", "value": 1})]
+    story.request("op", "worker.revoke", id="r", worker="w1", void=True, reason="x")
+    assert [seen.trial for seen in story.desk.state.studies["s"].history] == [3]
+    story.check()
+
+
+@pytest.mark.parametrize("running", ["finish", "stop"])
+def test_a_close_ends_what_is_paused(running: str) -> None:
+    story = climbing([1.0, 2.0, 3.0, 4.0])
+    story.ask("v1")
+    facts, _ = story.request("op", "study.close", id="c", running=running)
+    assert [(type, trial) for type, trial, _ in facts if type == "trial.pruned"] == [
+        ("trial.pruned", n) for n in ((1, 2, 3, 4) if running == "stop" else (2, 3, 4))]
+    facts, _ = story.tell("v1", 1, fence=2, value=0.5)
+    assert [type for type, *_ in facts] == ["trial.paused", "trial.pruned"]
+    story.check()
+
+
+def test_a_stop_rule_lets_nobody_go_on() -> None:
+    story = climbing([1.0, 2.0, 3.0], stop={"target": 0.1}, fidelity={"name": "epochs", "max": 2, "reduction": 3})
+    assert grants(story.ask("v1")) == [(1, 2, {"name": "epochs", "value": 2, "from": "c1"})]
+    facts, _ = story.tell("v1", 1, fence=2, value=0.05)
+    assert [type for type, *_ in facts] == ["trial.completed", "study.stopping", "trial.pruned", "trial.pruned",
+                                            "study.closed"]
+    story.check()
+
+
+def test_who_goes_on_needs_rungs() -> None:
+    with pytest.raises(ValidationError, match="resume is for"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "median", "resume": True}})
