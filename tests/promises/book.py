@@ -118,7 +118,8 @@ class Proof:
 
 MODULES: tuple[str, ...] = ("worlds", "machine", "kills", "failpoints", "power", "errors", "full", "damage", "backups",
                             "clocks", "brokers", "zombies", "twins", "evidence", "audits", "fuzz", "flood", "impostors",
-                            "carriers", "soak")
+                            "carriers", "words",
+                            "canaries", "soak")
 """The modules of this folder that hold proofs, each as PROOFS, in the order of the table."""
 
 

@@ -216,8 +216,8 @@ class Actor:
     def thrown_out(self) -> bool:
         return self._gone
 
-    def until(self, holds: Callable[[], bool], what: str) -> None:
-        deadline_s = time.monotonic() + WAIT_S
+    def until(self, holds: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> None:
+        deadline_s = time.monotonic() + wait_s
         with self._changed:
             while not holds():
                 assert time.monotonic() < deadline_s, f"{self.name} waited in vain: {what}"

@@ -188,7 +188,7 @@ def _addresses(password: str) -> list[str]:
     """What people write, and what a parser stumbles on."""
     return [f"mqtt://alice:{quote(password, safe='')}@h", f"mqtt://alice:{password}@h", f"tcp://alice:{password}@h",
             f"alice:{password}@h", f"mqtt:alice:{password}@h:1", f"mqtt://alice:{password}@h:port",
-            f"mqtt://alice:1#{password}@h", f"mqtt://alice:{password}@[h"]
+            f"mqtt://alice:1#{password}@h", f"mqtt://alice:{password}@[h", f"alice:{password}//x@h"]
 
 
 @pytest.mark.parametrize("url", _addresses("x-" + SLASHED))
