@@ -26,7 +26,7 @@ def asked(story: Story, at: int | None = None, **args: Any) -> dict[str, Any]:
 
 def measured(values: list[float | None], **spec: Any) -> Story:
     """One worker, one trial after another: 10 s, cost 1 and 8 s of training each; None fails."""
-    story = Story(**spec)
+    story = Story(**{"winner": {"rule": "best"}, **spec})
     for number, value in enumerate(values, start=1):
         story.ask("w1", id=f"a{number}")
         story.at(story.now + 10.0)
@@ -191,7 +191,7 @@ def test_a_question_that_makes_no_sense(args: dict[str, Any], words: str) -> Non
 
 def curves(*all: list[float], **spec: Any) -> Story:
     """Trials that report each value of a list and end with its last one, one after another."""
-    story = Story(**spec)
+    story = Story(**{"winner": {"rule": "best"}, **spec})
     for number, values in enumerate(all, start=1):
         story.ask("w1", id=f"a{number}")
         for step, value in enumerate(values):
