@@ -46,11 +46,7 @@ async def best(reading: Reading, request: Request) -> Any:
     if rule not in (None, *rules):
         raise admin.Refused("bad-field", f"rule is one of {', '.join(rules)}", "rule", '{"rule": "one-se"}')
     problem, _ = desk.problem(study)
-    if rule == winner.CONFIRMED or (rule is None and study.winner is not None):
-        chosen = winner.of(study, problem, rule)
-    else:
-        chosen = await asyncio.to_thread(winner.choose, winner.entries(study), problem, rule or winner.DEFAULT)
-    return {"study": study.name, **chosen}
+    return {"study": study.name, **await asyncio.to_thread(winner.later(study, problem, rule))}
 
 
 async def what_if(reading: Reading, request: Request) -> Any:
