@@ -313,7 +313,7 @@ class Study(AbstractContextManager["Study"]):
 
     @property
     def best(self) -> Finished | None:
-        """The complete trial with the best observed value."""
+        """The complete trial with the best observed value, often the luckiest: `winner()` weighs that."""
         return None if self._folded.best is None else _finished(self._folded.best)
 
     @property
@@ -327,7 +327,9 @@ class Study(AbstractContextManager["Study"]):
         return self._desk.problem(self._folded)[0]
 
     def winner(self, rule: str | None = None) -> dict[str, Any]:
-        """The configuration to take by a rule, with its reason; default: what was confirmed, else the best observed."""
+        """The configuration to take by a rule, with its reason, the probability that it is the best of the points
+        tried, its expected loss, and what other rules would take. Default: what was confirmed, else by the study's own
+        rule, which is `[winner] rule` or else depends on its noise."""
         rules = (*winner.RULES, winner.CONFIRMED)
         if rule not in (None, *rules):
             raise StudyError(f"rule is one of {', '.join(rules)}")

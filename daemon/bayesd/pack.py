@@ -122,13 +122,12 @@ def collect(path: AnyPath, name: str, *, whole: bool = False, with_texts: bool =
     # Only now is it known which texts were redacted: that comes after what it redacts.
     events = [{**event, "data": said.of(event["data"])} for event in events]
     problem = Desk(state).problem(study)[0]
-    complete = winner.entries(study)
-    rules = {rule: winner.choose(complete, problem, rule) for rule in winner.RULES}
+    rules = winner.all_of(study, problem)
     keys = dict.fromkeys(event["data"]["key"] for event in events
                          if event["type"] == "daemon.started" and event["data"].get("key"))
     return Record(study, state, tuple(bodies), tuple(events), tuple(texts[ref] for ref in told) if with_texts else (),
                   told, tuple(hashes), _notes(path, len(hashes)), tuple(keys), orjson.loads(last),
-                  rules[winner.DEFAULT], rules)
+                  rules[winner.default(study)], rules)
 
 
 def _texts(path: AnyPath) -> dict[str, dict[str, str]]:

@@ -46,13 +46,8 @@ async def best(reading: Reading, request: Request) -> Any:
     if rule not in (None, *rules):
         raise admin.Refused("bad-field", f"rule is one of {', '.join(rules)}", "rule", '{"rule": "one-se"}')
     problem, _ = desk.problem(study)
-    if rule == winner.CONFIRMED or (rule is None and study.winner is not None):
-        chosen = winner.of(study, problem, rule)
-    else:
-        limited = limits.Reading.of(study)
-        chosen = limited.beside(await asyncio.to_thread(
-            winner.choose, winner.entries(study), problem, rule or winner.DEFAULT))
-    return {"study": study.name, **chosen}
+    limited, choose = limits.Reading.of(study), winner.later(study, problem, rule)
+    return {"study": study.name, **limited.beside(await asyncio.to_thread(choose))}
 
 
 async def front_of(reading: Reading, request: Request) -> Any:

@@ -121,10 +121,15 @@ def _winner(record: "Record", why: Collection[int]) -> str:
         "<p>Other rules would take:</p>" + _table(("Rule", "Trial", f">{escape(study.goals[0].name)}", "Reason"), (
             (escape(rule), _trial_link(chosen["trial"]), escape(cell(chosen.get("value"))),
              escape(str(chosen.get("reason", "")))) for rule, chosen in rules))
+    trust = "" if won.get("probability") is None or won.get("mean") is None else (
+        f"<p>The model expects {escape(cell(won['mean']))} ± {won['sd']:.2g} there. With a probability of "
+        f"{won['probability']:.0%} " + ("nothing that was tried beats it in everything"
+                                        if won["rule"] == "pareto" else "it is the best point of those tried")
+        + f"; it is expected to be {won['expected_loss']:.2g} behind the best of them.</p>")
     link = f" {_why_link(won['trial'], why, 'Why it was proposed')}." if won["trial"] in why else ""
     return _section("The winner", f"<div class=card><p><span class=big>{escape(cell(won['value']))}{error}</span> "
                     f"{escape(study.goals[0].name)}, {_trial_link(won['trial'])}</p><dl>{point}</dl></div>"
-                    f"<p>It has {escape(won['reason'])} (rule {escape(won['rule'])}).{link}</p>{others}", "winner")
+                    f"<p>By rule {escape(won['rule'])}: {escape(won['reason'])}.{link}</p>{trust}{others}", "winner")
 
 
 # --- Pictures ----------------------------------------------------------------------------------------

@@ -73,6 +73,13 @@ class Known:
     again: frozenset[int]
     """Trials that measured a leader again: no budget counted them, no rule looks at them."""
     closed_by: str | None
+    terms: winner.Terms = field(default_factory=winner.Terms)
+    """What the study file says of its winner."""
+
+    @property
+    def rule(self) -> str:
+        """The study's own, as things stand."""
+        return self.terms.rule(len(self.entries))
 
     @property
     def sign(self) -> float:
@@ -90,7 +97,8 @@ def known(study: Study, problem: Problem) -> Known:
         trial.number: (trial.status, trial.values[0] if trial.values and keeps(trial) else None)
         for trial in study.trials},
         frozenset(trial.number for trial in study.trials if trial.origin is not None),
-        frozenset(trial.number for trial in study.trials if trial.of is not None), study.closed_by)
+        frozenset(trial.number for trial in study.trials if trial.of is not None), study.closed_by,
+        winner.Terms.of(study.spec))
 
 
 @dataclass(slots=True)
@@ -190,13 +198,14 @@ def _walk(events: Iterable[Body], of: Known, tally: Tally, only: set[int] | None
         yield tally
 
 
-def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str = winner.DEFAULT,
+def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str | None = None,
            order: str = "recorded", seed: int = 0) -> Body:
-    """What `limits` and `rule` would have made of the recorded events of a study."""
+    """What `limits` and `rule` (by default the study's own) would have made of the recorded events of a study."""
+    rule = rule or of.rule
     whole = Tally.begun(of, limits)
     for _ in _walk(events, of, whole):
         pass
-    actual = _winner(of, None, winner.DEFAULT)
+    actual = _winner(of, None, of.rule)
     answer: Body = {
         "study": of.study, "order": order, "rule": rule,
         "limits": {name: getattr(limits, name) for name in ("trials", "wall", "cost", "no_improvement", "target",
@@ -266,13 +275,13 @@ def _one_by_one(events: Sequence[Body]) -> list[Body]:
 
 def _winner(of: Known, kept: set[int] | None, rule: str) -> Body:
     if kept is None:
-        return winner.choose(of.entries, of.problem, rule)
+        return winner.choose(of.entries, of.problem, rule, of.terms)
     there = kept | of.imported
     history = tuple(seen for seen in of.problem.history if seen.trial in there)
     # A recorded fit may have seen what this replay leaves out.
     fit = of.problem.fit if len(history) == len(of.problem.history) else None
     problem = replace(of.problem, history=history, fit=fit)
-    return winner.choose(tuple(entry for entry in of.entries if entry.trial in there), problem, rule)
+    return winner.choose(tuple(entry for entry in of.entries if entry.trial in there), problem, rule, of.terms)
 
 
 def _difference(of: Known, then: Body, actual: Body) -> float | None:
@@ -332,7 +341,7 @@ class Question:
     """What is asked, as a daemon's verb and the command line ask it."""
 
     limits: Limits = Limits()
-    rule: str = winner.DEFAULT
+    rule: str | None = None
     order: str = "recorded"
     seed: int = 0
     prune: bool = False
@@ -354,8 +363,8 @@ class Question:
                         min_delta=float(_number(args, "min_delta", whole=False) or 0.0))
         if limits.min_delta and limits.patience is None:
             raise ValueError("min_delta says what better means for patience: give patience as well")
-        rule, order, method = args.get("rule", winner.DEFAULT), args.get("order", "recorded"), args.get("method")
-        for name, value, choices in (("rule", rule, winner.RULES), ("order", order, ORDERS),
+        rule, order, method = args.get("rule"), args.get("order", "recorded"), args.get("method")
+        for name, value, choices in (("rule", rule, (None, *winner.RULES)), ("order", order, ORDERS),
                                      ("method", method, (None, *get_args(Method))),
                                      ("prune", args.get("prune"), (None, "median"))):
             if value not in choices:
@@ -447,9 +456,9 @@ def _is_below(curve: dict[int, float], step: int, complete: list[dict[int, float
 
 
 def _pruned(of: Known, cut: dict[int, int], per: dict[int, list[int]], reports: int, saved: int, rule: Body) -> Body:
-    actual = _winner(of, None, winner.DEFAULT)
+    actual = _winner(of, None, of.rule)
     left = {entry.trial for entry in of.entries if entry.trial not in cut}
-    then = _winner(of, left, winner.DEFAULT)
+    then = _winner(of, left, of.rule)
     seconds = {entry.trial: entry.seconds for entry in of.entries}
     estimate = sum((seconds.get(trial) or 0.0) * (1 - per[trial][0] / per[trial][1]) for trial in cut)
     pruned = [{"trial": trial, "step": step, "reports": per[trial][0], "of": per[trial][1],

@@ -38,6 +38,7 @@ PruneRule = Literal[
     "hyperband",
     "race",
 ]
+WinnerRule = Literal["best", "mean", "one-se", "robust", "pareto"]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/@-]{0,63}$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:=-]{1,64}$")]
 
@@ -288,6 +289,23 @@ class Cost(_Part):
     aware: bool = Field(True, description="False: what a trial should take is on record, and moves no proposal.")
 
 
+class Winner(_Part):
+    """Which trial is taken, and by what taste."""
+
+    rule: WinnerRule | None = Field(None, description="What `study best` says without --rule, where nothing was "
+                                    "confirmed. Default: pareto with several objectives, best where noise = "
+                                    "\"none\", else mean.")
+    simplest: Annotated[list[str], Field(max_length=16)] = Field(
+        default=[], description="What one-se prefers, first things first: parameters (less, or an earlier choice, is "
+                                "simpler; with a minus before the name more is), seconds, or an objective. Default "
+                                "seconds.")
+    radius: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.05, description="Neighbourhood of rule robust, as a share of every numeric range on its scale; whole "
+                          "numbers and ordered choices move by one step at least.")
+    beside: Annotated[list[str], Field(max_length=8)] = Field(
+        default=[], description="What rule pareto trades off beside the objectives, named as in simplest.")
+
+
 class StudySpec(_Part):
     """A whole study file."""
 
@@ -319,6 +337,7 @@ class StudySpec(_Part):
                                                 "bayes.")
     confirm: Confirm | None = Field(None, description="None: the winner is announced as it was measured once.")
     folds: Folds | None = Field(None, description="None: a report is not a fold.")
+    winner: Winner = Winner()
     space: Space
     constraints: Annotated[list[Annotated[str, StringConstraints(strict=True, max_length=constraining.LENGTH_MAX)]],
                            Field(max_length=CONSTRAINTS_MAX)] = Field(
@@ -372,6 +391,11 @@ class StudySpec(_Part):
                 self.surrogate != "gp" or len(self.goals) > 1 or self.limits):
             raise ValueError("stop.improvement, stop.regret and stop.converged need one objective and surrogate = "
                              "\"gp\", and no limits; stop.target and stop.patience do not")
+        known = {"seconds", *self.space, *(goal.name for goal in self.goals)}
+        for key in ("simplest", "beside"):
+            for name in getattr(self.winner, key):
+                if name.removeprefix("-") not in known:
+                    raise ValueError(f"winner.{key}: {name!r} is no parameter, no objective and not seconds")
         for i, params in enumerate(self.enqueue, start=1):
             try:
                 checked = self.space.check(params)

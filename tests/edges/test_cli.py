@@ -269,7 +269,10 @@ def test_a_study_by_hand(at_home: Home, sh: Shell) -> None:
     best = sh("study best by-hand -f json").json
     assert (best["trial"], best["value"]) == (2, -0.25)
     for rule in ("best", "mean", "one-se"):
-        assert sh(f"study best by-hand --rule {rule}").out.splitlines()[-1].startswith("why")
+        words = sh(f"study best by-hand --rule {rule}").out
+        assert f"(rule {rule})" in next(line for line in words.splitlines() if line.startswith("why"))
+        assert {line.split()[0] for line in words.split("OTHER RULES")[1].splitlines()[1:]} == {
+            "best", "mean", "one-se", "robust", "pareto"} - {rule}
     assert sh("study best by-hand -f value").out == "-0.25\n"
 
     ask_and_tell(sh, "by-hand", "nan")
@@ -462,7 +465,7 @@ def test_every_rule_of_the_daemon_can_be_typed() -> None:
     assert set(RULES) == set(winner.RULES)
 
 
-def test_of_several_objectives_the_first_decides_and_that_is_said(at_home: Home, sh: Shell) -> None:
+def test_of_several_objectives_the_knee_or_by_another_rule_the_first_decides(at_home: Home, sh: Shell) -> None:
     path = at_home.folder / "two.toml"
     path.write_text(study("two").replace('metric = "loss"\n', "")
                     + '[[objectives]]\nname = "loss"\n[[objectives]]\nname = "size"\n')
@@ -471,9 +474,12 @@ def test_of_several_objectives_the_first_decides_and_that_is_said(at_home: Home,
         grant = sh("ask two").json
         sh(f"tell two {grant['trial']} loss={loss} size={size}")
     said = sh("study best two -f json")
+    assert (said.json["rule"], {row["trial"] for row in said.json["front"]}) == ("pareto", {1, 2})
+    assert "by the first" not in said.err
+    said = sh("study best two --rule best -f json")
     assert said.json["value"] == 0.1
     assert "by the first of 2 objectives, loss" in said.err
-    assert "by the first of 2 objectives" in sh(f"study best two --log {at_home.log}").err
+    assert "by the first of 2 objectives" in sh(f"study best two --rule best --log {at_home.log}").err
     head = sh("study export two").out.splitlines()[0]
     assert "values.loss,values.size" in head
     assert "loss=0.1  size=9" in sh("trial list two").out

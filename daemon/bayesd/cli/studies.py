@@ -34,7 +34,7 @@ from bayesd.files import read_changes, read_study
 from bayesd.show import Column
 from bayesd_schemas.study import StudySpec
 
-RULES = ("best", "mean", "one-se")
+RULES = ("best", "mean", "one-se", "robust", "pareto")
 FRONT_SHOWN = 10           # trials of a front that a page shows, evenly along it
 BEST_TIMEOUT_S = 120.0     # the rule `mean` rebuilds a posterior
 WARM_BYTES = 40_000        # of a message: the study file has to fit in as well
@@ -422,9 +422,11 @@ def confirm(name: str, top: int, repeats: int, reach: Reaching, format: str) -> 
 @verb(study, "best", "bayesd study best digits-svm\nbayesd study best digits-svm --rule one-se -f json")
 @study_argument("name")
 @click.option("--rule", type=click.Choice((*RULES, "confirmed")),
-              help="best: the best observed value; mean: the best by the model; one-se: the cheapest within one "
-                   "standard error of the best; confirmed: the best of those that were measured again. Default: "
-                   "confirmed where that was done, else best.")
+              help="best: the best observed value; mean: the best by the model; one-se: the simplest or cheapest "
+                   "within one standard error of the best; robust: the best of the worst nearby; pareto: the knee of "
+                   "several objectives; confirmed: the best of those that were measured again. Default: confirmed "
+                   "where that was done, else [winner] rule of the study file, else pareto with several objectives, "
+                   "best where noise = \"none\", else mean.")
 @reaching
 @format_option
 @log_option
@@ -451,7 +453,7 @@ def best(name: str, rule: str | None, reach: Reaching, format: str, log: Path | 
 
 def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> None:
     goals = page["objectives"]
-    if len(goals) > 1:
+    if len(goals) > 1 and chosen["rule"] != "pareto":
         show.talk(f"chosen by the first of {len(goals)} objectives, {goals[0]['name']}; "
                   f"bayesd study export {page['study']} has them all")
     if chosen["trial"] is None:
@@ -469,7 +471,33 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
         *((name, value) for name, value in chosen["params"].items()),
         *((f"limit {limit['name']}", f"{show.cell(limit['measured'])}, {_limit(limit)}{_binds(limit)}")
           for limit in chosen.get("limits", ())),
-        ("why", f"{chosen['reason']} (rule {chosen['rule']})")], [chosen["value"]])
+        *_trust(chosen), ("why", f"{chosen['reason']} (rule {chosen['rule']})")], [chosen["value"]])
+    if format == "table":
+        others = [{"rule": rule, **each} for rule, each in chosen.get("others", {}).items()]
+        if others:
+            click.echo()
+            show.rows(format, others, OTHERS)
+        if chosen.get("probability") is not None and chosen["probability"] < 0.5 and chosen["rule"] != "confirmed":
+            show.talk(f"it is more likely than not that another point that was tried is better: "
+                      f"bayesd study confirm {chosen['study']} measures the leaders again")
+
+
+OTHERS = (Column("rule", "OTHER RULES"), Column("trial", "TRIAL", True), Column("value", "VALUE", True),
+          Column("mean", "EXPECTED", True), Column("probability", "PROBABILITY", True, lambda each: _share(each)),
+          Column("expected_loss", "EXPECTED LOSS", True))
+
+
+def _trust(chosen: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is believed of a winner; nothing where there is no model."""
+    if chosen.get("probability") is None or chosen.get("mean") is None:
+        return []
+    what = "beaten in nothing with" if chosen["rule"] == "pareto" else "best of those tried with"
+    return [("expected", f"{show.cell(chosen['mean'])} ± {chosen['sd']:.2g}"), (what, _share(chosen["probability"])),
+            ("expected loss", f"{chosen['expected_loss']:.3g}")]
+
+
+def _share(probability: float | None) -> str:
+    return "-" if probability is None else f"{probability:.0%}"
 
 
 def _binds(limit: dict[str, Any]) -> str:

@@ -66,8 +66,8 @@ _COUNT = click.IntRange(min=1)
 @click.option("--min-delta", type=click.FloatRange(min=0, min_open=True), metavar="D",
               help="For --patience, better means by more than this.")
 @click.option("--target", type=float, metavar="VALUE", help="Stop when a result is at least as good.")
-@click.option("--rule", type=click.Choice(RULES), default="best", show_default=True,
-              help="Another rule for the winner.")
+@click.option("--rule", type=click.Choice(RULES),
+              help="Another rule for the winner. Default: the study's own.")
 @click.option("--order", type=click.Choice(ORDERS), default="recorded", show_default=True,
               help="recorded: as the results came; trial: one after another; shuffled: in 1000 other orders.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the shuffled orders.")

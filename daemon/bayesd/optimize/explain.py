@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from bayesd.optimize import bayes, metrics, samplers, search, streams
 from bayesd.optimize.acquisition import Improvement, log_h
 from bayesd.optimize.allowed import allowed
+from bayesd.optimize.arms import arms
 from bayesd.optimize.encode import Cube
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.outcomes import Outcomes
 from bayesd.optimize.streams import Floats
-from bayesd.optimize.surrogate import ROWS_MAX, Surrogate, surrogate
+from bayesd.optimize.surrogate import Surrogate, surrogate
 from bayesd.optimize.threads import one_blas_thread
 from bayesd.optimize.transfer import Stacked
 from bayesd.study.problem import Fit, Problem
@@ -32,8 +32,6 @@ SLICES = 2
 SLICE_POINTS = 49
 SCREEN_POINTS = 7
 FLAT = 0.02         # standardised units: an axis along which the mean moves less tells nothing
-CHANCES_MAX = 60    # trials with the best beliefs, among which the winner is looked for
-DRAWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,39 +259,8 @@ def chances(problem: Problem) -> dict[int, float]:
     Draws of all their values together, so that neighbours, which rise and fall together, are weighed
     as such. Only the trials with the best beliefs can win; the others count as 0.
     """
-    first = replace(metrics.of_first(problem), pending=())
-    barred = frozenset(o.trial for o in problem.history if not problem.keeps(o))
-    if len([o for o in first.history if o.values is not None]) < 3:
-        return {}
-    try:
-        with one_blas_thread():
-            base = surrogate(first, np.ones(1))
-            return _chances(first, base, barred)
-    except Exception:
-        return {}
-
-
-def _chances(problem: Problem, base: Surrogate, barred: frozenset[int]) -> dict[int, float]:
-    well = [i for i, o in enumerate(problem.history) if o.values is not None and o.trial not in barred]
-    if len(well) > ROWS_MAX:
-        well = [well[i] for i in np.argsort(base.outcomes.z, kind="stable")[:ROWS_MAX]]
-    X = base.design.features(base.U[well])
-    mean = base.posterior.predict(X)[0]
-    # One point may be there several times: it is one candidate, and all its trials stand for it.
-    _, point = np.unique(base.design.of.pin(base.U[well]), axis=0, return_inverse=True)
-    order = np.argsort(mean, kind="stable")
-    _, first = np.unique(point[order], return_index=True)
-    rows = order[np.sort(first)][:CHANCES_MAX]
-    if not isinstance(base.posterior, Forest):
-        means, covariance = base.posterior.joint(X[rows])
-    else:       # a forest knows variances alone
-        means, covariance = mean[rows], np.diag(base.posterior.predict(X[rows])[1])
-    normal = ndtri(np.clip(streams.Stream(problem.seed, 0, "chances").uniform(DRAWS, len(rows)), 1e-12, 1 - 1e-12))
-    values, vectors = np.linalg.eigh(covariance)
-    drawn = means + (normal * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    wins = np.bincount(np.argmin(drawn, axis=1), minlength=len(rows)) / DRAWS
-    of_point = {int(point[row]): float(won) for row, won in zip(rows.tolist(), wins.tolist(), strict=True)}
-    return {problem.history[i].trial: of_point.get(int(p), 0.0) for i, p in zip(well, point.tolist(), strict=True)}
+    known = arms(problem)
+    return {} if known is None else {trial: float(known.probability[arm]) for trial, arm in known.of_trial.items()}
 
 
 # ---------------------------------------------------------------- how a belief moved

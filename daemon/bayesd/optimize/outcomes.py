@@ -55,10 +55,14 @@ class Outcomes:
         """Half the width, in metric units, of one deviation to both sides."""
         return np.abs(self.metric(mean + sd) / 2 - self.metric(mean - sd) / 2)
 
+    def slope(self, z: Floats) -> Floats:
+        """dt/dx of the power transform at standardised values."""
+        x = _yeo_johnson_inverse(z * self.spread + self.shift, self.lam)
+        return np.asarray((1 + np.abs(x)) ** np.where(x >= 0, self.lam - 1, 1 - self.lam))
+
     def variance(self, se: Floats) -> Floats:
         """Known standard errors (metric units) as variances of z, to first order."""
-        x = _yeo_johnson_inverse(self.z * self.spread + self.shift, self.lam)
-        slope = (1 + np.abs(x)) ** np.where(x >= 0, self.lam - 1, 1 - self.lam)
+        slope = self.slope(self.z)
         # The ratio may exceed any number; above 100 deviations an observation says nothing anyway.
         with np.errstate(over="ignore"):
             return np.asarray(np.minimum(se / self.unit / self.scale * slope / self.spread, 100.0) ** 2)

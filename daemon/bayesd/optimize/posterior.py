@@ -136,7 +136,7 @@ class Posterior:
         K = _covariance(kernel, (X, S, F), (X, S, F))
         noise = kernel.noise + se2
         K[np.diag_indices(len(z))] += noise
-        L = _factor(K)
+        L = factor(K)
         return cls(kernel, X, S, F, z, noise, L, dpotrs(L, z, lower=1)[0])
 
     def condition(self, X: Floats, z: Floats) -> "Posterior":
@@ -151,7 +151,7 @@ class Posterior:
         L = np.zeros((n + k, n + k), order="F")
         L[:n, :n] = self.L
         L[n:, :n] = cross.T
-        L[n:, n:] = _factor(own - cross.T @ cross)
+        L[n:, n:] = factor(own - cross.T @ cross)
         z = np.concatenate([self.z, z])
         return Posterior(kernel, np.vstack([self.X, X]), np.vstack([self.S, S]), np.vstack([self.F, F]), z,
                          noise, L, dpotrs(L, z, lower=1)[0])
@@ -197,7 +197,7 @@ class Posterior:
     def draw(self, X: Floats, normal: Floats) -> Floats:
         """(d, b) values without noise of rows that are believed together, from standard normal numbers (d, b)."""
         mean, covariance = self.joint(X)
-        return np.asarray(mean + normal @ _factor(covariance).T)
+        return np.asarray(mean + normal @ factor(covariance).T)
 
     def predict_gradient(self, X: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Mean (b,), variance (b,) and their gradients (b, m) in the numeric columns of X (b, D)."""
@@ -234,6 +234,13 @@ class Posterior:
         return M @ self.alpha, np.maximum(variance, _TINY), d_mean, d_variance
 
 
+def covariance(design: Design, theta: Floats, X: Floats) -> Floats:
+    """(n, n) of the true values of rows, before anything is measured."""
+    kernel = Kernel(design, theta)
+    rows = X, kernel.embedded(X), kernel.trend(X)
+    return _covariance(kernel, rows, rows)
+
+
 def _covariance(kernel: Kernel, one: tuple[Floats, Floats, Floats], other: tuple[Floats, Floats, Floats]) -> Floats:
     """k between rows (X, S, F) and rows (X, S, F)."""
     k = matern(distance(one[1], other[1]))
@@ -245,7 +252,7 @@ def _covariance(kernel: Kernel, one: tuple[Floats, Floats, Floats], other: tuple
     return k
 
 
-def _factor(K: Floats) -> Floats:
+def factor(K: Floats) -> Floats:
     """Lower Cholesky factor of a new matrix. Near duplicates need jitter, in steps that start below the noise floor."""
     for jitter in (0.0, 1e-8, 1e-6, 1e-4):
         shifted = K.copy(order="F")

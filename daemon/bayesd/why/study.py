@@ -318,14 +318,15 @@ def _winner(study: Study, problem: Problem) -> Page | None:
     entries = winner.entries(study)
     if not entries:
         return None
-    chosen = {rule: winner.choose(entries, problem, rule) for rule in winner.RULES}
+    chosen = winner.all_of(study, problem)
+    announced = chosen[winner.default(study)]
+    confirmed = chosen.pop(winner.CONFIRMED, None)
     best = chosen["best"]
     sign = 1.0 if problem.directions[0] == "minimize" else -1.0
     order = sorted(entries, key=lambda entry: (sign * entry.value, entry.trial))
     second = order[1] if len(order) > 1 else None
     probable = {} if study.spec.noise == "none" else chances(problem)
-    confirmed = winner.of(study, problem, winner.CONFIRMED)
-    out: Page = {"confirmed": confirmed if confirmed["trial"] is not None else None,
+    out: Page = {"confirmed": confirmed,
                  "trial": best["trial"], "value": best["value"], "se": best["se"], "params": best["params"],
                  "rule": "best", "reason": best["reason"],
                  "rules": {rule: {"trial": each["trial"], "reason": each["reason"]} for rule, each in chosen.items()},
@@ -341,6 +342,8 @@ def _winner(study: Study, problem: Problem) -> Page | None:
         top = sorted(probable.items(), key=lambda pair: (-pair[1], pair[0]))
         out["chances"] = [{"trial": trial, "probability": chance} for trial, chance in top[:5] if chance >= 0.01]
         out["chance"] = probable.get(best["trial"], 0.0)
+    out["announced"] = {name: announced.get(name) for name in (
+        "rule", "trial", "reason", "mean", "sd", "probability", "expected_loss")}
     out["words"] = list(_winner_words(study, out))
     return out
 
@@ -360,6 +363,9 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
                 other = limit["without"]
                 yield (f"The limit {limit['name']} binds: without it trial {other['trial']} would lead, with "
                        f"{number(other['value'])}.")
+    announced = won["announced"]
+    if announced["trial"] != won["trial"] and not won["confirmed"]:
+        yield f"Announced is trial {announced['trial']} by rule {announced['rule']}: {announced['reason']}."
     if won["confirmed"]:
         again = won["confirmed"]
         yield f"Confirmed is trial {again['trial']}: {again['reason']}."
@@ -372,7 +378,7 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
     if others:
         yield f"Other rules decide otherwise: {'; '.join(others)}."
     else:
-        yield "The rules mean and one-se take the same trial."
+        yield "The other rules take the same trial."
     if won["chances"]:
         others = [f"{percent(each['probability'])} for trial {each['trial']}" for each in won["chances"]
                   if each["trial"] != won["trial"]]
