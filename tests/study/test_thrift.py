@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.study.story import Story
 
 from bayesd import Study
 from bayesd.audit import Plan, judge, moments
 from bayesd.inprocess import StudyError
 from bayesd.log import read_events
 from bayesd.replay import event_of
-from bayesd.study import snapshot
+from bayesd.study import admin, snapshot
 from bayesd.study.desk import problem_of
 from bayesd.study.knowledge import knowledge, knowledge_digest
 from bayesd.study.state import Event, State, replay
 from bayesd.study.thrift import thrift
+from bayesd_schemas.messages import Request
 
 SPACE = {"x": {"type": "float", "low": 0, "high": 1}, "y": {"type": "float", "low": 0, "high": 1}}
 
@@ -134,3 +136,17 @@ def test_a_spent_budget_leaves_no_power(tmp_path: Path) -> None:
 def test_an_unknown_unit_is_the_file_writers_fault(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"cost\.per"):
         begun(tmp_path, cost={"per": "euros"})
+
+
+def test_a_running_study_may_heed_cost_no_longer_but_not_in_another_unit() -> None:
+    story = Story(cost={"per": "cost"})
+
+    def amended(id: str, changes: dict[str, Any]) -> dict[str, Any]:
+        admin.on_request(story.desk, "op", Request(
+            id=id, verb="study.amend", args={"study": "s", "changes": changes}), None)
+        return next(body for _, kind, body in story.said()[1] if kind == "reply")
+
+    assert amended("1", {"cost": {"aware": False}})["status"] == "ok"
+    assert thrift(story.desk.state.studies["s"]) == 0.0
+    for id, cost in (("2", {"per": "seconds"}), ("3", None)):
+        assert "of cost only aware" in amended(id, {"cost": cost})["error"]["message"]

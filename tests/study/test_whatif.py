@@ -62,9 +62,7 @@ def test_where_it_stops_and_who_wins(limits: dict[str, Any], rule: str | None, w
 def test_a_study_with_that_budget_really_ends_so(limits: dict[str, Any]) -> None:
     """The daemon's own rules as the judge: the same results told to a study that has the budget, or the stop rules."""
     said = asked(measured(VALUES), **limits)
-    key = "stop" if {"patience", "target"} & limits.keys() else "budget"
-    declared: dict[str, Any] = {key: limits}
-    story = Story(**declared)
+    story = Story(stop=limits) if {"patience", "target"} & limits.keys() else Story(budget=limits)
     for number, value in enumerate(VALUES, start=1):
         story.ask("w1", id=f"a{number}")
         story.tick(story.now + 10.0)
