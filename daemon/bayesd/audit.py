@@ -486,8 +486,8 @@ def _again(problem: Problem, data: Mapping[str, Any]) -> tuple[Proposal | None, 
     return proposals[0] if proposals else None, False
 
 
-_FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback",
-           "prior")
+_FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "means", "sds", "index",
+           "fallback", "prior")
 
 
 def _said(data: Mapping[str, Any]) -> Evidence:
@@ -498,6 +498,9 @@ def _made(proposal: Proposal) -> Evidence:
     """A proposal as the log would have it: without what is not there or is no number."""
     values = {name: getattr(proposal, name) for name in _FIELDS}
     values["params"] = dict(proposal.params)
+    for name in ("means", "sds"):
+        if values[name] is not None:
+            values[name] = list(values[name]) if all(map(math.isfinite, values[name])) else None
     return {name: value for name, value in values.items() if value is not None and not (
         isinstance(value, float) and not math.isfinite(value))}
 
