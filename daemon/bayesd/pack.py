@@ -21,6 +21,7 @@ from bayesd import guide, notes, report, winner
 from bayesd.logfile import AnyPath, read_events, reading, true_name
 from bayesd.replay import Replay, event_of
 from bayesd.study.desk import Desk
+from bayesd.study.limits import Reading
 from bayesd.study.merkle import root_of
 from bayesd.study.state import State, Study
 from bayesd.study.texts import Words
@@ -123,7 +124,8 @@ def collect(path: AnyPath, name: str, *, whole: bool = False, with_texts: bool =
     events = [{**event, "data": said.of(event["data"])} for event in events]
     problem = Desk(state).problem(study)[0]
     complete = winner.entries(study)
-    rules = {rule: winner.choose(complete, problem, rule) for rule in winner.RULES}
+    limited = Reading.of(study)
+    rules = {rule: limited.beside(winner.choose(complete, problem, rule)) for rule in winner.RULES}
     keys = dict.fromkeys(event["data"]["key"] for event in events
                          if event["type"] == "daemon.started" and event["data"].get("key"))
     return Record(study, state, tuple(bodies), tuple(events), tuple(texts[ref] for ref in told) if with_texts else (),
