@@ -538,8 +538,8 @@ def _again(problem: Problem, data: Mapping[str, Any]) -> tuple[Proposal | None, 
     return proposals[0] if proposals else None, False
 
 
-_FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "index", "fallback",
-           "prior", "sources", "power", "cost")
+_FIELDS = ("params", "sampler", "stream", "drawn", "acquisition", "gap", "mean", "sd", "means", "sds", "index",
+           "fallback", "prior", "sources", "power", "cost")
 
 
 def _said(data: Mapping[str, Any]) -> Evidence:
@@ -551,6 +551,9 @@ def _made(proposal: Proposal) -> Evidence:
     values = {name: getattr(proposal, name) for name in _FIELDS}
     values["params"] = dict(proposal.params)
     values["sources"] = None if proposal.sources is None else dict(proposal.sources)
+    for name in ("means", "sds"):
+        if values[name] is not None:
+            values[name] = list(values[name]) if all(map(math.isfinite, values[name])) else None
     return {name: value for name, value in values.items() if value is not None and not (
         isinstance(value, float) and not math.isfinite(value))}
 

@@ -21,6 +21,7 @@ from bayesd import guide, notes, report, winner
 from bayesd.logfile import AnyPath, read_events, reading, true_name
 from bayesd.replay import Replay, event_of
 from bayesd.study.desk import Desk
+from bayesd.study.limits import Reading
 from bayesd.study.merkle import root_of
 from bayesd.study.state import State, Study
 from bayesd.study.texts import Words
@@ -122,7 +123,8 @@ def collect(path: AnyPath, name: str, *, whole: bool = False, with_texts: bool =
     # Only now is it known which texts were redacted: that comes after what it redacts.
     events = [{**event, "data": said.of(event["data"])} for event in events]
     problem = Desk(state).problem(study)[0]
-    rules = winner.all_of(study, problem)
+    limited = Reading.of(study)
+    rules = {rule: limited.beside(chosen) for rule, chosen in winner.all_of(study, problem).items()}
     keys = dict.fromkeys(event["data"]["key"] for event in events
                          if event["type"] == "daemon.started" and event["data"].get("key"))
     return Record(study, state, tuple(bodies), tuple(events), tuple(texts[ref] for ref in told) if with_texts else (),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bayesd import notes, pictures
 from bayesd.pictures import Axis, Bar, Mark
 from bayesd.show import cell, duration, params
+from bayesd.study.limits import keeps
 from bayesd.study.state import Trial
 from bayesd.study.view import lease_of
 from bayesd_schemas.space import FloatParameter, IntParameter, Parameter
@@ -185,7 +186,7 @@ def _progress(record: "Record") -> str:
     better = min if study.goals[0].direction == "minimize" else max
     line: list[tuple[float, float]] = []
     for trial in order:
-        if _is_complete(trial) and trial.values is not None:
+        if _is_complete(trial) and keeps(trial) and trial.values is not None:
             value = trial.values[0]
             line.append((where[trial.number], better(line[-1][1], value) if line else value))
     if line:

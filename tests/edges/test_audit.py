@@ -56,7 +56,7 @@ def play(path: Path, trials: int, at_once: int = 1, failing: float = 0.0, seed: 
          meanwhile: Callable[[Study, int], None] = lambda study, i: None, **spec: Any) -> list[Event]:
     """A study in one process, `at_once` trials pending, told in an order of its own; the events of its log."""
     draw, pending = Random(seed), []
-    many = "objectives" in spec
+    many = "objectives" in spec or "limits" in spec
     if not many:
         spec["direction"] = "minimize"
     with Study(log=path, seed=seed, **spec) as study:
@@ -124,6 +124,8 @@ STUDIES: dict[str, tuple[dict[str, Any], int]] = {
     "bayes, forest": ({"space": MIXED, "surrogate": "forest", "trials": 14, "at_once": 3, "failing": 0.2}, 14),
     "bayes, two objectives": ({"space": FLOATS, "objectives": [{"name": "loss"}, {"name": "time"}], "trials": 14,
                                "at_once": 4}, 14),
+    "bayes, a limit": ({"space": FLOATS, "metric": "loss", "limits": [{"name": "time", "at_most": -3}], "trials": 16,
+                        "at_once": 3, "failing": 0.2}, 16),
 }
 
 
@@ -134,6 +136,18 @@ def test_every_suggestion_is_found_again_to_the_bit(name: str, tmp_path: Path) -
     assert samplers.total() == count
     if name.startswith("bayes"):
         assert samplers["bayes"] >= 4
+
+
+@pytest.mark.parametrize("name", ["means", "sds"])
+def test_what_was_expected_of_each_objective_is_compared(name: str, tmp_path: Path) -> None:
+    given, _ = STUDIES["bayes, two objectives"]
+    events = play(tmp_path / "log.db", **given)
+    place = next(i for i, event in enumerate(events) if event.type == "trial.proposed" and name in event.data)
+    event = events[place]
+    other = {**event.data, name: [event.data[name][0] + 1e-9, event.data[name][1]]}
+    verdicts = audit([*events[:place], event._replace(data=other), *events[place + 1:]], here(events))
+    (wrong,) = [each for each in verdicts if each.outcome != "same"]
+    assert (wrong.trial, wrong.evidence and wrong.evidence["differs"]) == (event.trial, [name])
 
 
 def test_a_study_that_is_changed_on_the_way(tmp_path: Path) -> None:

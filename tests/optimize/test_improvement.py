@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bayesd.optimize import hypervolume, suggest
+from bayesd.optimize import hypervolume, metrics, suggest
 from bayesd.optimize.encode import cube
 from bayesd.optimize.improvement import Feasible, HypervolumeImprovement
 from bayesd.optimize.kernel import Design
@@ -105,3 +105,16 @@ def test_two_objectives_find_more_of_a_front_than_the_design() -> None:
     grown = hypervolume.over_time([o.values for o in history if o.values], ("minimize", "maximize"), r)
     assert grown[-1] > grown[9] + 0.05
     assert grown[-1] > 0.75      # the whole front has 0.81
+
+
+@pytest.mark.parametrize(("number", "share"), [(20, 0.5), (21, 1.0)])
+def test_every_other_trial_looks_as_far_as_the_worst_of_all(number: int, share: float) -> None:
+    space = Space.model_validate({"x": {"type": "float", "low": 0.0, "high": 1.0}})
+    history = tuple(Observation(i, {"x": i / 12}, (i / 12, 1 + abs(i - 1.0))) for i in range(1, 13))
+    problem = Problem(space, ("minimize", "minimize"), "bayes", 0, True, number, 12, history)
+    base = metrics.metrics(problem)
+    believed = np.column_stack([each.posterior.means[:12] for each in base.objectives])
+    front = believed[hypervolume.nondominated(believed)].max(axis=0)
+    wanted = np.maximum(hypervolume.reference(believed), front + share * (believed.max(axis=0) - front))
+    assert metrics._reference(problem, base, believed) == pytest.approx(wanted)
+    assert (wanted > hypervolume.reference(believed)).any()

@@ -42,7 +42,8 @@ from bayesd.optimize.surrogate import (
 from bayesd.study.problem import Fit, Problem
 
 OBJECTIVES_MAX = 4          # of a hypervolume; more are scalarised
-WIDE = 0.5                  # of the way from the front's worst to the worst of all, where the reference lies
+WIDE = (0.5, 1.0)           # of the way from the front's worst to the worst of all, where the reference lies: of trials
+                            # with even numbers, and with odd ones
 FRONT_MAX = {2: 300, 3: 60, 4: 24}      # points of a front: the number of boxes grows fast with the objectives
 
 
@@ -244,11 +245,13 @@ def _keeps(posterior: Model, most: float, X: Floats) -> Bools:
 def _reference(problem: Problem, base: Metrics, best: Floats) -> Floats:
     """(k,) the declared reference, else one from what is believed, standardised.
 
-    Half of the way from the front's worst to the worst of all at least: where a front's few points lie together the
-    usual rule puts the reference beside them, and nothing beyond would ever be worth a trial.
+    Where a front's few points lie together the usual rule puts the reference beside them, and nothing beyond would ever
+    be worth a trial: so every other trial looks as far as the worst of all, and finds the other pieces of a front. The
+    trials between look half of that way, for a wide reference makes the ends of a front that is known the best places.
     """
+    wide = WIDE[problem.number % 2]
     front = best[hypervolume.nondominated(best)].max(axis=0)
-    out = np.maximum(hypervolume.reference(best), (1 - WIDE) * front + WIDE * best.max(axis=0))
+    out = np.maximum(hypervolume.reference(best), (1 - wide) * front + wide * best.max(axis=0))
     for j, declared in enumerate(problem.references):
         if declared is not None:
             out[j] = base.objectives[j].outcomes.standard(np.array([declared]))[0]
