@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bayesd.optimize import posterior_at_data
+from bayesd.study import ladder
 from bayesd.study.problem import Problem
 from bayesd.study.state import Study
 from bayesd_schemas.space import Params
@@ -26,13 +27,22 @@ class Entry:
     value: float
     se: float | None
     seconds: float | None
+    fidelity: int | None = None
+    """Of a trial that was not trained to the end, the rung at which it told its value."""
 
 
 def entries(study: Study) -> tuple[Entry, ...]:
-    """The complete trials of a study, frozen."""
-    return tuple(Entry(trial.number, trial.params, trial.values[0], trial.se, trial.seconds)
+    """The complete trials of a study, frozen. Where trials climb rungs and none is complete, those at the highest rung
+    that was reached."""
+    complete = tuple(Entry(trial.number, trial.params, trial.values[0], trial.se, trial.seconds)
                  for trial in study.trials
                  if trial.status == "complete" and trial.values is not None and trial.of is None)
+    if complete or not study.spec.resumes:
+        return complete
+    climbed = [(trial, max(trial.rungs)) for trial in ladder.furthest(study) if trial.rungs]
+    highest = max((rung for _, rung in climbed), default=0)
+    return tuple(Entry(trial.number, trial.params, trial.rungs[highest].values[0], trial.rungs[highest].se,
+                       trial.seconds, highest) for trial, _ in climbed if trial.rungs)
 
 
 def of(study: Study, problem: Problem, rule: str | None) -> dict[str, Any]:
@@ -69,7 +79,8 @@ def choose(complete: tuple[Entry, ...], problem: Problem, rule: str) -> dict[str
         return _by_mean(complete, problem, sign, best, low)
     if rule == "one-se":
         return _within_one_se(complete, sign, best, low)
-    return _answer(best, rule, f"the {low} observed value of {len(complete)} complete trials")
+    return _answer(best, rule, f"the {low} observed value of {len(complete)} " + (
+        "complete trials" if best.fidelity is None else f"trials that told at rung {best.fidelity}; none is complete"))
 
 
 def _answer(entry: Entry, rule: str, reason: str, **more: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bayesd.study import ladder
 from bayesd.study.desk import Desk
 from bayesd.study.state import Data, State, Study, Trial
 from bayesd.study.view import lease_of
@@ -21,13 +22,16 @@ RECENT = 200           # trials that are looked at for workers that are there
 
 def leaders(study: Study, top: int) -> list[Trial]:
     """The complete trials with the best values of the first objective, best first, each point once. A point that the
-    study may no longer propose, since its space or constraints were amended, cannot be measured again."""
+    study may no longer propose, since its space or constraints were amended, cannot be measured again. Where trials
+    climb rungs and none is complete, those at the highest rung that was reached."""
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
     ranked = sorted((sign * trial.values[0], trial.number) for trial in study.trials
                     if trial.status == "complete" and trial.values is not None and trial.of is None)
     out: list[Trial] = []
-    for _, number in ranked:
-        trial = study.trials[number - 1]
+    candidates = [study.trials[number - 1] for _, number in ranked]
+    if not candidates and study.spec.resumes:
+        candidates = [trial for trial in ladder.furthest(study) if trial.of is None]
+    for trial in candidates:
         if len(out) < top and all(trial.params != other.params for other in out) and study.spec.allows(trial.params):
             out.append(trial)
         if len(out) == top:
@@ -114,6 +118,15 @@ def due(state: State, study: Study) -> Data:
     return winner(state, study, {each["trial"]: each["repeats"] for each in study.winner["leaders"]})
 
 
+def _value(leader: Trial) -> float | None:
+    """What made it a leader: its result, or what it told at its highest rung; None when that is taken back."""
+    if leader.status == "complete":
+        return None if leader.values is None else leader.values[0]
+    if not leader.rungs or leader.status in ("voided", "fail"):
+        return None
+    return leader.rungs[max(leader.rungs)].values[0]
+
+
 def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) -> Data:
     """The leader whose repeats are best on average; of equals the earlier trial. Without a single repeat that is
     complete, the one that was best before, and it says so. `repeated`: leader -> the trials that measured it again.
@@ -124,7 +137,8 @@ def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) ->
     found: list[Data] = []
     for number, repeats in repeated.items():
         leader = study.trials[number - 1]
-        if leader.status != "complete" or leader.values is None:
+        value = _value(leader)
+        if value is None:
             continue
         again = [trial for trial in (study.trials[each - 1] for each in repeats) if trial.status != "voided"]
         measured = [trial for trial in again if trial.status == "complete" and trial.values is not None]
@@ -132,7 +146,7 @@ def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) ->
         mean = math.fsum(value / len(values) for value in values) if values else None
         before = _told_by(state, leader)
         elsewhere = any(lease.worker not in before for trial in measured if (lease := lease_of(trial)) is not None)
-        found.append({"trial": number, "value": leader.values[0], "repeats": [trial.number for trial in again],
+        found.append({"trial": number, "value": value, "repeats": [trial.number for trial in again],
                       "measured": len(values), **({} if mean is None else {"mean": mean}), "elsewhere": elsewhere})
     confirmed = [each for each in found if "mean" in each]
     chosen = min(confirmed, key=lambda each: (sign * each["mean"], each["trial"]), default=None) or min(
