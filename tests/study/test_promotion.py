@@ -179,6 +179,17 @@ def test_a_void_takes_a_trial_out_of_its_rungs() -> None:
     story.check()
 
 
+def test_what_a_revoked_worker_told_at_a_rung_is_void_though_another_went_on() -> None:
+    story = climbing([1.0, 2.0, 3.0])
+    story.ask("v1")
+    story.tell("v1", 1, fence=2, value=0.5)
+    story.request("op", "worker.revoke", id="r", worker="w1", void=True, reason="x")
+    study = story.desk.state.studies["s"]
+    assert study.trials[0].status == "voided"
+    assert [seen.trial for seen in study.history] == [2, 3]
+    story.check()
+
+
 @pytest.mark.parametrize("running", ["finish", "stop"])
 def test_a_close_ends_what_is_paused(running: str) -> None:
     story = climbing([1.0, 2.0, 3.0, 4.0])
