@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from bayesd import optimize
 from bayesd.optimize import samplers
-from bayesd.study import again, confirm, paired, pruning, stopping, warm
+from bayesd.study import again, confirm, ladder, paired, pruning, stopping, warm
 from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
 from bayesd.study.fork import Prefix, prefix
@@ -87,6 +87,8 @@ class Plan:
     """The last event that could be folded."""
     _forking: str | None = None
     """A fork whose trials are still coming."""
+    _climbing: set[str] = field(default_factory=set)
+    """Studies whose trials go on from rungs: each of their leases is a decision."""
 
     def note(self, event: Event) -> None:
         self.last = event.seq
@@ -97,7 +99,12 @@ class Plan:
             self._forking = event.study if event.type == "study.forked" else None
         if event.study is None or event.seq < self.from_seq or self.study not in (None, event.study):
             return
-        if event.type in ("model.fitted", "trial.proposed"):
+        if event.type in ("study.created", "study.forked", "study.amended") and _climbs(event.data):
+            self._climbing.add(event.study)
+        if event.study in self._climbing and (event.type == "trial.leased" or (
+                event.type == "trial.pruned" and "rung" in event.data)):
+            self.cases.append(Case(event.seq, event.study, None, _nonsense(event)))
+        elif event.type in ("model.fitted", "trial.proposed"):
             self._note_answer(event, event.study)
         elif event.type in ("study.winner", "study.warmed", "trial.stopped") or (
                 event.type == "trial.pruned" and event.data.get("estimate") is not None):
@@ -123,6 +130,14 @@ class Plan:
                 nonsense = nonsense or ("sampler",)
         needs_moment = not nonsense and sampler not in BY_HAND
         self.cases.append(Case(event.seq, study, event.data["as_of"] if needs_moment else None, nonsense))
+
+
+def _climbs(data: Data) -> bool:
+    """Whether a declaration lets trials go on from rungs; of one that cannot be read nothing is said."""
+    try:
+        return spec_of(data).resumes
+    except (ValidationError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _nonsense(event: Event) -> tuple[str, ...]:
@@ -328,8 +343,10 @@ def _moment(fold: _Fold, event: Event, case: Case) -> Moment:
         return Moment(event, None, engine, (), due.pop(0) if due else None)
     if event.type == "trial.stopped":
         return Moment(event, None, engine, (), _stopped(study, event))
-    if event.type == "trial.pruned":
+    if event.type == "trial.pruned" and "rung" not in data:
         return Moment(event, None, engine, (), _estimated(study, event))
+    if event.type in ("trial.leased", "trial.pruned"):
+        return Moment(event, None, engine, (), _climbed(study, event))
     if event.type == "study.stopping" and case.as_of is None:
         return Moment(event, None, engine, (), _stopping(stopping.by_results(study), event.seq - 1))
     if data.get("sampler") in BY_HAND:
@@ -374,6 +391,24 @@ def _stopped(study: Study, event: Event) -> Evidence | None:
     number = event.trial or 0
     found = pruning.verdict(study, study.trials[number - 1]) if 1 <= number <= len(study.trials) else None
     return None if found is None else found.data(study.trials[number - 1].fence)
+
+
+def _climbed(study: Study, event: Event) -> Evidence | None:
+    """Of a study whose trials go on from rungs, what a lease or the end of a paused trial must say; None where the
+    rungs do not bear it out."""
+    number = event.trial or 0
+    if not 1 <= number <= len(study.trials):
+        return None
+    trial = study.trials[number - 1]
+    if event.type == "trial.pruned":
+        return ladder.end_of(trial)
+    due = ladder.due(study, trial)
+    if due is not trial:
+        return {"trial": None if due is None else due.number}
+    fidelity = ladder.target_of(trial)
+    return {} if fidelity is None else {"fidelity": fidelity}
+
+
 def _stopping(fired: stopping.Fired | None, as_of: int) -> Evidence:
     """What `study.stopping` says where a rule fired, beside the time."""
     return {} if fired is None else {"rule": fired[0], "numbers": fired[1], "as_of": as_of}
@@ -419,8 +454,10 @@ def _unlike(study: Study, data: Data, engine: str | None) -> Iterator[str]:
 # ---------------------------------------------------------------- asked again
 
 
-What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "prune", "stop", "warm"]
+What = Literal["suggestion", "fit", "enqueued", "winner", "fork", "prune", "rung", "stop", "warm"]
 Level = Literal["L1", "L2", "L3"]
+OF_RECORD: frozenset[What] = frozenset(("enqueued", "winner", "fork", "prune", "rung", "warm"))
+"""What follows from the record alone, at L1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,7 +487,7 @@ def judge(moment: Moment, engine: str) -> Verdict:
     level: Level = "L2" if moment.engine == engine else "L3"
     what = _what(event)
     try:
-        if what in ("enqueued", "winner", "fork", "prune", "warm") or (what == "stop" and moment.expected is not None):
+        if what in OF_RECORD or (what == "stop" and moment.expected is not None):
             return _judge_record(moment, what)
         if moment.problem is None:
             return _unfounded(moment, what, level, {"differs": list(moment.wrong)})
@@ -466,6 +503,8 @@ def _what(event: Event) -> What:
         return "fork"
     if event.type == "study.winner":
         return "winner"
+    if event.type == "trial.leased" or (event.type == "trial.pruned" and "rung" in event.data):
+        return "rung"
     if event.type in ("trial.stopped", "trial.pruned"):
         return "prune"
     if event.type == "study.stopping":
@@ -489,12 +528,13 @@ def _judge_record(moment: Moment, what: What) -> Verdict:
     event, expected = moment.event, moment.expected
     differs = list(moment.wrong)
     if what != "fork" and not differs and expected is not None:
-        differs = [name for name in sorted(expected.keys() | (event.data.keys() - {"elapsed_s"}))
+        said = {"fidelity"} if event.type == "trial.leased" else event.data.keys() - {"elapsed_s"}
+        differs = [name for name in sorted(expected.keys() | said)
                    if canonical([event.data.get(name)]) != canonical([expected.get(name)])]
     if differs or expected is None:
-        said = {name: event.data[name] for name in (expected or event.data) if name in event.data}
+        recorded = {name: event.data[name] for name in (expected or event.data) if name in event.data}
         return _unfounded(moment, what, "L1", {
-            "differs": differs, "recorded": said, "recomputed": dict(expected or {})})
+            "differs": differs, "recorded": recorded, "recomputed": dict(expected or {})})
     return Verdict(event.seq, event.study or "", event.trial, what, "L1", "same", True, event.data.get("sampler"))
 
 
@@ -657,6 +697,7 @@ ROWS = (("L1", "enqueued", "points by hand, as they were enqueued"),
         ("L1", "fork", "forks, as their origin was"),
          ("L1", "warm", "earlier studies that help, as they were"),
          ("L1", "prune", "trials stopped early, as the pruning rule says, and what they teach"),
+         ("L1", "rung", "leases and ends of trials that pause, as their rungs say"),
          ("L1", "stop", "stops by results, as the study says"),
          ("L2", "stop", "stops by the model, same engine, bit for bit"),
          ("L3", "stop", "stops by the model, another engine"),
@@ -705,7 +746,7 @@ def what_next(verdict: Verdict, differences: Sequence[str]) -> str:
     differs = (verdict.evidence or {}).get("differs", [])
     provenance = [name for name in differs if name in (
         "as_of", "ahead", "fit", "pending", "engine", "number", "after", "space_rev")]
-    of_record = verdict.what in ("enqueued", "winner", "fork", "prune", "warm") or (
+    of_record = verdict.what in OF_RECORD or (
         verdict.what, verdict.level) == ("stop", "L1")
     if of_record or not verdict.evidence or not verdict.evidence.get("recomputed"):
         provenance = differs

@@ -15,8 +15,10 @@ from typing import Any
 import orjson
 
 from bayesd.log import Row
+from bayesd.study.board import bracket_of
 from bayesd_schemas import events
 from bayesd_schemas.space import Space
+from bayesd_schemas.study import Fidelity
 
 FINAL = ("complete", "fail", "pruned", "voided")
 RETRIED = ("crash", "timeout", "oom")
@@ -45,6 +47,8 @@ class Lease:
     perhaps: float = 0.0
     """The last moment that may have done so."""
     granted: float = 0.0
+    rung: int | None = None
+    """Up to which it trains; None: to the end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +74,8 @@ class Trial:
     """Its result, if it is complete."""
     of: int | None = None
     """The leader that it measures again."""
+    rungs: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """What it told when it paused."""
 
     @property
     def provisional(self) -> bool:
@@ -308,11 +314,19 @@ class Ledger:
             if body["actor"] == "daemon":
                 self.fault(f"{body['study']} was opened again by nobody")
         sign = 1 if study.spec.get("direction", "minimize") == "minimize" else -1
-        found = [sign * (study.trials[number - 1].values or (math.nan,))[0] for number in data["trials"]]
-        if found != sorted(found) or any(study.trials[number - 1].status != "complete" for number in data["trials"]):
+        found = [sign * (self._reached(study.trials[number - 1]) or (math.nan,))[0] for number in data["trials"]]
+        whole = any(trial.status == "complete" and trial.of is None for trial in study.trials)
+        chosen = [study.trials[number - 1] for number in data["trials"]]
+        if found != sorted(found) or any(trial.status != "complete" and (whole or not trial.rungs) for trial in chosen):
             self.fault(f"the leaders {data['trials']} of {body['study']} have {found}")
         study.repeats = {number: [] for number in data["trials"]}
         study.confirm = [number for number in data["trials"] for _ in range(data["repeats"])]
+
+    def _reached(self, trial: Trial) -> tuple[float, ...] | None:
+        """What a leader told: its result, or where it climbs, what it told at its highest rung."""
+        if trial.status == "complete":
+            return trial.values
+        return trial.rungs[max(trial.rungs)] if trial.rungs and trial.status not in ("voided", "fail") else None
 
     def _study_winner(self, body: Message, data: Message) -> None:
         study = self.studies[body["study"]]
@@ -332,8 +346,9 @@ class Ledger:
         first, again = dict[int, float](), dict[int, float]()
         for number, repeats in (study.announced or {}).items():
             leader = study.trials[number - 1]
-            if leader.status == "complete" and leader.values is not None:
-                first[number] = sign * leader.values[0]
+            told = self._reached(leader)
+            if told is not None:
+                first[number] = sign * told[0]
                 values = [sign * trial.values[0] for trial in (study.trials[each - 1] for each in repeats)
                           if trial.status == "complete" and trial.values is not None]
                 if values:
@@ -392,6 +407,8 @@ class Ledger:
             self.fault(f"{name} proposes trial {body['trial']} although its rule {study.stopping} fired")
         if budget is not None and study.used >= budget and not again:
             self.fault(f"{name} proposes trial {body['trial']} beyond its budget of {budget} trials")
+        if not study.stopping and study.reopened is None and (better := self._going_on(study)):
+            self.fault(f"{name} proposes trial {body['trial']} while {better} may go on")
         if any(trial.status == "waiting" for trial in study.trials):
             self.fault(f"{name} proposes a new trial while another waits to be leased again")
         if study.queued and data["sampler"] not in ("enqueued", "confirm", "again"):
@@ -420,8 +437,14 @@ class Ledger:
             self.fault(f"{what} is leased after fence {len(trial.leases)}")
         if study.status != "open" or (study.reopened is not None and trial.of is None):
             self.fault(f"{what} is leased in a study that is {study.status}")
-        if trial.status not in ("new", "waiting"):
+        if trial.status not in ("new", "waiting", "paused"):
             self.fault(f"{what} is leased while the trial is {trial.status}")
+        rungs = self._rungs(study, body["trial"], trial)
+        rung = next((each for each in rungs if each not in trial.rungs), None)
+        if data.get("fidelity") != rung:
+            self.fault(f"{what} is leased up to {data.get('fidelity')}; its next rung is {rung}")
+        if trial.status == "paused" and (study.stopping or body["trial"] not in self._going_on(study)):
+            self.fault(f"{what} goes on from {[*trial.rungs]} and must not")
         if run in self.replaced.get(worker, ()):
             self.fault(f"{what} is leased to the replaced run {run} of {worker}")
         if worker in self.revoked:
@@ -441,7 +464,7 @@ class Ledger:
             self.fault(f"{what} is leased to the ask {ask}, which was withdrawn")
         self.served.setdefault(worker, set()).add(run)
         trial.leases.append(Lease(worker, run, ask, data["lease_s"], renewed=self.time - self.commit_s,
-                                  perhaps=self.time, granted=self.time))
+                                  perhaps=self.time, granted=self.time, rung=data.get("fidelity")))
         trial.status = "running"
         trial.steps = {}
         if trial.stopped:
@@ -471,7 +494,7 @@ class Ledger:
             self.fault(f"{what} is held again while the trial is {trial.status}")
         if body["actor"] != f"worker/{lease.worker}" or data["run"] != self.current.get(lease.worker):
             self.fault(f"{what} is held again by {body['actor']} with run {data['run']}")
-        if trial.provisional:
+        if trial.provisional and not (trial.rungs and trial.status == "pruned"):      # what it told at rungs stands
             trial.known.remove(trial.given)
         lease.ended, lease.run = None, data["run"]
         lease.renewed, lease.perhaps = self.time - self.commit_s, self.time
@@ -541,6 +564,59 @@ class Ledger:
             self.fault(f"{what} is stopped at step {data['step']}, which was not reported just before")
         trial.stopped = True
 
+    # ------------------------------------------------------------ rungs
+
+    def _rungs(self, study: Study, number: int, trial: Trial) -> list[int]:
+        """The rungs below the whole of it, of which worlds have 1, 2 and 4; hyperband's brackets begin higher."""
+        if not study.spec.get("prune", {}).get("resume") or trial.of is not None:
+            return []
+        first = bracket_of(Fidelity.model_validate(study.spec["fidelity"]), number) \
+            if study.spec["prune"]["rule"] == "hyperband" else 0
+        return [1, 2, 4][first:]
+
+    def _going_on(self, study: Study) -> list[int]:
+        """Trials that are paused at a rung and in the better half of all that were there, in the same bracket."""
+        metric = study.spec.get("prune", {}).get("metric")
+        goal = study.goals.index(metric) if metric else 0
+        objective = study.spec["objectives"][goal] if "objectives" in study.spec else study.spec
+        sign = -1 if objective.get("direction") == "maximize" else 1
+        there: dict[tuple[int, int], list[tuple[float, int]]] = {}
+        for number, trial in enumerate(study.trials, start=1):
+            if trial.status != "voided":
+                for rung, values in trial.rungs.items():
+                    there.setdefault((len(self._rungs(study, number, trial)), rung), []).append(
+                        (sign * values[goal], number))
+        return [number for (_, rung), entries in there.items()
+                for _, number in sorted(entries)[:len(entries) // 2]
+                if (trial := study.trials[number - 1]).status == "paused" and max(trial.rungs) == rung]
+
+    def _trial_paused(self, body: Message, data: Message) -> None:
+        """The first tell of the newest fence, at the rung of its lease."""
+        study, trial = self._trial(body)
+        what = f"{body['study']}/{body['trial']}/{data['fence']}"
+        lease = self._told(body, data)
+        if data["fence"] != len(trial.leases) or (trial.status in (*FINAL, "paused") and not trial.provisional):
+            self.fault(f"{what} pauses while the trial is {trial.status} with fence {len(trial.leases)}")
+        if data["fidelity"] != lease.rung or data["fidelity"] in trial.rungs:
+            self.fault(f"{what} pauses at {data['fidelity']}; it was leased for {lease.rung}")
+        if trial.provisional and trial.status == "fail":
+            trial.known.remove(trial.given)
+        lease.told, lease.ended = "recorded", "told"
+        self._superseded(trial)
+        values = self._values(study, data)
+        assert values is not None
+        trial.rungs[data["fidelity"]] = values
+        trial.known.append(values)
+        trial.status, trial.failure, trial.given = "paused", None, None
+
+    def _superseded(self, trial: Trial) -> None:
+        """What its last rung taught, from the end: a late outcome may have said the same."""
+        if trial.rungs:
+            values = trial.rungs[max(trial.rungs)]
+            place = next((place for place in reversed(range(len(trial.known))) if trial.known[place] == values), None)
+            if place is not None:
+                del trial.known[place]
+
     # ------------------------------------------------------------ outcomes
 
     def _told(self, body: Message, data: Message) -> Lease:
@@ -575,14 +651,18 @@ class Ledger:
         if "promoted" in data:
             if trial.status != "waiting" or not self._given_up(study, trial):
                 self.fault(f"the late outcome of {what} becomes the result while the trial is {trial.status}")
-            if not trial.late or trial.late[0][0] != data["promoted"]:
+            whole = [each for each in trial.late if trial.leases[each[1]["fence"] - 1].rung is None]
+            if not whole or whole[0][0] != data["promoted"]:
                 self.fault(f"{what} has no first late outcome at {data['promoted']}")
-            elif data.get("values") != trial.late[0][1].get("values"):
+            elif data.get("values") != whole[0][1].get("values"):
                 self.fault(f"the late outcome of {what} became another result than it was")
+        elif body["actor"] == "daemon" and "rung" in data:
+            self._ended_at_rung(study, trial, body, data)
+            return
         elif body["actor"] == "daemon":
             if trial.status != "waiting" or not self._given_up(study, trial) or data.get("class") != "lost":
                 self.fault(f"{what} is given up while the trial is {trial.status}")
-            if trial.late:
+            if any(trial.leases[said["fence"] - 1].rung is None for _, said in trial.late):
                 self.fault(f"{what} is given up as lost although a late outcome is known at {trial.late[0][0]}")
         elif body["actor"].startswith("operator/"):
             if trial.status in FINAL:
@@ -595,7 +675,7 @@ class Ledger:
                            f"with fence {len(trial.leases)}")
             lease.told = "recorded"
             lease.ended = "told"
-        if trial.provisional:
+        if trial.provisional and not (trial.rungs and trial.status == "pruned"):
             trial.known.remove(trial.given)
         if data.get("retry"):
             trial.failed[data["class"]] += 1
@@ -608,6 +688,8 @@ class Ledger:
         if body["actor"].startswith("worker/") and data.get("class") in RETRIED and not self._is_over(study, trial) \
                 and not trial.stopped and trial.failed[data["class"]] < study.retry(data["class"]):
             self.fault(f"{what} failed with class {data['class']} and is not tried again")
+        if data.get("learn") is not False:
+            self._superseded(trial)
         trial.status, trial.failure = status, data.get("class")
         trial.values = self._values(study, data) if status == "complete" else None
         trial.given = None
@@ -618,6 +700,8 @@ class Ledger:
             was_known = "promoted" in data and values is not None and study.spec.get("late") != "ignore"
             if values is None and trial.steps:
                 values = self._values(study, {"values": trial.steps[max(trial.steps)][1]})
+            elif values is None and trial.rungs:
+                values = trial.rungs[max(trial.rungs)]
             if ("estimate" in data) != ("folds" in study.spec and bool(trial.steps) and trial.of is None):
                 self.fault(f"{what} has the estimate {data.get('estimate')} of {len(trial.steps)} reports")
             if "estimate" in data:
@@ -627,6 +711,22 @@ class Ledger:
                 trial.given = values
         elif "promoted" not in data or study.spec.get("late") == "ignore":
             trial.known.append(self._values(study, data))
+
+    def _ended_at_rung(self, study: Study, trial: Trial, body: Message, data: Message) -> None:
+        """A paused trial ends with its study, or when nobody may go on; one that is lost ends where it stood."""
+        what = f"{body['study']}/{body['trial']}/{data['fence']}"
+        is_lost = data.get("class") == "lost"
+        highest = max(trial.rungs, default=0)
+        if data["rung"] != highest or self._values(study, data) != trial.rungs.get(highest):
+            self.fault(f"{what} ends at rung {data['rung']}, and had told {trial.rungs}")
+        if is_lost and (trial.status != "waiting" or not self._given_up(study, trial)):
+            self.fault(f"{what} is given up while the trial is {trial.status}")
+        if not is_lost and trial.status != "paused":
+            self.fault(f"{what} ends at its rung while the trial is {trial.status}")
+        if not is_lost and not self._is_over(study, trial) and not study.stopping and (
+                self._going_on(study) or any(each.status in ("running", "waiting") for each in study.trials)):
+            self.fault(f"{what} ends at its rung while {self._going_on(study)} may go on, or others are at work")
+        trial.status, trial.failure = "pruned", data.get("class")
 
     def _given_up(self, study: Study, trial: Trial) -> bool:
         return self._is_over(study, trial) or study.amended or trial.lost > study.lost_max or trial.stopped
@@ -648,7 +748,7 @@ class Ledger:
         trial.late.append((self.seq, data))
         values = self._values(study, data)
         if (study.spec.get("late") != "ignore" and trial.status != "voided" and values is not None
-                and data["state"] != "fail"):
+                and data["state"] != "fail" and (lease.rung is None or data["state"] == "pruned")):
             trial.known.append(values)
 
     def _outcome_voided(self, body: Message, data: Message) -> None:
@@ -694,7 +794,7 @@ def agrees(goals: list[str], body: Message, tell: Message) -> bool:
     if body["type"] == "lease.released":
         return bool(state == "released")
     said = {"trial.completed": "complete", "trial.failed": "fail", "trial.pruned": "pruned",
-            "outcome.late": data.get("state")}.get(body["type"])
+            "trial.paused": "complete", "outcome.late": data.get("state")}.get(body["type"])
     return (said == state and data.get("class") == failure and _same(data.get("values"), values)
             and ("error_ref" in data) == (tell.get("error") is not None)
             and all(data.get(name) == tell.get(name) for name in ("cost", "seconds")))

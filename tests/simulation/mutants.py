@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
 HEADS, CONFIRM, PRUNING = "bayesd.heads", "bayesd.study.confirm", "bayesd.study.pruning"
-STOPPING = "bayesd.study.stopping"
+STOPPING, LADDER = "bayesd.study.stopping", "bayesd.study.ladder"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -80,6 +80,11 @@ MUTANTS = [
     Mutant("a stopped trial is leased again", RULES,
            "if _is_over(trial) or trial.stopped is not None or failure not in", "if _is_over(trial) or failure not in"),
     Mutant("a trial is stopped a second time", PRUNING, " or trial.stopped is not None", ""),
+    # Trials that go on from rungs.
+    Mutant("a trial goes on though it is not among the best of its rung", LADDER,
+           "if rank < kept and (", "if (kept or 1) and ("),
+    Mutant("a new trial begins while one may go on", RULES, "if (trial := ladder.going_on(study)) is not None:",
+           "if (trial := None) is not None:"),
     # Tells and fences.
     Mutant("an older fence counts", RULES, "newest = lease.fence == trial.fence", "newest = True"),
     Mutant("an expired lease does not count", RULES,
@@ -99,10 +104,10 @@ MUTANTS = [
            "if lease is None or lease.worker != worker:", "if lease is None:"),
     Mutant("a step is recorded twice", RULES,
            "if trial.reports is not None and report.step in trial.reports:", "if report.step is None:"),
-    Mutant("a late outcome is forgotten when its trial is lost", RULES, "    if not trial.late:\n", "    if True:\n"),
+    Mutant("a late outcome is forgotten when its trial is lost", RULES, "    if late is None:\n", "    if True:\n"),
     Mutant("a trial given back after the close waits for ever", RULES,
-           "    if _is_over(trial) or trial.stopped is not None:\n        _lost(desk, trial)",
-           "    if False:\n        _lost(desk, trial)"),
+           "    elif _is_over(trial) or trial.stopped is not None:\n        _lost(desk, trial)",
+           "    elif False:\n        _lost(desk, trial)"),
     # Confirmation.
     Mutant("a repeat counts for the budget", STATE, " - self.imported - self.again", " - self.imported"),
     Mutant("a winner is announced while a leader is being measured", CONFIRM,
@@ -174,8 +179,8 @@ MUTANTS = [
     Mutant("new trials go before those that came back", RULES,
            "    if study.waiting:\n        others", "    if study.waiting and not _has_room(study):\n        others"),
     Mutant("a study with a running trial is closed", RULES,
-           "    elif not study.running and not study.waiting and not study.confirm:\n        if study.stopping",
-           "    elif True:\n        if study.stopping"),
+           "    elif not study.running and not study.waiting and not study.confirm:\n        rule = None",
+           "    elif True:\n        rule = None"),
     Mutant("the drawer is not emptied for a point by hand", ADMIN,
            '    desk.drawer(study.name).drop()\n    serve(desk, study)\n    return "ok", {"study": study.name, "para',
            '    serve(desk, study)\n    return "ok", {"study": study.name, "para'),

@@ -38,7 +38,8 @@ CALM = Weather()
 SIGNER = Signer("memory", bytes(32))
 ANSWER_S = 2.0
 REST_S = 3000.0         # the second act ends by then, in virtual time
-OUTCOMES = frozenset(("trial.completed", "trial.failed", "trial.pruned", "outcome.late", "lease.released"))
+OUTCOMES = frozenset(("trial.completed", "trial.paused", "trial.failed", "trial.pruned", "outcome.late",
+                      "lease.released"))
 
 SPACES: list[Message] = [
     {"x": {"type": "float", "low": 0, "high": 1}},
@@ -371,6 +372,8 @@ class World:
             self.fault(f"{key} is granted to {who} for {grant['ask']}; its lease is of {lease.worker}, {lease.ask}")
         elif grant["params"] != self.ledger.studies[key[0]].trials[key[1] - 1].params:
             self.fault(f"{key} is granted with {grant['params']}, which was not proposed")
+        elif "fidelity" in grant and grant["fidelity"]["value"] != (lease.rung or 5):
+            self.fault(f"{key} is granted with {grant['fidelity']}; its lease is for {lease.rung}")
 
     def _judge_stop(self, who: str, stop: Message) -> None:
         key = stop["study"], stop["trial"], stop["fence"]
@@ -535,6 +538,8 @@ class World:
             if spec["prune"]["rule"] == "race":
                 del spec["fidelity"]
                 spec["folds"] = {"count": 5}
+            elif spec["prune"]["rule"] != "median" and spec["seed"] // 12 % 2:
+                spec["prune"]["resume"] = True
         if spec["seed"] % 3 == 2:
             spec["stop"] = ({"target": spec["seed"] / 500 - 1} if spec["seed"] % 2
                             else {"patience": spec["seed"] % 5 + 2})

@@ -1,11 +1,16 @@
 """Trials that pause at rungs: who goes on, from which checkpoint, and how such a study ends."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from tests.study.story import BASE, Story
 
+from bayesd import Study, audit, winner
+from bayesd.replay import event_of
+from bayesd.study import view
 from bayesd_schemas.study import StudySpec
 
 RUNGS: dict[str, Any] = {"prune": {"rule": "asha", "resume": True},
@@ -128,12 +133,60 @@ def test_a_failure_at_a_higher_rung_is_what_is_known_of_the_point() -> None:
     story.check()
 
 
+def test_every_promotion_is_made_again_by_the_audit() -> None:
+    story = climbing([float(n) for n in range(13)], budget={"trials": 13}, retry={"lost": 1})
+    for turn in range(9):
+        story.ask(f"v{turn}")
+        running = [*story.desk.state.studies["s"].running.values()]
+        if not running:
+            break
+        if turn == 1:
+            story.tick(1000.0)
+            story.ask("again")
+            story.tick(2000.0)
+        else:
+            story.tell(f"v{turn}", running[0].number, fence=running[0].fence, value=10.0 + turn)
+    rows = [event_of(row.body, row.hash) for row in story.rows]
+    plan = audit.Plan()
+    for event in rows:
+        plan.note(event)
+    seen = list(audit.moments(rows, [case for case in plan.cases if rows[case.seq - 1].type != "trial.proposed"]))
+    kinds = Counter(moment.event.type for moment in seen)
+    assert kinds["trial.leased"] == 13 + 5 + 1           # one was lost, one trained to the end
+    assert kinds["trial.pruned"] == 12
+    assert {(audit.judge(moment, "").what, audit.judge(moment, "").outcome) for moment in seen} == {("rung", "same")}
+
+    def outcome(place: int, **changed: Any) -> str:
+        edited = rows[place]._replace(**{"data": {**rows[place].data, **changed.pop("data", {})}, **changed})
+        case = next(case for case in plan.cases if case.seq == place + 1)
+        return audit.judge(next(audit.moments([*rows[:place], edited], [case])), "").outcome
+
+    promoted = next(event.seq - 1 for event in rows if event.type == "trial.leased" and event.data["fence"] == 2)
+    assert outcome(promoted) == "same"
+    assert outcome(promoted, data={"fidelity": 9}) == "diverged"
+    assert outcome(promoted, trial=7) == "diverged"
+    ended = next(event.seq - 1 for event in rows if event.type == "trial.pruned" and "rule" in event.data)
+    assert outcome(ended, data={"rung": 3}) == "diverged"
+    story.check()
+
+
 def test_a_void_takes_a_trial_out_of_its_rungs() -> None:
     story = climbing([1.0, 2.0, 3.0])
     story.request("op", "trial.void", id="v", trial=2, reason="x")
     assert grants(story.ask("v1")) == [(4, 1, {"name": "epochs", "value": 1})]
     story.request("op", "worker.revoke", id="r", worker="w1", void=True, reason="x")
     assert [seen.trial for seen in story.desk.state.studies["s"].history] == [3]
+    story.check()
+
+
+def test_what_a_revoked_worker_told_at_a_rung_is_void_though_another_went_on() -> None:
+    story = climbing([1.0, 2.0, 3.0])
+    story.ask("v1")
+    story.tell("v1", 1, fence=2, value=0.5)
+    story.request("op", "worker.revoke", id="r", worker="w1", void=True, reason="x")
+    study = story.desk.state.studies["s"]
+    assert study.trials[0].status == "voided"
+    assert [seen.trial for seen in study.history] == [2, 3]
     story.check()
 
 
@@ -156,6 +209,46 @@ def test_a_stop_rule_lets_nobody_go_on() -> None:
     assert [type for type, *_ in facts] == ["trial.completed", "study.stopping", "trial.pruned", "trial.pruned",
                                             "study.closed"]
     story.check()
+
+
+def test_without_a_whole_training_the_highest_rung_leads_and_is_confirmed_in_full() -> None:
+    story = climbing([2.0, 1.0, 3.0], budget={"trials": 3}, confirm={"top": 1})
+    story.ask("v1")
+    story.tell("v1", 2, fence=2, value=0.5)
+    study = story.desk.state.studies["s"]
+    assert study.best is None
+    assert view.best(study) == {"trial": 2, "value": 0.5, "values": {"value": 0.5}, "params": {"x": 2.0}, "fidelity": 3}
+    assert study.repeated == {2: []}
+    assert grants(story.ask("v2")) == [(4, 1, {"name": "epochs", "value": 9})]      # a repeat is trained to the end
+    facts, _ = story.tell("v2", 4, value=0.25)
+    assert [type for type, *_ in facts] == ["trial.completed", "study.winner", "study.closed"]
+    assert facts[1][2]["trial"] == 2
+    assert "told at rung 3; none is complete" in winner.choose(
+        winner.entries(study), story.desk.problem(study)[0], "best")["reason"]
+    story.check()
+
+
+def test_a_fork_takes_over_what_was_told_last() -> None:
+    story = climbing([2.0, 1.0, 3.0])
+    story.ask("v1")                               # trial 2 is under way to rung 3
+    story.request("op", "study.fork", id="f", **{"as": "t"})
+    fork = story.desk.state.studies["t"]
+    assert [(trial.status, trial.values) for trial in fork.trials] == [
+        ("pruned", (2.0,)), ("pruned", (1.0,)), ("pruned", (3.0,))]
+    story.check()
+
+
+def test_in_one_process_a_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('name = "s"\nmethod = "random"\n[prune]\nrule = "asha"\nresume = true\n[fidelity]\n'
+                    'name = "epochs"\nmax = 9\n[space.x]\ntype = "float"\nlow = 0\nhigh = 1\n')
+    with Study.from_file(file) as study:
+        for value in (2.0, 1.0, 3.0):
+            trial = study.ask()
+            assert (trial.fidelity, trial.resume_from) == (1, None)
+            study.tell(trial, value, checkpoint=f"c{trial.number}")
+        trial = study.ask()
+        assert (trial.number, trial.fidelity, trial.resume_from) == (2, 3, "c2")
 
 
 def test_who_goes_on_needs_rungs() -> None:

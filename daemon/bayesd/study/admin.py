@@ -534,8 +534,9 @@ def _told_by(desk: Desk, worker: str) -> dict[Trial, int]:
         known = Counter(seen.trial for seen in study.history)
         for trial in study.trials:
             fences = _late_fences(trial, known[trial.number])
+            at_rungs = {rung.seq for rung in (trial.rungs or {}).values()}
             seqs = [lease.told_seq for lease in trial.leases if lease.worker == worker and lease.proof is not None
-                    and (lease.told_seq == trial.outcome_seq or lease.fence in fences)]
+                    and (lease.told_seq == trial.outcome_seq or lease.told_seq in at_rungs or lease.fence in fences)]
             if seqs:
                 found[trial] = min(seqs)
     return found

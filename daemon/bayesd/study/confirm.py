@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bayesd.study import limits
+from bayesd.study import ladder, limits
 from bayesd.study.desk import Desk
 from bayesd.study.state import Data, State, Study, Trial
 from bayesd.study.view import lease_of
@@ -23,14 +23,16 @@ RECENT = 200           # trials that are looked at for workers that are there
 def leaders(study: Study, top: int) -> list[Trial]:
     """The complete trials with the best values of the first objective that keep every limit, best first, each point
     once. A point that the study may no longer propose, since its space or constraints were amended, cannot be measured
-    again."""
+    again. Where trials climb rungs and none is complete, those at the highest rung that was reached."""
     sign = 1.0 if study.goals[0].direction == "minimize" else -1.0
     ranked = sorted((sign * trial.values[0], trial.number) for trial in study.trials
                     if trial.status == "complete" and trial.values is not None and trial.of is None
                     and limits.keeps(trial))
     out: list[Trial] = []
-    for _, number in ranked:
-        trial = study.trials[number - 1]
+    candidates = [study.trials[number - 1] for _, number in ranked]
+    if not candidates and study.spec.resumes:
+        candidates = [trial for trial in ladder.furthest(study) if trial.of is None]
+    for trial in candidates:
         if len(out) < top and all(trial.params != other.params for other in out) and study.spec.allows(trial.params):
             out.append(trial)
         if len(out) == top:
@@ -117,6 +119,15 @@ def due(state: State, study: Study) -> Data:
     return winner(state, study, {each["trial"]: each["repeats"] for each in study.winner["leaders"]})
 
 
+def _value(leader: Trial) -> float | None:
+    """What made it a leader: its result, or what it told at its highest rung; None when that is taken back."""
+    if leader.status == "complete":
+        return None if leader.values is None else leader.values[0]
+    if not leader.rungs or leader.status in ("voided", "fail"):
+        return None
+    return leader.rungs[max(leader.rungs)].values[0]
+
+
 def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) -> Data:
     """The leader whose repeats are best on average; of equals the earlier trial. Without a single repeat that is
     complete, the one that was best before, and it says so. `repeated`: leader -> the trials that measured it again.
@@ -128,7 +139,8 @@ def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) ->
     found: list[Data] = []
     for number, repeats in repeated.items():
         leader = study.trials[number - 1]
-        if leader.status != "complete" or leader.values is None:
+        value = _value(leader)
+        if value is None:
             continue
         again = [trial for trial in (study.trials[each - 1] for each in repeats) if trial.status != "voided"]
         measured = [trial for trial in again if trial.status == "complete" and trial.values is not None]
@@ -138,7 +150,7 @@ def winner(state: State, study: Study, repeated: Mapping[int, Sequence[int]]) ->
         elsewhere = any(lease.worker not in before for trial in measured if (lease := lease_of(trial)) is not None)
         broken = limits.broken(study, limits.mean([trial.limits for trial in measured])) if measured else \
             limits.broken(study, leader.limits)
-        found.append({"trial": number, "value": leader.values[0], "repeats": [trial.number for trial in again],
+        found.append({"trial": number, "value": value, "repeats": [trial.number for trial in again],
                       "measured": len(values), **({} if mean is None else {"mean": mean}), "elsewhere": elsewhere,
                       **({"broken": list(broken)} if broken else {})})
     confirmed = [each for each in found if "mean" in each and "broken" not in each]

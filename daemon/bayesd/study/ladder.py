@@ -15,7 +15,7 @@ Like the board (board.py) a ladder holds nothing of its own: it is made anew fro
 
 import math
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayesd.study.board import bracket_of
 
@@ -130,6 +130,39 @@ def going_on(study: "Study") -> "Trial | None":
         return None
     found = promotion(study)
     return None if found is None else study.trials[found.trial - 1]
+
+
+def due(study: "Study", trial: "Trial") -> "Trial | None":
+    """Whose turn it is when `trial` is about to be leased: its own, or that of one which goes before it. One that came
+    back goes first, whichever; then who goes on; then a new one."""
+    if trial.status == "waiting":
+        return trial
+    return next(iter(study.waiting.values()), None) or going_on(study) or (
+        None if trial.status == "paused" else trial)
+
+
+def at_rung(trial: "Trial", *, by_rule: bool = False) -> dict[str, Any]:
+    """What the event says that ends a trial at the highest rung that it has told: its values are learned already."""
+    rungs, study = trial.rungs or {}, trial.study
+    rung = max(rungs)
+    told = rungs[rung]
+    return {"fence": trial.fence, "rung": rung, "learn": False, **({} if told.se is None else {"se": told.se}),
+            "values": {goal.name: value for goal, value in zip(study.goals, told.values, strict=True)},
+            **({"rule": study.spec.prune.rule} if by_rule and study.spec.prune is not None else {})}
+
+
+def end_of(trial: "Trial") -> dict[str, Any] | None:
+    """The same as an audit finds it, or None where the trial had to go on: a paused one ends when nobody else is at
+    work and nobody may go on, or with its study; one that is lost ends where it stood."""
+    study = trial.study
+    if not trial.rungs:
+        return None
+    if trial.status == "waiting":
+        return {**at_rung(trial), "class": "lost"}
+    is_over = study.status == "closed" or study.reopened is not None
+    if trial.status != "paused" or (not is_over and (study.running or study.waiting or going_on(study) is not None)):
+        return None
+    return at_rung(trial, by_rule=True)
 
 
 def furthest(study: "Study") -> list["Trial"]:

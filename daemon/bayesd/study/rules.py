@@ -749,7 +749,7 @@ def _lost(desk: Desk, trial: Trial) -> None:
     data: Data
     late = next((late for late in trial.late or () if not _is_part(trial, late.fence)), None)
     if late is None and trial.rungs:       # what it told at its rungs stands
-        desk.record("trial.pruned", {**_at_rung(trial), "class": "lost"}, study=study, trial=trial.number)
+        desk.record("trial.pruned", {**ladder.at_rung(trial), "class": "lost"}, study=study, trial=trial.number)
         return
     if late is None and trial.stopped is not None:
         data = {"fence": trial.fence, "class": "lost"}
@@ -778,20 +778,9 @@ def _is_part(trial: Trial, fence: int) -> bool:
     return lease is not None and lease.fidelity > 0
 
 
-def _at_rung(trial: Trial) -> Data:
-    """What ends a trial at the highest rung that it has told: its values are learned already."""
-    rungs = trial.rungs or {}
-    rung = max(rungs)
-    told = rungs[rung]
-    return {"fence": trial.fence, "rung": rung, "learn": False, **({} if told.se is None else {"se": told.se}),
-            "values": {goal.name: value for goal, value in zip(trial.study.goals, told.values, strict=True)}}
-
-
 def _end_paused(desk: Desk, trial: Trial) -> None:
     """A paused trial that will not go on any more, by the rule of its study."""
-    prune = trial.study.spec.prune
-    desk.record("trial.pruned", {**_at_rung(trial), **({} if prune is None else {"rule": prune.rule})},
-                study=trial.study, trial=trial.number)
+    desk.record("trial.pruned", ladder.at_rung(trial, by_rule=True), study=trial.study, trial=trial.number)
 
 
 def _moved(desk: Desk, study: Study) -> None:

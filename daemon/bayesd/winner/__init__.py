@@ -22,7 +22,9 @@ DOUBTFUL = 0.5          # below this probability nobody should announce a winner
 
 
 def _best(case: Case) -> Pick:
-    return Pick(case.best, f"the {case.low} observed value of {len(case.complete)} complete trials")
+    rung = case.best.fidelity
+    return Pick(case.best, f"the {case.low} observed value of {len(case.complete)} " + (
+        "complete trials" if rung is None else f"trials that told at rung {rung}; none is complete"))
 
 
 _PICK: dict[str, Callable[[Case], Pick]] = {

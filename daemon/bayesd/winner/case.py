@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from bayesd.optimize.arms import Arms, arms
-from bayesd.study import limits
+from bayesd.study import ladder, limits
 from bayesd.study.problem import Problem
 from bayesd.study.state import Study, Trial
 from bayesd_schemas.space import Params
@@ -27,6 +27,8 @@ class Entry:
     seconds: float | None
     values: tuple[float, ...] = ()
     """Of all objectives."""
+    fidelity: int | None = None
+    """Of a trial that was not trained to the end, the rung at which it told its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,16 @@ def eligible(trial: Trial) -> bool:
 
 
 def entries(study: Study) -> tuple[Entry, ...]:
-    """The trials of a study that may be chosen, frozen."""
-    return tuple(Entry(trial.number, trial.params, trial.values[0], trial.se, trial.seconds, trial.values)
-                 for trial in study.trials if eligible(trial) and trial.values is not None)
+    """The trials of a study that may be chosen, frozen. Where trials climb rungs and none is complete, those at the
+    highest rung that was reached."""
+    complete = tuple(Entry(trial.number, trial.params, trial.values[0], trial.se, trial.seconds, trial.values)
+                     for trial in study.trials if eligible(trial) and trial.values is not None)
+    if complete or not study.spec.resumes:
+        return complete
+    climbed = [(trial, max(trial.rungs)) for trial in ladder.furthest(study) if trial.rungs and limits.keeps(trial)]
+    highest = max((rung for _, rung in climbed), default=0)
+    return tuple(Entry(trial.number, trial.params, trial.rungs[highest].values[0], trial.rungs[highest].se,
+                       trial.seconds, trial.rungs[highest].values, highest) for trial, _ in climbed if trial.rungs)
 
 
 @dataclass(frozen=True)
