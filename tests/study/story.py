@@ -80,7 +80,8 @@ class Story:
 
     def report(self, worker: str, trial: int, step: int, value: Any, fence: int = 1) -> Said:
         return self._on("report", worker, {"id": f"r.s.{trial}.{fence}.{step}", "study": "s", "trial": trial,
-                                           "fence": fence, "step": step, "value": value})
+                                           "fence": fence, "step": step,
+                                           ("values" if isinstance(value, dict) else "value"): value})
 
     def request(self, client: str, verb: str, id: str = "q1", **args: Any) -> Said:
         if verb.startswith(("study.", "trial.")) and verb not in ("study.create", "study.list"):

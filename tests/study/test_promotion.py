@@ -87,6 +87,32 @@ def test_a_study_ends_when_nobody_can_go_on() -> None:
     story.check()
 
 
+@pytest.mark.parametrize("end", ["trials", "operator"])
+def test_trials_that_reported_end_where_they_paused_with_their_reports(end: str) -> None:
+    story = Story(**RUNGS, budget={"trials": 3}, limits=[{"name": "size", "at_most": 5}])
+    for number in (1, 2, 3):
+        story.ask(f"w{number}")
+        story.report(f"w{number}", number, 1, {"value": 1.0 * number, "size": 4.0})
+    for number in (1, 2, 3):
+        story.tell(f"w{number}", number, values={"value": 1.0 * number, "size": 4.0})
+        story.check()
+    if end == "operator":
+        story.request("ann", "study.close", study="s")
+    else:
+        for fence in (2, 3):
+            story.ask("w4")
+            story.report("w4", 1, 2 * fence, {"value": 0.5, "size": 4.0}, fence=fence)
+            story.tell("w4", 1, fence=fence, values={"value": 0.5, "size": 4.0})
+    study = story.desk.state.studies["s"]
+    assert study.closed_by == end
+    assert [trial.status for trial in study.trials[1:]] == ["pruned", "pruned"]
+    assert study.trials[1].reports == {1: {"value": 2.0, "size": 4.0}}
+    assert [trial.limits for trial in study.trials] == [(4.0,)] * 3
+    story.request("ann", "study.fork", id="q2", study="s", **{"as": "f"})
+    assert sorted(seen.values or () for seen in story.desk.state.studies["f"].history)[-1] == (3.0,)
+    story.check()
+
+
 def test_a_lost_attempt_is_leased_again_from_the_old_checkpoint_and_ends_where_it_stood() -> None:
     story = climbing([1.0, 2.0, 3.0], retry={"lost": 1})
     story.ask("v1")

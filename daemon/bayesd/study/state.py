@@ -898,11 +898,16 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     trial.failure = data.get("class")
     trial.outcome_seq = event.seq
     if trial.reports is not None and status != "pruned" and trial.failure != "lost":    # that may be held again
-        trial.reports = {step: values for step, (values, *_) in trial.reports.items()}
+        trial.reports = _plain(trial.reports)
     if study.spec.folds is not None and status == "complete" and data.get("folds") is not None:
         trial.reports = by_step(study, data["folds"])        # what others are compared with, fold by fold
     _move(trial, status)
     return trial
+
+
+def _plain(reports: dict[int, Any]) -> dict[int, Any]:
+    """Step -> values, without what answers copies of a report; of a trial that paused it has gone already."""
+    return {step: said[0] if isinstance(said, tuple) else said for step, said in reports.items()}
 
 
 def _count(trial: Trial, data: Data) -> None:
@@ -1017,7 +1022,7 @@ def _trial_pruned(state: State, event: Event) -> None:
     trial = _finish(state, event, "pruned")
     values = trial.values
     if reports:      # the last report is what is known of the point
-        last = reports[max(reports)][0]
+        last = _plain(reports)[max(reports)]
         trial.limits = limits.read(trial.study.spec, event.data.get("values"), last)
         values = _values(trial.study, {"values": last}) if values is None else values
     elif values is None and trial.rungs:
@@ -1025,7 +1030,7 @@ def _trial_pruned(state: State, event: Event) -> None:
     if trial.failure == "lost":         # it may be held again
         trial.reports = reports
     else:
-        trial.reports = {step: said for step, (said, *_) in reports.items()} if reports else None
+        trial.reports = _plain(reports) if reports else None
     if event.data.get("learn") is not False:
         _supersede(trial)
         estimate = event.data.get("estimate")
