@@ -86,10 +86,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def pack_files(record: Record, folder: Path, signer: notes.Signer | None = OWNER) -> dict[str, bytes]:
-    """A pack of study `s`, made the proper way from a whole log."""
+    """A pack of the first study, made the proper way from a whole log."""
     path = folder / "whole.db"
     write_log(record, path)
-    found = pack.collect(path, "s")
+    events = map(json.loads, record.bodies)
+    found = pack.collect(path, next(event["study"] for event in events if event["type"] == "study.created"))
     path.unlink()
     pages = {trial.number: pack.plain_page(found, trial.number) for trial in found.study.trials}
     return pack.files(found, pages, phrases.of, signer)
