@@ -271,7 +271,7 @@ def test_a_parameter_is_an_argument_and_never_a_shell_line(tmp_path: Path) -> No
     for text in STRINGS:
         trial = Trial.__new__(Trial)
         trial.params, trial._space = {"x": text}, None
-        trial.fidelity = trial.resume_from = None
+        trial.fidelity = None
         assert arguments(["prog", "{x}", "--x={x}", "{{x}}"], trial) == ["prog", text, f"--x={text}", "{x}"]
     argv = [sys.executable, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))"]
     some = [text for text in STRINGS if "\0" not in text and len(text) < 2000 and text.isprintable()]
