@@ -91,7 +91,8 @@ class _OfModel:
 
     def _slopes(self, X: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Mean, variance and their derivatives, of a model that is smooth."""
-        assert not isinstance(self.posterior, Forest)
+        if isinstance(self.posterior, Forest):
+            raise TypeError("a forest is made of steps, and has no slopes")
         return self.posterior.predict_gradient(X)
 
 
