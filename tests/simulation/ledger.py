@@ -702,7 +702,8 @@ class Ledger:
                 values = self._values(study, {"values": trial.steps[max(trial.steps)][1]})
             elif values is None and trial.rungs:
                 values = trial.rungs[max(trial.rungs)]
-            if ("estimate" in data) != ("folds" in study.spec and bool(trial.steps) and trial.of is None):
+            if ("estimate" in data) != ("folds" in study.spec and bool(trial.steps) and trial.of is None
+                                        and "promoted" not in data):
                 self.fault(f"{what} has the estimate {data.get('estimate')} of {len(trial.steps)} reports")
             if "estimate" in data:
                 values = self._values(study, data["estimate"])

@@ -117,7 +117,7 @@ MUTANTS = [
     Mutant("a leader that was voided is measured again", STATE,
            "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
     Mutant("a repeat leads its study", STATE,
-           "and trial.of is None and _better(trial.study", "and _better(trial.study"),
+           "and trial.of is None and limits.keeps(trial)", "and limits.keeps(trial)"),
     # Stop rules.
     Mutant("a study goes on after its stop rule fired", RULES,
            "return study.reopened is None and study.stopping is None and (", "return study.reopened is None and ("),
@@ -179,7 +179,8 @@ MUTANTS = [
     Mutant("new trials go before those that came back", RULES,
            "    if study.waiting:\n        others", "    if study.waiting and not _has_room(study):\n        others"),
     Mutant("a study with a running trial is closed", RULES,
-           "    elif not study.running and not study.waiting and not study.confirm:\n        rule = None",
+           "    elif not study.running and not study.waiting and not study.confirm and not study.remeasure:\n"
+           "        rule = None",
            "    elif True:\n        rule = None"),
     Mutant("the drawer is not emptied for a point by hand", ADMIN,
            '    desk.drawer(study.name).drop()\n    serve(desk, study)\n    return "ok", {"study": study.name, "para',
