@@ -157,7 +157,7 @@ def _lab(folder: Path, fault: Fault | None = None) -> Iterator[Callable[[int], R
 
 PROOFS = [Proof(
     "backups of a running daemon", ("P14",), "backups", _lab, quick=4, release=200, needs=("mosquitto",),
-    faulty=lambda fault, folder: _lab(folder, fault), within=20,
+    faulty=lambda fault, folder: _lab(folder, fault), within=60,
     faults=(
         Fault("a copy has its name before it is whole", "bayesd.backup",
               "        _copy_pages(log, part, on_pages)\n        proof = prove(part)\n        end = end_of(part)",

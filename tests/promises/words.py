@@ -236,5 +236,5 @@ PROOFS = [Proof("nasty words", ("P30",), "rounds of nasty words", _lab, quick=3,
     Fault("a value falls apart on the way to a program", "bayesd_client.program",
           "argv, stdin=subprocess.DEVNULL", '" ".join(argv).split(" "), stdin=subprocess.DEVNULL'),
     Fault("a value is looked at for placeholders", "bayesd_client.program",
-          "return as_text(trial.params[found[1]]) if", "return as_text(trial.params[found[1]]).format() if"),
+          "return as_text(values[found[1]]) if", "return as_text(values[found[1]]).format() if"),
 ))]
