@@ -93,8 +93,7 @@ class Board:
     def curve(self, trial: "Trial") -> list[tuple[int, float]]:
         """(step, signed value) of a trial's reports, in the order in which they came."""
         out = []
-        for step, said in (trial.reports or {}).items():
-            values = said[0] if isinstance(said, tuple) else said
+        for step, values in trial.said.items():
             if self.metric in values:
                 value = values[self.metric]
                 out.append((step, math.inf if value is None else self.sign * value))

@@ -37,8 +37,7 @@ def scores(trial: "Trial", metric: str) -> dict[int, float]:
     folds = trial.study.spec.folds
     count = folds.count if folds is not None else 0
     found: dict[int, float] = {}
-    for step, said in (trial.reports or {}).items():
-        values: Mapping[str, float | None] = said[0] if isinstance(said, tuple) else said
+    for step, values in trial.said.items():
         value = values.get(metric)
         if step < count and value is not None:
             found[step] = value

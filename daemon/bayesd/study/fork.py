@@ -110,8 +110,7 @@ def _result(trial: Trial) -> Said:
     if trial.status != "pruned":
         return (trial.values, trial.se, trial.limits) if trial.status == "complete" else (None, None, trial.limits)
     if trial.values is None and trial.reports:      # the last report is what is known of the point
-        said = trial.reports[max(trial.reports)]
-        return _values(trial.study, said[0] if isinstance(said, tuple) else said), None, trial.limits
+        return _values(trial.study, trial.said[max(trial.reports)]), None, trial.limits
     return trial.values, trial.se if trial.origin is not None else None, trial.limits
 
 

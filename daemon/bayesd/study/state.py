@@ -176,6 +176,11 @@ class Trial:
     """Where it goes on from, in the words of the worker that told the highest rung."""
 
     @property
+    def said(self) -> dict[int, dict[str, float | None]]:
+        """Step -> values of its reports, whether what answers their copies is still kept beside them or not."""
+        return {step: said[0] if isinstance(said, tuple) else said for step, said in (self.reports or {}).items()}
+
+    @property
     def fence(self) -> int:
         """The newest fence; 0 before the first lease."""
         return self.leases[-1].fence if self.leases else 0
@@ -898,16 +903,11 @@ def _finish(state: State, event: Event, status: Literal["complete", "fail", "pru
     trial.failure = data.get("class")
     trial.outcome_seq = event.seq
     if trial.reports is not None and status != "pruned" and trial.failure != "lost":    # that may be held again
-        trial.reports = _plain(trial.reports)
+        trial.reports = trial.said
     if study.spec.folds is not None and status == "complete" and data.get("folds") is not None:
         trial.reports = by_step(study, data["folds"])        # what others are compared with, fold by fold
     _move(trial, status)
     return trial
-
-
-def _plain(reports: dict[int, Any]) -> dict[int, Any]:
-    """Step -> values, without what answers copies of a report; of a trial that paused it has gone already."""
-    return {step: said[0] if isinstance(said, tuple) else said for step, said in reports.items()}
 
 
 def _count(trial: Trial, data: Data) -> None:
@@ -1018,19 +1018,17 @@ def _trial_paused(state: State, event: Event) -> None:
 
 def _trial_pruned(state: State, event: Event) -> None:
     trial = _trial(state, event)
-    reports = trial.reports
+    said = trial.said
     trial = _finish(state, event, "pruned")
     values = trial.values
-    if reports:      # the last report is what is known of the point
-        last = _plain(reports)[max(reports)]
+    if said:         # the last report is what is known of the point
+        last = said[max(said)]
         trial.limits = limits.read(trial.study.spec, event.data.get("values"), last)
         values = _values(trial.study, {"values": last}) if values is None else values
     elif values is None and trial.rungs:
         values = trial.rungs[max(trial.rungs)].values
-    if trial.failure == "lost":         # it may be held again
-        trial.reports = reports
-    else:
-        trial.reports = _plain(reports) if reports else None
+    if trial.failure != "lost":         # that may be held again
+        trial.reports = said or None
     if event.data.get("learn") is not False:
         _supersede(trial)
         estimate = event.data.get("estimate")

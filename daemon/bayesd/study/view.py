@@ -139,8 +139,7 @@ def trial_page(trial: Trial) -> dict[str, Any]:
             "leases": [{"fence": lease.fence, "worker": lease.worker, "run": lease.run, "lease_s": lease.lease_s,
                         "ended": lease.ended, "told_seq": lease.told.seq if lease.told else None}
                        for lease in trial.leases[-SHOWN_MAX:]],
-            "reports": [[step, said[0] if isinstance(said, tuple) else said]
-                        for step, said in sorted((trial.reports or {}).items())],
+            "reports": [[step, values] for step, values in sorted(trial.said.items())],
             "late": [{"state": outcome.state, "values": outcome.values, "seq": outcome.seq}
                      for outcome in (trial.late or [])[-SHOWN_MAX:]]}
 
