@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from bayesd.optimize import outcomes
 from bayesd.optimize.acquisition import Model, Success
 from bayesd.optimize.encode import Ints, cube
+from bayesd.optimize.fidelity import at_full
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.outcomes import Outcomes
@@ -79,6 +80,7 @@ class Told:
 
     @classmethod
     def of(cls, problem: Problem, weights: Floats) -> "Told":
+        problem = at_full(problem)
         design = Design(cube(problem.space))
         well = np.array([observation.values is not None for observation in problem.history])
         good = np.flatnonzero(well)

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from bayesd.study.reached import partly
 from bayesd.study.state import Study
 
 
@@ -19,7 +20,8 @@ def knowledge(study: Study) -> dict[str, Any]:
     """The part of the optimiser's problem that outcomes move; what a study declares stands beside it."""
     pending = (*study.running.values(), *study.waiting.values())
     return {
-        "history": [[seen.trial, list(seen.params.items()), seen.values, seen.se] for seen in study.history],
+        "history": [[seen.trial, list(seen.params.items()), seen.values, seen.se, *partly(seen)]
+                    for seen in study.history],
         "pending": [[trial.number, list(trial.params.items())] for trial in pending],
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta]}
 

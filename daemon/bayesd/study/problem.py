@@ -31,6 +31,10 @@ class Observation:
     se: float | None = None
     limits: tuple[float | None, ...] = ()
     """What was measured of the study's limits, in their order; None where nothing was."""
+    fidelity: float | None = None
+    """Of a trial that was stopped early: the share of its training that `values` were measured after, in (0, 1)."""
+    curve: tuple[tuple[float, float], ...] = ()
+    """(Share of the training, value) at the rungs that it reached; see `optimize.fidelity`."""
 
 
 @dataclass(frozen=True, slots=True)

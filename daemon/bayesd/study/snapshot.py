@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from bayesd.study.problem import Fit, Observation
+from bayesd.study.reached import as_curve, partly
 from bayesd.study.state import Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
 
 CODEC = "bayesd-json-3"
@@ -70,7 +71,7 @@ def _study(study: Study) -> dict[str, Any]:
         "space_rev": study.space_rev, "status": study.status, "closed_by": study.closed_by,
         "trials": [_trial(trial) for trial in study.trials], "running": list(study.running),
         "waiting": list(study.waiting), "queue": study.queue, "drawn": study.drawn,
-        "history": [[seen.trial, seen.values, seen.se] for seen in study.history],
+        "history": [[seen.trial, seen.values, seen.se, *partly(seen)] for seen in study.history],
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta],
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
         "best": study.best.number if study.best is not None else None, "version": study.version,
@@ -179,8 +180,10 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.running = {number: study.trials[number - 1] for number in data["running"]}
     study.waiting = {number: study.trials[number - 1] for number in data["waiting"]}
     study.queue, study.drawn = data["queue"], data["drawn"]
-    study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se)
-                     for number, values, se in data["history"]]
+    study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se,
+                                 fidelity=part[0] if part else None,
+                                 curve=as_curve(part[1]) if part else ())
+                     for number, values, se, *part in data["history"]]
     if data["fit"] is not None:
         model, n, theta = data["fit"]
         study.fit = Fit(model, n, tuple(theta))

@@ -36,6 +36,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from bayesd.study.board import Board
 from bayesd.study.folds import by_step
 from bayesd.study.problem import Fit, Observation
+from bayesd.study.reached import Curve, as_curve, curve_of, share_of
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
 from bayesd_schemas.upcast import VERSIONS
@@ -841,8 +842,9 @@ def _count(trial: Trial, data: Data) -> None:
         study.told_count += 1
 
 
-def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None) -> None:
-    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se))
+def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None, fidelity: float | None = None,
+             curve: Curve = ()) -> None:
+    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se, fidelity=fidelity, curve=curve))
 
 
 def _forget(trial: Trial, *, keep_late: bool) -> None:
@@ -875,7 +877,7 @@ def _trial_completed(state: State, event: Event) -> None:
     best = _study(state, event).best       # before this trial is one of those it is looked for among
     trial = _finish(state, event, "complete")
     if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
-        _observe(trial, trial.values, trial.se)
+        _observe(trial, trial.values, trial.se, curve=() if "promoted" in event.data else curve_of(trial))
     if trial.values is not None and trial.of is None and _better(trial.study, trial, best):
         trial.study.best = trial
 
@@ -915,7 +917,7 @@ def _trial_pruned(state: State, event: Event) -> None:
         if estimate is not None:        # better than the last of the folds that were measured
             _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")))
         else:
-            _observe(trial, values, None)
+            _observe(trial, values, None, None if values is None else share_of(trial), curve_of(trial))
 
 
 def _outcome_late(state: State, event: Event) -> None:
@@ -932,6 +934,11 @@ def _outcome_late(state: State, event: Event) -> None:
         _observe(trial, values, outcome.se)
 
 
+def _partly(data: Data) -> tuple[float | None, Curve]:
+    """How far what was measured elsewhere was trained, and what it had on the way."""
+    return _float(data.get("fidelity")), as_curve(data.get("curve") or ())
+
+
 def _trial_imported(state: State, event: Event) -> None:
     """A result that was measured elsewhere: a trial without a lease, or one more observation of such a trial."""
     study, data = _study(state, event), event.data
@@ -945,7 +952,7 @@ def _trial_imported(state: State, event: Event) -> None:
         told = _floats(data["values"]) if data.get("values") is not None else None
         trial.late = [*(trial.late or ()), Outcome(
             "fail" if values is None else "complete", 0, told, se, None, data.get("class"), event.seq)]
-        _observe(trial, values, se)
+        _observe(trial, values, se, *_partly(data))
         return
     assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
     status: TrialStatus = data.get("state") or ("fail" if values is None else "complete")
@@ -957,7 +964,7 @@ def _trial_imported(state: State, event: Event) -> None:
     study.trials.append(trial)
     study.counts[status] += 1
     study.imported += 1
-    _observe(trial, values, se)
+    _observe(trial, values, se, *_partly(data))
     if status == "complete" and _better(study, trial, best):
         study.best = trial
 
@@ -973,7 +980,7 @@ def _replace_imported(trial: Trial, event: Event) -> None:
     trial.values, trial.se, trial.seconds = _values(study, data), _float(data.get("se")), _float(data.get("seconds"))
     trial.failure, trial.outcome_seq = data.get("class"), event.seq
     _move(trial, data.get("state") or ("fail" if trial.values is None else "complete"))
-    _observe(trial, trial.values, trial.se)
+    _observe(trial, trial.values, trial.se, *_partly(data))
     if best is trial:
         study.leader_left = True
     elif trial.status == "complete" and _better(study, trial, best):
