@@ -6,11 +6,10 @@ chain of regressions, each over the trials that have values at both its ends; an
 its trial reached, and its variance grows with every link. Few trials reach the top, many the next rung, so the chain
 learns where a regression from each rung to the top would have too few pairs.
 
-A link is a Bayesian linear regression in the units of the two rungs' own power transforms (see `outcomes`), which
-make it nearly linear and keep one diverged run from ruling it. Most pairs are of good trials, since the others were
-stopped; the prior of the slope speaks where there were none, and what lies far from the pairs is less sure. Estimates
-stay in the range of what the next rung has seen, and as much again. A link of fewer than `PAIRS_MIN` pairs keeps
-the order and the distances of its values, shifted by what the pairs say, as unsure as those values are spread.
+A link is a Bayesian linear regression. All values share the units of one power transform (see `outcomes`), which keeps
+one diverged run from ruling it, and which are those of every rung: most pairs are of good trials, since the others were
+stopped, so in units of the pairs alone the others would look as good. Where there were no pairs the prior speaks: what
+is ahead at a rung stays ahead by as much, more or less, and the further from the pairs, the less sure that is.
 """
 
 import math
@@ -20,50 +19,39 @@ from itertools import pairwise
 
 import numpy as np
 
-from bayesd.optimize.outcomes import Outcomes, transform
+from bayesd.optimize.outcomes import transform
 from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Problem
 
-PAIRS_MIN = 3
-SLOPE, SLOPE_SD = 0.8, 0.4      # prior of the slope, where both ends are standardised over the pairs
-RESIDUAL2, RESIDUAL_N = 0.3, 2  # prior of the residual variance, and the pairs that it counts for
-NARROWEST = 0.25                # of standardised values: pairs closer than this tell no slope
+SLOPE, SLOPE_SD = 1.0, 0.5      # prior of a link's slope
+RESIDUAL2, RESIDUAL_N = 0.1, 2  # prior of its residual variance, and how many pairs it counts for
+SHIFT_N = 0.5                   # pairs that the prior of its shift, none, counts for
 FULL = 1.0
 
 
 @dataclass(frozen=True)
 class _Link:
-    """From the values of one rung to those of the next; `x` and `y` are the pairs."""
+    """From the values of one rung to those of the next, in units of the common transform."""
 
-    start: Outcomes
-    end: Outcomes
     x: Floats
+    """(n,) of the pairs, at the start."""
     y: Floats
-    spread: float
-    """Of all values at the start, in metric units."""
+    """(n,) of the same, at the end."""
 
-    def follow(self, value: Floats, se: Floats) -> tuple[Floats, Floats]:
-        """Values and standard errors at the end of those at the start, metric units."""
+    def follow(self, value: Floats, variance: Floats) -> tuple[Floats, Floats]:
+        """Means and variances at the end of those at the start."""
         n = len(self.x)
-        if n < PAIRS_MIN:
-            shift = _mean(self.y) - _mean(self.x) if n else 0.0
-            return value + shift, np.hypot(se, self.spread)
-        a, b = self.start.standard(self.x), self.end.standard(self.y)
-        middle_a, middle_b = _mean(a), _mean(b)
-        width_a, width_b = (max(math.sqrt(_mean((each - middle) ** 2)), NARROWEST)
-                            for each, middle in ((a, middle_a), (b, middle_b)))
-        u, v = (a - middle_a) / width_a, (b - middle_b) / width_b
+        middle = math.fsum(self.x) / n if n else 0.0
+        shift = math.fsum(self.y - self.x) / (n + SHIFT_N)
+        u, v = self.x - middle, self.y - middle - shift
         uu, uv = math.fsum(u * u), math.fsum(u * v)
-        slope = (SLOPE / SLOPE_SD**2 + uv / RESIDUAL2) / (1 / SLOPE_SD**2 + uu / RESIDUAL2)
-        slope = max(slope, 0.0)
+        prior = RESIDUAL2 / SLOPE_SD**2
+        slope = max((SLOPE * prior + uv) / (prior + uu), 0.0)
         residual2 = (math.fsum((v - slope * u) ** 2) + RESIDUAL_N * RESIDUAL2) / (n + RESIDUAL_N)
-        slope_variance = 1 / (1 / SLOPE_SD**2 + uu / residual2)
-        at = (self.start.standard(value) - middle_a) / width_a
-        before = self.start.standard(np.stack([value - se, value + se]))
-        moved = np.abs(before[1] - before[0]) / 2 / width_a
-        variance = residual2 * (1 + 1 / n) + at**2 * slope_variance + (slope * moved) ** 2
-        z, sd = middle_b + width_b * slope * at, width_b * np.sqrt(variance)
-        return self.end.metric(z), np.maximum(self.end.metric_sd(z, sd), 1e-12 * self.end.unit)
+        slope2 = 1 / (1 / SLOPE_SD**2 + uu / residual2)
+        at = value - middle
+        return (middle + shift + slope * at,
+                residual2 * (1 + 1 / (n + SHIFT_N)) + (at**2 + variance) * slope2 + slope**2 * variance)
 
 
 def at_full(problem: Problem) -> Problem:
@@ -97,23 +85,18 @@ def at_full(problem: Problem) -> Problem:
 def _climbed(levels: Sequence[dict[int, float]], partial: Sequence[tuple[int, int, float]],
              maximize: bool) -> dict[int, tuple[float, float]]:
     """Row -> (value, standard error) at the top of the chain."""
-    value = np.array([each[2] for each in partial])
-    se = np.zeros(len(partial))
-    rung = np.array([each[1] for each in partial])
-    scales = [transform(np.array(list(level.values())), maximize) if level else None for level in levels]
-    for k, (low, high) in enumerate(pairwise(levels)):
-        start, end = scales[k], scales[k + 1]
-        if start is None or end is None:
-            if not any(levels[k + 1:]):         # nothing has gone further: nobody knows more than the order
-                break
-            continue
+    scale = transform(np.array([value for level in levels for value in level.values()]
+                               + [value for *_, value in partial]), maximize)
+    mean = scale.standard(np.array([value for *_, value in partial]))
+    variance = np.zeros(len(partial))
+    rung = np.array([rung for _, rung, _ in partial])
+    known = [dict(zip(level, scale.standard(np.array(list(level.values()))).tolist(), strict=True)) for level in levels]
+    for k, (low, high) in enumerate(pairwise(known)):
+        if not any(known[k + 1:]):          # nothing has gone further: nobody knows more than the order
+            break
         both = [row for row in low if row in high]
-        link = _Link(start, end, np.array([low[row] for row in both]), np.array([high[row] for row in both]),
-                     float(np.std(list(low.values()))))
         here = rung <= k
-        value[here], se[here] = link.follow(value[here], se[here])
-    return {row: (float(mean), float(error)) for (row, *_), mean, error in zip(partial, value, se, strict=True)}
-
-
-def _mean(values: Floats) -> float:
-    return math.fsum(values) / len(values)
+        mean[here], variance[here] = _Link(np.array([low[row] for row in both]), np.array([high[row] for row in both])
+                                           ).follow(mean[here], variance[here])
+    found, sd = scale.metric(mean), scale.metric_sd(mean, np.sqrt(variance))
+    return {row: (float(value), float(se)) for (row, *_), value, se in zip(partial, found, sd, strict=True)}
