@@ -12,6 +12,7 @@ from bisect import bisect_left, insort
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from bayesd.study.curves import Curves
 from bayesd_schemas.study import Fidelity
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Board:
 
     def __init__(self, study: "Study") -> None:
         prune = study.spec.prune
-        goal = next((goal for goal in study.goals if prune is not None and goal.name == prune.metric), study.goals[0])
+        goal = next((goal for goal in study.goals if prune is not None and goal.name == prune.looks_at), study.goals[0])
         self.metric = goal.name
         self.sign = 1.0 if goal.direction == "minimize" else -1.0
         self.steps: dict[int, list[float]] = {}
@@ -31,6 +32,8 @@ class Board:
         self.rungs: dict[tuple[int, int], list[float]] = {}
         """(Bracket, fidelity) -> what trials had when they reached it, best first."""
         self._rule = prune.rule if prune is not None else ""
+        self.curves = [Curves(study, study.goals.index(goal))] if self._rule == "curve" else []
+        """What the rule `curve` looks at."""
         self._fidelity = study.spec.fidelity if self._rule in ("asha", "hyperband") else None
         self._inside: set[int] = set()
         self._entered: dict[int, list[tuple[int, float]]] = {}
@@ -41,6 +44,10 @@ class Board:
         """Bring the board up to date with a trial that reported or moved. One that measures a leader again is nobody's
         yardstick: its point is there already."""
         if trial.of is not None:
+            return
+        if self.curves:
+            for curves in self.curves:
+                curves.note(trial)
             return
         if self._fidelity is not None:
             self._note_rungs(trial)

@@ -49,7 +49,8 @@ from bayesd_schemas.warm import WarmStart
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "paused", "complete", "fail", "pruned", "voided"]
 FINAL = frozenset(("complete", "fail", "pruned", "voided"))
-MEASURED = frozenset(("value", "threshold", "difference", "chance", "bound"))      # of a stop: numbers, even when whole
+MEASURED = frozenset((    # of a stop: numbers, even when whole
+    "value", "threshold", "difference", "chance", "bound", "expected", "low", "high"))
 
 
 class Event(NamedTuple):

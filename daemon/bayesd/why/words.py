@@ -545,8 +545,22 @@ def _stopped(said: Page) -> str:
                 f"{said['kept']} went on, down to {limit}.")
     if said["rule"] == "race":
         return _raced(said, what, value, limit)
+    if said["rule"] == "curve":
+        return _curved(said, what, value, limit)
     return (f"Rule {said['rule']} stopped it at step {said['step']}: {what} was {value} at best, behind {limit} of the "
             f"{count(said['compared'], 'trial')} that it was held against.")
+
+
+def _curved(said: Page, what: str, value: str, limit: str) -> str:
+    """Where its learning curve led, against what the best trial has."""
+    best = f"{limit} of trial {said['against']}, the best then"
+    if said.get("expected") is None:
+        return (f"Rule curve stopped it at step {said['step']}: {what} was no number, and {best}, is out of reach of "
+                "that.")
+    return (f"Rule curve stopped it at step {said['step']}: {what} was {value}, and as {said['compared']} complete "
+            f"trials that stood nearest to it there went on, it led to {number(said['expected'])} at step "
+            f"{said['horizon']}, with 90 % between {number(said['low'])} and {number(said['high'])}. The chance to end "
+            f"better than {best}, was {number(said['chance'])}, and below {number(said['bound'])} the rule stops.")
 
 
 def _raced(said: Page, what: str, value: str, limit: str) -> str:

@@ -9,7 +9,7 @@ Each rule is a module with one function, `judge(study, trial, step, prune) -> Ve
 
 from collections.abc import Callable
 
-from bayesd.study.pruning import halving, quantile, racing
+from bayesd.study.pruning import curve, halving, quantile, racing
 from bayesd.study.pruning.verdict import Verdict
 from bayesd.study.state import Study, Trial
 from bayesd_schemas.study import Prune
@@ -17,7 +17,7 @@ from bayesd_schemas.study import Prune
 Judge = Callable[[Study, Trial, int, Prune], Verdict | None]
 
 RULES: dict[str, Judge] = {"median": quantile.judge, "percentile": quantile.judge, "race": racing.judge,
-                          "asha": halving.judge, "hyperband": halving.judge}
+                          "asha": halving.judge, "hyperband": halving.judge, "curve": curve.judge}
 
 
 def verdict(study: Study, trial: Trial) -> Verdict | None:
