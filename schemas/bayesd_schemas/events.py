@@ -257,8 +257,14 @@ class TrialStopped(_Data):
     fence: Count
     step: Annotated[int, Field(ge=0)]
     rule: PruneRule
+    by: Literal["dominance"] | None = Field(None, description="All objectives were compared at once")
     metric: MetricName | None = Field(None, description="What was compared")
     value: Number | None = Field(None, description="What counted of this trial; None is no number")
+    values: Values | None = Field(None, description="By dominance: the same of all objectives")
+    dominated: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="By dominance, not of curve: how many of the others dominate it")
+    ahead: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="By dominance, of asha and hyperband: how many of the rung were before it")
     threshold: Number | None = Field(None, description="What it was behind")
     compared: Annotated[int, Field(ge=0)] = Field(
         description="With how many values; of a rung the trial's own is one of them")
@@ -271,7 +277,7 @@ class TrialStopped(_Data):
     folds: Count | None = Field(None, description="Of race: how many folds it had")
     difference: Number | None = Field(None, description="Of race: by how much it was worse on average")
     chance: Number | None = Field(None, description="Of race: that all folds would make it the better one; of curve: "
-                                  "that it would have ended better")
+                                  "that it would have ended better, by dominance in anything")
     bound: Number | None = Field(None, description="Of race and curve: the least chance with which it would have gone "
                                  "on")
     expected: Number | None = Field(None, description="Of curve: where its own led, in the median")

@@ -200,7 +200,10 @@ class Prune(_Part):
                             "[folds], stopped when they can hardly beat the best one on all folds any more. "
                             "curve: stopped when the trial's learning curve hardly leads to a better end than the "
                             "best trial has.")
-    by: MetricName | None = Field(None, description="Which of several objectives is looked at, by name.")
+    by: MetricName | None = Field(None, description="Which of several objectives is looked at, by name; or "
+                                "dominance: all of them at once. Stopped is then what too many dominate, what is not "
+                                "among the best of its rung by how many dominate it, or what hardly ends better in "
+                                "anything than one trial on the front.")
     metric: MetricName | None = Field(None, description="The earlier name of by.")
     warmup: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = Field(
         0, description="Reports of steps before it are not judged.")
@@ -241,8 +244,13 @@ class Prune(_Part):
 
     @property
     def looks_at(self) -> str | None:
-        """The objective that is looked at; None: the first."""
-        return self.by if self.by is not None else self.metric
+        """The objective that is looked at; None: the first, or with `by_dominance` all."""
+        return self.metric if self.by is None or self.by_dominance else self.by
+
+    @property
+    def by_dominance(self) -> bool:
+        """Whether all objectives are looked at together. An objective of that name is named by `metric`."""
+        return self.by == "dominance"
 
     @property
     def least_chance(self) -> float:
@@ -430,9 +438,15 @@ class StudySpec(_Part):
         if prune.rule in ("asha", "hyperband") and self.fidelity is None:
             raise ValueError(f"prune: rule {prune.rule} needs [fidelity], for example with name = \"epochs\", max = 81")
         names = [goal.name for goal in self.goals]
-        if prune.looks_at is None and len(names) > 1:
-            raise ValueError("prune: with several objectives, by says which one is looked at: "
-                             + " or ".join(f'by = "{name}"' for name in names))
+        if prune.by_dominance:
+            if len(names) == 1:
+                raise ValueError('prune: by = "dominance" is for several [[objectives]]; with one, leave by out')
+            if prune.rule == "race" or prune.resume:
+                raise ValueError(f"prune: {'a race' if prune.rule == 'race' else 'resume'} looks at one objective: "
+                                 f'write by = "{names[0]}", or take another rule for by = "dominance"')
+        elif prune.looks_at is None and len(names) > 1:
+            raise ValueError("prune: with several objectives, by says what is looked at: "
+                             + ", ".join(f'by = "{name}"' for name in names) + ', or by = "dominance" for all of them')
         if prune.looks_at is not None and prune.looks_at not in names:
             raise ValueError(f"prune: by names {prune.looks_at}, which is none of the objectives {', '.join(names)}")
         if prune.rule == "race":

@@ -148,7 +148,7 @@ def test_percentiles_are_between_values() -> None:
 
 
 def test_the_study_file_says_what_does_not_fit() -> None:
-    with pytest.raises(ValidationError, match='by = "a" or by = "b"'):
+    with pytest.raises(ValidationError, match='by = "a", by = "b", or by = "dominance"'):
         StudySpec.model_validate({**BASE, "objectives": [{"name": "a"}, {"name": "b"}], "prune": {"rule": "median"}})
     with pytest.raises(ValidationError, match="none of the objectives"):
         StudySpec.model_validate({**BASE, "metric": "loss", "prune": {"rule": "median", "metric": "a"}})

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bayesd.study.curves import Curves
+from bayesd.study.dominance import Clouds, Front
 from bayesd_schemas.study import Fidelity
 
 if TYPE_CHECKING:
@@ -32,9 +33,16 @@ class Board:
         self.rungs: dict[tuple[int, int], list[float]] = {}
         """(Bracket, fidelity) -> what trials had when they reached it, best first."""
         self._rule = prune.rule if prune is not None else ""
-        self.curves = [Curves(study, study.goals.index(goal))] if self._rule == "curve" else []
+        dominance = prune is not None and prune.by_dominance
+        self.curves = [Curves(study, k) for k, each in enumerate(study.goals) if dominance or each is goal] \
+            if self._rule == "curve" else []
         """What the rule `curve` looks at."""
+        self.front = Front(study) if dominance and self.curves else None
+        """By dominance, what it is held against."""
         self._fidelity = study.spec.fidelity if self._rule in ("asha", "hyperband") else None
+        self.clouds = Clouds(study, None if self._fidelity is None else self.levels_of) \
+            if dominance and not self.curves else None
+        """By dominance, what the other rules look at."""
         self._inside: set[int] = set()
         self._entered: dict[int, list[tuple[int, float]]] = {}
         for trial in study.trials:
@@ -48,6 +56,11 @@ class Board:
         if self.curves:
             for curves in self.curves:
                 curves.note(trial)
+            if self.front is not None:
+                self.front.note(trial)
+            return
+        if self.clouds is not None:
+            self.clouds.note(trial)
             return
         if self._fidelity is not None:
             self._note_rungs(trial)

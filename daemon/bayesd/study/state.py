@@ -852,7 +852,8 @@ def _trial_reported(state: State, event: Event) -> None:
 
 def _trial_stopped(state: State, event: Event) -> None:
     _trial(state, event).stopped = {
-        name: _float(said) if name in MEASURED else said for name, said in event.data.items()}
+        name: _floats(said) if name == "values" else _float(said) if name in MEASURED else said
+        for name, said in event.data.items()}
 
 
 # ---------------------------------------------------------------- outcomes
