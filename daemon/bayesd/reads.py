@@ -76,7 +76,10 @@ async def what_if(reading: Reading, request: Request) -> Any:
     if question.needs_events:
         async for rows in reading.log.read(study.created_seq - 1, reading.until):
             bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
-    return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
+    try:
+        return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
+    except ValueError as error:      # the study cannot have that pruning rule
+        raise admin.Refused("bad-field", str(error), "args", '{"prune": "median"}') from error
 
 
 Answering = Callable[[asked.Known, Mapping[str, Any]], dict[str, Any]]

@@ -228,3 +228,16 @@ def test_old_and_new_spelling_of_a_metric_mean_the_same() -> None:
         assert spec.prune is not None
         assert spec.prune.looks_at == "b"
         assert orjson.loads(orjson.dumps(spec.model_dump(mode="json", exclude_unset=True)))["prune"][key] == "b"
+
+
+def test_shapes_are_believed_as_far_as_they_were_borne_out() -> None:
+    """At step 6 both kinds are at about 0.9: one fell early and is flat, the other still falls."""
+    training = Training(prune={"rule": "curve", "startup": 5, "warmup": 6})
+    for number in range(8):
+        training.train([1.0 + 0.01 * number + 2.0 * math.exp(-step) for step in STEPS])
+        training.train([0.25 + 0.01 * number + 1.5 * math.exp(-step / 9 * 1.4) for step in STEPS])
+    said = training.train([0.95 + 2.0 * math.exp(-step) for step in STEPS])
+    assert said is not None
+    assert said["step"] == 6
+    assert said["high"] - said["low"] < 0.25
+    assert training.train([0.2 + 1.5 * math.exp(-step / 9 * 1.4) for step in STEPS]) is None
