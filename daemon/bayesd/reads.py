@@ -71,6 +71,10 @@ async def what_if(reading: Reading, request: Request) -> Any:
         question = whatif.Question.read(request.args)
     except ValueError as error:
         raise admin.Refused("bad-field", str(error), "args", '{"trials": 20, "rule": "one-se"}') from error
+    if question.limits.by_model:
+        raise admin.Refused("bad-field", "improvement, regret and converged fit a model at every result, and a daemon "
+                            "has other work to do: ask bayesd study what-if with --log FILE", "args",
+                            '{"patience": 20}')
     measured = winner.entries(now)
     bodies: list[dict[str, Any]] = []
     if question.needs_events:

@@ -18,16 +18,17 @@ from typing import Any, get_args
 
 import orjson
 
-from bayesd import whatif_prune, winner
+from bayesd import whatif_prune, whatif_stop, winner
 from bayesd.optimize import suggest
 from bayesd.study.limits import keeps
 from bayesd.study.problem import Problem
 from bayesd.study.row import Row
 from bayesd.study.state import Study
 from bayesd.study.stopping import Drought
-from bayesd_schemas.study import Method, Prune, StudySpec
+from bayesd_schemas.study import Method, Prune, Stop, StudySpec
 
 ORDERS = ("recorded", "trial", "shuffled")
+NUMBERS = ("trials", "wall", "cost", "no_improvement", "target", "patience", "improvement", "regret")
 SHUFFLES = 1000
 NEXT_MAX = 100
 LISTED_MAX = 200        # trials that an answer lists; it must fit into a message
@@ -51,10 +52,18 @@ class Limits:
     patience: int | None = None
     """As in the study file's [stop]: after so many complete trials in a row of which none was better by min_delta."""
     min_delta: float = 0.0
+    improvement: float | None = None
+    regret: float | None = None
+    converged: bool = False
+    """As in the study file's [stop]: these ask the model, see whatif_stop.py."""
 
     def __bool__(self) -> bool:
-        return any(each is not None for each in (
+        return self.by_model or any(each is not None for each in (
             self.trials, self.wall, self.cost, self.no_improvement, self.target, self.patience))
+
+    @property
+    def by_model(self) -> bool:
+        return self.converged or self.improvement is not None or self.regret is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +216,19 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str | None =
     actual = _winner(of, None, of.rule)
     answer: Body = {
         "study": of.study, "order": order, "rule": rule,
-        "limits": {name: getattr(limits, name) for name in ("trials", "wall", "cost", "no_improvement", "target",
-                                                            "patience") if getattr(limits, name) is not None}
-        | ({"min_delta": limits.min_delta} if limits.min_delta else {}),
+        "limits": {name: getattr(limits, name) for name in NUMBERS if getattr(limits, name) is not None}
+        | {name: getattr(limits, name) for name in ("min_delta", "converged") if getattr(limits, name)},
         "actual": {**whole.words(), "closed_by": of.closed_by, "winner": actual},
         "notes": [CAVEAT, *([CAVEAT_ADAPTIVE] if of.problem.method == "bayes" and order != "recorded" else [])]}
     if order == "shuffled":
         answer["shuffled"] = _shuffled(events, of, limits, whole, seed)
         return answer
-    stop, fired = _stop(events, of, limits) if order == "recorded" else _stop(_one_by_one(events), of, limits, True)
+    model = whatif_stop.Model.of(Stop(improvement=limits.improvement, regret=limits.regret, converged=limits.converged),
+                                 of.problem, events, corrected=bool(of.void or of.again)) if limits.by_model else None
+    if order == "recorded":
+        stop, fired = _stop(events, of, limits, model=model)
+    else:
+        stop, fired = _stop(_one_by_one(events), of, limits, True)
     if fired is None:
         kept = None
         if limits:
@@ -230,6 +243,10 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str | None =
     then = _winner(of, kept, rule)
     unseen = [entry for entry in of.entries if kept is not None and entry.trial not in kept | of.imported]
     answer["stop"] = {"rule": fired, **stop.words(), "pending": pending[:LISTED_MAX], "pending_count": len(pending)}
+    if model is not None:
+        answer["stop"]["numbers"] = model.numbers
+        answer["notes"].append(f"The model was asked again at {model.asked} results; a daemon asks when it is to "
+                               "propose the next point, which may be a result or two later.")
     if order != "recorded":
         answer["stop"]["elapsed_s"] = None
     answer["end"] = end.words()
@@ -247,16 +264,20 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str | None =
     return answer
 
 
-def _stop(events: Sequence[Body], of: Known, limits: Limits, at_results: bool = False) -> tuple[Tally, str | None]:
+def _stop(events: Sequence[Body], of: Known, limits: Limits, at_results: bool = False,
+          model: whatif_stop.Model | None = None) -> tuple[Tally, str | None]:
     """Where the first rule fires: the tally there, and the rule; at the end of the record, None. `at_results`:
     nothing is looked at while a trial runs, since there is one at a time; one that never ended runs until its last
     event."""
     tally = Tally.begun(of, limits)
     last = {body["trial"]: body["seq"] for body in events} if at_results else {}
+    nexts = whatif_stop.following(body["seq"] for body in events if body["type"] in _OUTCOMES)
     for _ in _walk(events, of, tally):
         if at_results and tally.trial not in tally.done and tally.seq != last[tally.trial]:
             continue
         fired = tally.fired(limits, of.sign)
+        if fired is None and model is not None and tally.done.get(tally.trial) == tally.seq:
+            fired = model.fired(tally.done.keys() | of.imported, nexts[tally.seq])
         if fired is not None:
             return tally, fired
     return tally, None
@@ -356,8 +377,9 @@ class Question:
     def read(cls, args: Mapping[str, Any]) -> "Question":
         """Out of a request's arguments. Raises ValueError in words for the sender."""
         limits = Limits(**{name: _number(args, name, whole=name in ("trials", "no_improvement", "patience"))
-                           for name in ("trials", "wall", "cost", "no_improvement", "target", "patience")},
-                        min_delta=float(_number(args, "min_delta", whole=False) or 0.0))
+                           for name in NUMBERS},
+                        min_delta=float(_number(args, "min_delta", whole=False) or 0.0),
+                        converged=args.get("converged") is True)
         if limits.min_delta and limits.patience is None:
             raise ValueError("min_delta says what better means for patience: give patience as well")
         rule, order, method = args.get("rule"), args.get("order", "recorded"), args.get("method")
@@ -365,6 +387,8 @@ class Question:
                                      ("method", method, (None, *get_args(Method)))):
             if value not in choices:
                 raise ValueError(f"{name} is one of {', '.join(each for each in choices if each)}")
+        if order != "recorded" and limits.by_model:
+            raise ValueError("improvement, regret and converged need order recorded: they ask what a model knew then")
         if order != "recorded" and limits.wall is not None:
             raise ValueError("wall needs order recorded: results that come in another order have no times")
         if order == "shuffled" and not limits:

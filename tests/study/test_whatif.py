@@ -9,7 +9,9 @@ import pytest
 from tests.study.story import Story
 
 from bayesd import whatif, winner
+from bayesd.optimize import suggest
 from bayesd.replay import event_of
+from bayesd.study import rules
 from bayesd.study.desk import Desk
 from bayesd.study.state import State, replay
 from bayesd.whatif import Limits, Question
@@ -184,13 +186,58 @@ def test_one_after_another_and_in_other_orders() -> None:
     ({"rule": "luck"}, "rule is one of"), ({"order": "up"}, "order is one of"), ({"method": "guess"}, "method is one"),
     ({"prune": "all"}, "prune is one of median"), ({"warmup": 2}, "Give prune as well"),
     ({"prune": "median", "startup": 0}, "startup"), ({"prune": "asha", "percentile": 5}, "percentile is for"),
-    ({"order": "shuffled"}, "needs a limit"),
+    ({"order": "shuffled"}, "needs a limit"), ({"order": "trial", "converged": True}, "need order recorded"),
     ({"order": "trial", "wall": 5}, "wall needs order recorded"), ({"next": 1000, "method": "grid"}, "at most"),
     ({"target": True}, "target is a number"), ({"no_improvement": "3"}, "no_improvement"),
     ({"min_delta": 0.5}, "give patience as well"), ({"patience": 3, "min_delta": -1}, "min_delta is a number above 0")])
 def test_a_question_that_makes_no_sense(args: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Question.read(args)
+
+
+# ---------------------------------------------------------------- rules that ask the model
+
+
+class Searching(Story):
+    """A story whose sampler is the engine itself."""
+
+    def think(self) -> None:
+        for order in rules.orders(self.desk):
+            rules.supply(self.desk, order, suggest(order.problem, order.wanted))
+
+
+def searched(trials: int, **spec: Any) -> Searching:
+    """Trials of a bowl, one after another, until they are used up or the study closes."""
+    story = Searching(method="bayes", noise="none", budget={"trials": trials}, **spec)
+    for number in range(1, trials + 1):
+        story.ask("w1", id=f"a{number}")
+        if number > len(story.desk.state.studies["s"].trials):
+            break
+        x = story.desk.state.studies["s"].trials[number - 1].params["x"]
+        assert isinstance(x, float)
+        story.tell("w1", number, value=(x / 100 - 0.3) ** 2)
+    return story
+
+
+@pytest.mark.parametrize("rule", [{"regret": 1e-3}, {"improvement": 0.5}])
+def test_a_rule_that_asks_the_model_would_have_fired_where_it_fires(rule: dict[str, Any]) -> None:
+    (name, _), = rule.items()
+    rows = searched(26, stop=rule).rows
+    really = next(orjson.loads(row.body) for row in rows if b"study.stopping" in row.body)["data"]
+    said = asked(searched(26), **rule)
+    assert (really["rule"], said["stop"]["rule"]) == (name, name)
+    assert said["stop"]["numbers"] == really["numbers"]
+    assert said["stop"]["results"] == really["numbers"]["results"] < 26
+    assert said["saved"]["trials"] > 0
+    assert any("asked again" in note for note in said["notes"])
+
+
+def test_a_model_that_cannot_be_asked_is_said_so() -> None:
+    story = measured(VALUES)
+    said = asked(story, converged=True)
+    assert (said["stop"]["rule"], said["stop"]["numbers"], said["limits"]) == (None, None, {"converged": True})
+    with pytest.raises(ValueError, match="need one objective, no limits"):
+        asked(measured(VALUES, surrogate="forest", method="bayes"), regret=1.0)
 
 
 # ---------------------------------------------------------------- pruning

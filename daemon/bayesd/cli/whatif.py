@@ -67,6 +67,12 @@ _COUNT = click.IntRange(min=1)
 @click.option("--min-delta", type=click.FloatRange(min=0, min_open=True), metavar="D",
               help="For --patience, better means by more than this.")
 @click.option("--target", type=float, metavar="VALUE", help="Stop when a result is at least as good.")
+@click.option("--improvement", type=click.FloatRange(min=0, min_open=True), metavar="K",
+              help="Stop when the model expects less of any point than K deviations of the noise. With --log.")
+@click.option("--regret", type=click.FloatRange(min=0, min_open=True), metavar="R",
+              help="Stop when the model is 95 % sure that no point is better by R. With --log.")
+@click.option("--converged", is_flag=True, default=None, help="Stop when, by the model, little is left to gain. With "
+                                                              "--log.")
 @click.option("--rule", type=click.Choice(RULES),
               help="Another rule for the winner. Default: the study's own.")
 @click.option("--order", type=click.Choice(ORDERS), default="recorded", show_default=True,
@@ -99,6 +105,10 @@ def what_if(name: str, reach: Reaching, format: str, log: Path | None, at: str |
     """
     args = {("next" if key == "count" else key): value for key, value in asked.items() if value is not None}
     if log is None:
+        if any(asked.get(name) for name in ("improvement", "regret", "converged")):
+            raise Trouble("--improvement, --regret and --converged fit a model at every result, which may take "
+                          "minutes, and no daemon does that beside its work: give its log, --log FILE", USAGE)
+
         async def go() -> Any:
             async with Client(reach()) as client:
                 return await client.request(
