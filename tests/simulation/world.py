@@ -534,11 +534,12 @@ class World:
         if spec["seed"] % 3 == 0:
             spec["fidelity"] = {"name": "epochs", "max": 5, "reduction": 2}
             spec["prune"] = [{"rule": "median", "startup": 1}, {"rule": "asha"}, {"rule": "hyperband"},
-                             {"rule": "race", "startup": 1, "error": 0.4}][spec["seed"] // 3 % 4]
+                             {"rule": "race", "startup": 1, "error": 0.4},
+                             {"rule": "curve", "startup": 3, "chance": 0.4}][spec["seed"] // 3 % 5]
             if spec["prune"]["rule"] == "race":
                 del spec["fidelity"]
                 spec["folds"] = {"count": 5}
-            elif spec["prune"]["rule"] != "median" and spec["seed"] // 12 % 2:
+            elif spec["prune"]["rule"] in ("asha", "hyperband") and spec["seed"] // 12 % 2:
                 spec["prune"]["resume"] = True
         if spec["seed"] % 3 == 2:
             spec["stop"] = ({"target": spec["seed"] / 500 - 1} if spec["seed"] % 2
@@ -558,6 +559,9 @@ class World:
             spec["objectives"] = [{"name": "loss"}, {"name": "size", "direction": "maximize"}]
             if "prune" in spec:
                 spec["prune"]["metric"] = "loss" if "folds" in spec else "size"      # a race is for the first
+                if "folds" not in spec and not spec["prune"].get("resume") and spec["seed"] // 3 % 2:
+                    del spec["prune"]["metric"]
+                    spec["prune"]["by"] = "dominance"
         self.goals[name] = [goal["name"] for goal in spec["objectives"]] if "objectives" in spec else ["value"]
         return spec
 

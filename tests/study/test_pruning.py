@@ -148,10 +148,14 @@ def test_percentiles_are_between_values() -> None:
 
 
 def test_the_study_file_says_what_does_not_fit() -> None:
-    with pytest.raises(ValidationError, match="metric says which one"):
+    with pytest.raises(ValidationError, match='by = "a", by = "b", or by = "dominance"'):
         StudySpec.model_validate({**BASE, "objectives": [{"name": "a"}, {"name": "b"}], "prune": {"rule": "median"}})
     with pytest.raises(ValidationError, match="none of the objectives"):
         StudySpec.model_validate({**BASE, "metric": "loss", "prune": {"rule": "median", "metric": "a"}})
+    with pytest.raises(ValidationError, match="by and metric say the same"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "median", "metric": "value", "by": "value"}})
+    with pytest.raises(ValidationError, match="chance is for rule"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "median", "chance": 0.1}})
     with pytest.raises(ValidationError, match="percentile is for"):
         StudySpec.model_validate({**BASE, "prune": {"rule": "median", "percentile": 10}})
 
@@ -213,9 +217,9 @@ def test_hyperband_gives_its_brackets_their_usual_shares() -> None:
     story.check()
 
 
-@pytest.mark.parametrize("rule", ["median", "percentile", "asha", "hyperband"])
+@pytest.mark.parametrize("rule", ["median", "percentile", "asha", "hyperband", "curve"])
 def test_a_stop_is_made_again_by_the_audit_and_told_by_why(rule: str) -> None:
-    story = Story(prune={"rule": rule, "startup": 2}, fidelity=EPOCHS)
+    story = Story(prune={"rule": rule, "startup": 3 if rule == "curve" else 2}, fidelity=EPOCHS)
     for number in range(1, 20):
         story.ask(f"w{number}")
         for step in range(1, 10):

@@ -52,7 +52,7 @@ class Ladder:
     def __init__(self, study: "Study") -> None:
         prune = study.spec.prune
         names = [goal.name for goal in study.goals]
-        self._goal = names.index(prune.metric) if prune is not None and prune.metric is not None else 0
+        self._goal = names.index(prune.looks_at) if prune is not None and prune.looks_at is not None else 0
         self._sign = 1.0 if study.goals[self._goal].direction == "minimize" else -1.0
         self.reached: dict[Place, list[tuple[float, int]]] = {}
         self.standing: dict[Place, list[tuple[float, int]]] = {}

@@ -50,7 +50,8 @@ from bayesd_schemas.warm import WarmStart
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "paused", "complete", "fail", "pruned", "voided"]
 FINAL = frozenset(("complete", "fail", "pruned", "voided"))
-MEASURED = frozenset(("value", "threshold", "difference", "chance", "bound"))      # of a stop: numbers, even when whole
+MEASURED = frozenset((    # of a stop: numbers, even when whole
+    "value", "threshold", "difference", "chance", "bound", "expected", "low", "high"))
 
 
 class Event(NamedTuple):
@@ -852,7 +853,8 @@ def _trial_reported(state: State, event: Event) -> None:
 
 def _trial_stopped(state: State, event: Event) -> None:
     _trial(state, event).stopped = {
-        name: _float(said) if name in MEASURED else said for name, said in event.data.items()}
+        name: _floats(said) if name == "values" else _float(said) if name in MEASURED else said
+        for name, said in event.data.items()}
 
 
 # ---------------------------------------------------------------- outcomes
