@@ -12,7 +12,7 @@ import orjson
 
 from bayesd.study.ladder import Rung
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
+from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_from
 
 CODEC = "bayesd-json-3"
 
@@ -202,8 +202,8 @@ def _find(state: State, key: list[Any]) -> Lease:
 
 
 def _load_study(data: dict[str, Any]) -> Study:
-    spec = spec_of(data)
-    created = None if data["created"] is None else spec_of(data["created"])
+    spec = spec_from(data)
+    created = None if data["created"] is None else spec_from(data["created"])
     study = Study(spec.name, spec, data["created_seq"], spec.goals, created, data["space_rev"], data["status"],
                   data["closed_by"])
     for number, each in enumerate(data["trials"], start=1):
