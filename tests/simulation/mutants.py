@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
 HEADS, CONFIRM, PRUNING = "bayesd.heads", "bayesd.study.confirm", "bayesd.study.pruning"
-STOPPING, LADDER = "bayesd.study.stopping", "bayesd.study.ladder"
+STOPPING, LADDER, WARM = "bayesd.study.stopping", "bayesd.study.ladder", "bayesd.study.warm"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -122,6 +122,19 @@ MUTANTS = [
     Mutant("a study goes on after its stop rule fired", RULES,
            "return study.reopened is None and study.stopping is None and (", "return study.reopened is None and ("),
     Mutant("patience ends one result early", STOPPING, "barren >= stop.patience", "barren + 1 >= stop.patience"),
+    # Limits, costs and earlier studies.
+    Mutant("a trial that breaks a limit leads its study", STATE,
+           "and trial.of is None and limits.keeps(trial)", "and trial.of is None"),
+    Mutant("a trial that breaks a limit is confirmed", CONFIRM,
+           "                    and limits.keeps(trial))", "                    )"),
+    Mutant("a trial that breaks a limit goes on first", LADDER,
+           "return bool(limits.broken(study, rung.measured)), self", "return False, self"),
+    Mutant("what a trial took is not learned", STATE, "return None if study.spec.cost is None else _float(",
+           "return None if study.spec.cost else _float("),
+    Mutant("what was voided in an earlier study still helps", WARM,
+           'return trial.status == "complete" and trial', "return bool(trial.values) and trial"),
+    Mutant("what was made with a voided result is handed out", ADMIN,
+           "        if other.learned_from(trial):\n            desk", "        if False:\n            desk"),
     # Retries.
     Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
     Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),

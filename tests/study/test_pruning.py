@@ -256,3 +256,20 @@ def test_in_one_process_a_study_says_when_to_stop(tmp_path: Path) -> None:
             study.report(trial, value, step=1)
         assert study.should_prune(trial)
         study.tell(trial, state="pruned")
+
+
+@pytest.mark.parametrize("rule", ["median", "asha"])
+def test_what_breaks_a_limit_stops_nobody(rule: str) -> None:
+    """It is better because it may break the limit: held against it, what keeps the limit would never come to an end."""
+    story = Story(limits=[{"name": "latency", "at_most": 1.0}], prune={"rule": rule, "startup": 1},
+                  fidelity={"name": "epochs", "max": 9})
+    for number, (value, latency) in enumerate([(1.0, 5.0), (1.5, 7.0)], start=1):
+        story.ask("w1", f"a{number}")
+        story.report("w1", number, 1, value)
+        story.tell("w1", number, values={"value": value, "latency": latency})
+    story.ask("w1", "a3")
+    assert "trial.stopped" not in [type for type, *_ in story.report("w1", 3, 1, 4.0)[0]]
+    story.tell("w1", 3, values={"value": 4.0, "latency": 0.5})
+    story.ask("w1", "a4")
+    assert "trial.stopped" in [type for type, *_ in story.report("w1", 4, 1, 5.0)[0]]      # behind one that keeps it
+    story.check()

@@ -128,11 +128,6 @@ def test_folds_whose_squares_are_beyond_all_numbers_hurt_nobody(size: float) -> 
 
 
 def test_an_error_of_next_to_nothing_stops_nobody() -> None:
-    """Its boundaries are no numbers any more."""
-    story = Story(folds={"count": 3}, prune={"rule": "race", "startup": 1, "error": 1e-320})
-    for number, scores in enumerate(([1.0, 1.1, 0.9], [1.2, 0.9, 1.1], [9.0, 9.1]), start=1):
-        story.ask("w1", id=f"a{number}")
-        for step, score in enumerate(scores):
-            story.report("w1", number, step, score)
-        story.tell("w1", number, state="complete" if len(scores) == 3 else "pruned")
-    assert "trial.stopped" not in {row.type for row in story.rows}
+    """It cannot be shared out any more: the boundaries were 1, below which everybody is stopped."""
+    assert {*boundaries(1000, 1, 5e-324).values()} == {0.0}
+    assert all(0 < bound < 1e-8 for bound in boundaries(10, 1, 1e-9).values())

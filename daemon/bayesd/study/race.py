@@ -67,7 +67,7 @@ def decide(trial: Trial, error: float, min_folds: int, startup: int = 0, goal: i
         return None
     else:
         chance = rounded(float(stdtr(found.freedom, -found.difference / found.se)))
-        if not chance < bound:      # an error of next to nothing leaves no boundary at all
+        if chance >= bound:
             return None
     return Stop(found.against, found.is_paired, found.references, found.folds, found.difference, chance, bound)
 

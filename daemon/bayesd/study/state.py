@@ -1021,7 +1021,8 @@ def _trial_paused(state: State, event: Event) -> None:
     trial = _finish(state, event, "paused")
     _supersede(trial)
     assert trial.values is not None
-    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(trial.values, event.seq, trial.se)}
+    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(
+        trial.values, event.seq, trial.se, trial.limits)}
     trial.checkpoint = event.data.get("checkpoint")
     if trial.study.ladder is not None:
         trial.study.ladder.note(trial)
