@@ -415,7 +415,7 @@ def prune(events: Iterable[Body], of: Known, startup: int = 5, warmup: int = 0) 
     A trial is stopped at a step when its best value so far is worse than the median, at that step, of the trials
     that were complete by then (Golovin et al., "Google Vizier", 2017, section 3.2.2, as in Optuna's MedianPruner).
     Nothing is pruned before `startup` trials are complete, nor before step `warmup`. A trial that the rule stops
-    is no yardstick for others afterwards.
+    is no yardstick for others afterwards, and nor is one that breaks a limit of the study.
     """
     void = of.void
     running: dict[int, dict[int, float]] = {}
@@ -444,7 +444,7 @@ def prune(events: Iterable[Body], of: Known, startup: int = 5, warmup: int = 0) 
                 curve[step] = of.sign * value
             if step >= warmup and len(complete) >= startup and _is_below(curve, step, complete):
                 cut[trial] = step
-        elif type == "trial.completed" and trial not in cut:
+        elif type == "trial.completed" and trial not in cut and of.ends[trial][1] is not None:
             complete.append(running.pop(trial, {}))
     return _pruned(of, cut, per, reports, saved, {"rule": "median", "startup": startup, "warmup": warmup})
 
