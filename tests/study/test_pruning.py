@@ -285,3 +285,23 @@ def test_what_a_stopped_trial_had_at_its_rungs_is_learned_as_that_and_a_fork_kno
     assert [(each.values, each.fidelity, each.curve) for each in forked] == [
         (each.values, each.fidelity, each.curve) for each in seen]
     story.check()
+
+
+@pytest.mark.parametrize("by", [None, "dominance"])
+@pytest.mark.parametrize("rule", ["median", "asha"])
+def test_what_breaks_a_limit_stops_nobody(rule: str, by: str | None) -> None:
+    """It is better because it may break the limit: held against it, what keeps the limit would never come to an end."""
+    goals = ["value", "other"] if by else ["value"]
+    story = Story(limits=[{"name": "latency", "at_most": 1.0}], prune={"rule": rule, "startup": 1, "by": by},
+                  fidelity={"name": "epochs", "max": 9}, objectives=[{"name": name} for name in goals])
+    for number, (value, latency) in enumerate([(1.0, 5.0), (1.5, 7.0)], start=1):
+        story.ask("w1", f"a{number}")
+        story.report("w1", number, 1, dict.fromkeys(goals, value))
+        story.tell("w1", number, values={**dict.fromkeys(goals, value), "latency": latency})
+    story.ask("w1", "a3")
+    assert "trial.stopped" not in [type for type, *_ in story.report("w1", 3, 1, dict.fromkeys(goals, 4.0))[0]]
+    story.tell("w1", 3, values={**dict.fromkeys(goals, 4.0), "latency": 0.5})
+    story.ask("w1", "a4")
+    last = story.report("w1", 4, 1, dict.fromkeys(goals, 5.0))
+    assert "trial.stopped" in [type for type, *_ in last[0]]        # it is behind one that keeps the limit
+    story.check()

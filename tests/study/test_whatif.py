@@ -264,6 +264,15 @@ def test_the_median_rule_on_recorded_reports() -> None:
     assert asked(story, prune="median", startup=2, warmup=2)["pruned"][0]["step"] == 2
 
 
+def test_what_breaks_a_limit_is_no_yardstick_of_a_replay_either() -> None:
+    story = Story(limits=[{"name": "latency", "at_most": 1.0}])
+    for number, (value, latency) in enumerate([(1.0, 9.0), (2.0, 9.0), (5.0, 0.5), (6.0, 0.5)], start=1):
+        story.ask("w1", id=f"a{number}")
+        story.report("w1", number, 0, value)
+        story.tell("w1", number, values={"value": value, "latency": latency})
+    assert [each["trial"] for each in asked(story, prune="median", startup=1)["pruned"]] == [4]
+
+
 def test_a_winner_that_begins_badly_would_have_been_pruned_and_that_is_said() -> None:
     said = asked(curves([5.0, 4.0], [6.0, 4.0], [9.0, 0.5]), prune="median", startup=2)
     assert (said["winner_pruned"], said["winner"]["trial"], said["lost"]["value"]) == (True, 1, 3.5)

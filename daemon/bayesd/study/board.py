@@ -1,5 +1,8 @@
 """What trials reported, sorted by step, so that a rule finds in microseconds whom it compares with.
 
+A complete trial that breaks a limit of its study is nobody's yardstick: what is better only because it may break one
+would stop those that keep them.
+
 A board holds nothing of its own: it is what the reports of the study's trials say, and is made anew from them
 whenever it is missing (after a start, or when the study's declaration changed). `note` brings it up to date with
 one trial, and `state.apply` calls it for each that moves. So a life and its replay find the same board.
@@ -12,6 +15,7 @@ from bisect import bisect_left, insort
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from bayesd.study import limits
 from bayesd.study.curves import Curves
 from bayesd.study.dominance import Clouds, Front
 from bayesd_schemas.study import Fidelity
@@ -65,7 +69,7 @@ class Board:
         if self._fidelity is not None:
             self._note_rungs(trial)
             return
-        belongs = trial.status == "complete"
+        belongs = trial.status == "complete" and limits.keeps(trial)
         if belongs != (trial.number in self._inside):
             for step, value in self.curve(trial):
                 known = self.steps.setdefault(step, [])
@@ -80,7 +84,8 @@ class Board:
 
     def _note_rungs(self, trial: "Trial") -> None:
         before = self._entered.pop(trial.number, [])
-        now = [] if trial.status == "voided" else self.entries(trial)
+        is_out = trial.status == "voided" or (trial.status == "complete" and not limits.keeps(trial))
+        now = [] if is_out else self.entries(trial)
         if now:
             self._entered[trial.number] = now
         if before != now:

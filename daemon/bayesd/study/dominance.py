@@ -123,12 +123,12 @@ class Clouds:
         """Bring it up to date with a trial that reported or moved."""
         before = self._noted.get(trial.number, {})
         if self._rungs_of is None:
-            belongs = trial.status == "complete"
+            belongs = trial.status == "complete" and keeps(trial)
             if belongs == (trial.number in self._noted):
                 return
             now = {(0, step): vector for step, vector in self.reported(trial)} if belongs else {}
         else:
-            belongs = trial.status != "voided"
+            belongs = trial.status != "voided" and (trial.status != "complete" or keeps(trial))
             bracket, _ = self._rungs_of(trial)
             now = {(bracket, level): vector for level, (_, vector) in self.entries(trial)} if belongs else {}
         for place, vector in before.items():
