@@ -8,20 +8,19 @@ Five noisy tasks whose truth is known, each tuned by method bayes; at several bu
   table   stated probability that the winner is the best of the points tried, in bins, beside how often it truly was
   loss    stated expected loss beside the true one, both in ranges
 The last budget of a run is also looked at after a confirmation (the three leaders, twice more each). What is believed
-was chosen on these tasks; `--held` takes five others. `--keep DIR` keeps the runs, and takes those that are there, so
-that a change of a rule is measured on the same runs.
+was chosen on these tasks; `--held` takes five others. `--keep DIR` keeps the logs of the runs, and takes those that
+are there, so that a change of a rule is measured on the same runs.
 """
 
 import argparse
-import copy
 import itertools
-import pickle
+import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -33,9 +32,10 @@ from tests.bench.quality.task import Instance, stream  # noqa: E402
 
 from bayesd import winner  # noqa: E402
 from bayesd.inprocess import Study  # noqa: E402
+from bayesd.log import read_events  # noqa: E402
 from bayesd_schemas.space import Params, Space  # noqa: E402
 
-BUDGETS = (20, 40, 80)
+BUDGETS = (20, 30, 40, 60, 80)
 LEADERS, REPEATS = 3, 2
 BINS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 Told = float | list[float]
@@ -134,50 +134,45 @@ class Look:
     task: str
     seed: int
     budget: str
-    folded: Any
-    problem: Any
+    study: Study
     truth: dict[int, float]
     """Trial -> its true value, in ranges above the optimum."""
 
 
-def looks(task: Noisy, seed: int) -> Iterator[Look]:
-    made, unit = scale(task, seed)
+def tune(task: Noisy, seed: int, made: Instance, unit: float, path: Path) -> None:
+    """One run, and its confirmation, into a log."""
     random = stream("winners", task.name, seed)
-    study = Study(made.space.model_dump(mode="json", exclude_unset=True), seed=seed, direction="minimize",
-                  budget=BUDGETS[-1])
-    truth: dict[int, float] = {}
+    with Study(made.space.model_dump(mode="json", exclude_unset=True), seed=seed, direction="minimize",
+               budget=BUDGETS[-1], log=path) as study:
+        for number in range(1, BUDGETS[-1] + LEADERS * REPEATS + 1):
+            if number == BUDGETS[-1] + 1:
+                study._request("study.confirm", {"study": study.name, "top": LEADERS, "repeats": REPEATS})
+            trial = study.ask()
+            study.tell(trial, task.measured((made.value(trial.params) - (made.best or 0.0)) / unit, random))
 
-    def one() -> None:
-        trial = study.ask()
-        truth[trial.number] = (made.value(trial.params) - (made.best or 0.0)) / unit
-        study.tell(trial, task.measured(truth[trial.number], random))
 
-    def look(budget: str) -> Look:
-        # Frozen by a copy: the study goes on.
-        return copy.deepcopy(Look(task.name, seed, budget, study._folded, study.problem, dict(truth)))
-
-    for number in range(1, BUDGETS[-1] + 1):
-        one()
-        if number in BUDGETS:
-            yield look(str(number))
-    study._request("study.confirm", {"study": study.name, "top": LEADERS, "repeats": REPEATS})
-    for _ in range(LEADERS * REPEATS):
-        one()
-    yield look(f"{BUDGETS[-1]}, confirmed")
+def looks(task: Noisy, seed: int, folder: Path) -> Iterator[Look]:
+    """A run at its budgets, read from its log, which is made if it is not there."""
+    made, unit = scale(task, seed)
+    path = folder / f"{task.name.replace(', ', '-').replace(' ', '-')}-{seed}.db"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as scratch:     # a run that was cut off leaves nothing behind
+            log = Path(scratch) / "log.db"
+            tune(task, seed, made, unit, log)
+            log.rename(path)
+    told = [seq for seq, body, _ in read_events(path) if json.loads(body)["type"] == "trial.completed"]
+    for count, budget in (*((budget, str(budget)) for budget in BUDGETS), (len(told), f"{BUDGETS[-1]}, confirmed")):
+        study = Study.replay(path, at=told[count - 1])
+        yield Look(task.name, seed, budget, study, {
+            trial.number: (made.value(trial.params) - (made.best or 0.0)) / unit for trial in study.trials})
 
 
 def runs(tasks: Sequence[Noisy], seeds: Sequence[int], keep: Path | None) -> Iterator[Look]:
-    for task in tasks:
-        for seed in seeds:
-            path = None if keep is None else keep / f"{task.name.replace(', ', '-').replace(' ', '-')}-{seed}.pickle"
-            if path is not None and path.exists():
-                yield from pickle.loads(path.read_bytes())  # kept by this very script
-                continue
-            found = list(looks(task, seed))
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(pickle.dumps(found))
-            yield from found
+    with TemporaryDirectory() as scratch:
+        for task in tasks:
+            for seed in seeds:
+                yield from looks(task, seed, keep or Path(scratch))
 
 
 # ---------------------------------------------------------------- what came of it
@@ -201,9 +196,9 @@ class Result:
 
 def judged(look: Look) -> Iterator[Result]:
     """What every rule takes here. A rule that names no probability is not in the table."""
-    entries = winner.entries(look.folded)
-    least = min(look.truth[entry.trial] for entry in entries)
-    for rule, chosen in winner.all_of(look.folded, look.problem).items():
+    study = look.study
+    least = min(look.truth[entry.trial] for entry in winner.entries(study._folded))
+    for rule, chosen in winner.all_of(study._folded, study.problem).items():
         if rule == "pareto":        # there is one objective, and no seconds
             continue
         yield Result(look.task, look.seed, look.budget, rule, look.truth[chosen["trial"]], least, chosen["probability"],
