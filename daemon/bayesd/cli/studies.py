@@ -467,7 +467,8 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
                   "measurement")
     error = f" ± {show.cell(chosen['se'])}" if chosen.get("se") is not None else ""
     show.record(format, chosen, [
-        ("study", chosen["study"]), ("trial", chosen["trial"]), ("value", f"{show.cell(chosen['value'])}{error}"),
+        ("study", chosen["study"]), ("trial", chosen["trial"]),
+        ("value", f"{show.cell(chosen['value'])}{error}{_times(chosen)}"),
         *((name, value) for name, value in chosen["params"].items()),
         *((f"limit {limit['name']}", f"{show.cell(limit['measured'])}, {_limit(limit)}{_binds(limit)}")
           for limit in chosen.get("limits", ())),
@@ -483,7 +484,8 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
 
 
 OTHERS = (Column("rule", "OTHER RULES"), Column("trial", "TRIAL", True), Column("value", "VALUE", True),
-          Column("mean", "EXPECTED", True), Column("probability", "PROBABILITY", True, lambda each: _share(each)),
+          Column("n", "MEASURED", True), Column("mean", "EXPECTED", True),
+          Column("probability", "PROBABILITY", True, lambda each: _share(each)),
           Column("expected_loss", "EXPECTED LOSS", True))
 
 
@@ -494,6 +496,12 @@ def _trust(chosen: dict[str, Any]) -> list[tuple[str, str]]:
     what = "beaten in nothing with" if chosen["rule"] == "pareto" else "best of those tried with"
     return [("expected", f"{show.cell(chosen['mean'])} ± {chosen['sd']:.2g}"), (what, _share(chosen["probability"])),
             ("expected loss", f"{chosen['expected_loss']:.3g}")]
+
+
+def _times(chosen: dict[str, Any]) -> str:
+    """What a value is the mean of."""
+    trials = chosen.get("evaluations") or []
+    return f", the mean of {len(trials)} trials: {', '.join(map(str, trials))}" if len(trials) > 1 else ""
 
 
 def _share(probability: float | None) -> str:
