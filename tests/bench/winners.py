@@ -3,8 +3,8 @@
     python tests/bench/winners.py --seeds 20
 
 Five noisy tasks whose truth is known, each tuned by method bayes; at several budgets every rule names a winner. Then
-  gain    true value of the lowest observed minus true value of the rule's winner, in ranges (from the optimum to the median random
-          value): its median over seeds, the runs that were better, equal, worse, and the mean
+  gain    true value of the lowest observed minus true value of the rule's winner, in ranges (from the optimum to the
+          median random value): its median over seeds, the runs that were better, equal, worse, and the mean
   table   stated probability that the winner is the best of the points tried, in bins, beside how often it truly was
   loss    stated expected loss beside the true one, both in ranges
 The last budget of a run is also looked at after a confirmation (the three leaders, twice more each). What is believed
