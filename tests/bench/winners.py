@@ -2,7 +2,7 @@
 
     python tests/bench/winners.py --seeds 20
 
-Five noisy tasks whose truth is known, each tuned by method bayes; at several budgets every rule names a winner. Then
+Ten noisy tasks whose truth is known, each tuned by method bayes; at several budgets every rule names a winner. Then
   gain    true value of the lowest observed minus true value of the rule's winner, in ranges (from the optimum to the
           median random value): its median over seeds, the runs that were better, equal, worse, and the mean
   table   stated probability that the winner is the best of the points tried, in bins, beside how often it truly was
@@ -27,7 +27,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from tests.bench.quality.functions import moved  # noqa: E402
+from tests.bench.quality.functions import moved, peaks, schwefel  # noqa: E402
 from tests.bench.quality.task import Instance, stream  # noqa: E402
 
 from bayesd import winner  # noqa: E402
@@ -84,6 +84,26 @@ def smooth_table(seed: int) -> Instance:
     return Instance(space, value, value(best), best)
 
 
+def choices(seed: int) -> Instance:
+    """96 combinations of three categories: what each adds, and what every pair of them adds together."""
+    random = stream("winners", "choices", seed)
+    sizes = {"a": 4, "b": 4, "c": 6}
+    alone = {name: random.normal(0, 0.3, size) for name, size in sizes.items()}
+    pairs = {pair: random.normal(0, 0.1, (sizes[pair[0]], sizes[pair[1]])) for pair in itertools.combinations(sizes, 2)}
+    space = Space.model_validate({name: {"type": "categorical", "choices": [f"{name}{i}" for i in range(size)]}
+                                  for name, size in sizes.items()})
+
+    def value(params: Params) -> float:
+        at = {name: int(str(params[name])[1:]) for name in sizes}
+        return float(sum(alone[name][at[name]] for name in sizes)
+                     + sum(pairs[one, other][at[one], at[other]] for one, other in pairs))
+
+    cells: list[Params] = [{"a": f"a{i}", "b": f"b{j}", "c": f"c{k}"} for i, j, k in itertools.product(
+        range(4), range(4), range(6))]
+    best = min(cells, key=value)
+    return Instance(space, value, value(best), best)
+
+
 def plain(sd: float) -> Callable[[float, np.random.Generator], Told]:
     return lambda true, random: true + sd * float(random.normal())
 
@@ -107,15 +127,20 @@ TASKS = (
     Noisy("branin, uneven", lambda seed: moved("branin", 2, True, seed), uneven(0.3)),
     Noisy("levy-4, heavy tails", lambda seed: moved("levy", 4, False, seed), heavy(0.1)),
     Noisy("ackley-5, folds", lambda seed: moved("ackley", 5, False, seed), folds(0.3)),
-    Noisy("table-60, even", table, plain(0.15)))
-"""The tasks on which `beliefs` was chosen."""
-
-HELD = (
+    Noisy("table-60, even", table, plain(0.15)),
     Noisy("rastrigin-3, even", lambda seed: moved("rastrigin", 3, True, seed), plain(0.15)),
     Noisy("rosenbrock-3, faint", lambda seed: moved("rosenbrock", 3, True, seed), plain(0.02)),
     Noisy("griewank-4, uneven", lambda seed: moved("griewank", 4, True, seed), uneven(0.3)),
     Noisy("table-64, heavy tails", smooth_table, heavy(0.08)),
     Noisy("ellipsoid-5, folds", lambda seed: moved("ellipsoid", 5, True, seed), folds(0.3)))
+"""The tasks on which `beliefs` was chosen."""
+
+HELD = (
+    Noisy("schwefel-3, even", lambda seed: schwefel(3, seed), plain(0.15)),
+    Noisy("peaks-2, uneven", lambda seed: peaks(2, seed), uneven(0.3)),
+    Noisy("sphere-4, heavy tails", lambda seed: moved("sphere", 4, False, seed), heavy(0.1)),
+    Noisy("peaks-4, folds", lambda seed: peaks(4, seed), folds(0.2)),
+    Noisy("choices-96, even", choices, plain(0.15)))
 """Tasks that were looked at once, when all was chosen."""
 
 
