@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bayesd import show
+from bayesd import show, verdict
 from bayesd.call import Client, Refusal, once
 from bayesd.cli import offline
 from bayesd.cli.common import (
@@ -468,7 +468,7 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
     error = f" ± {show.cell(chosen['se'])}" if chosen.get("se") is not None else ""
     show.record(format, chosen, [
         ("study", chosen["study"]), ("trial", chosen["trial"]),
-        ("value", f"{show.cell(chosen['value'])}{error}{_times(chosen)}"),
+        ("value", f"{show.cell(chosen['value'])}{error}{verdict.pooled(chosen)}"),
         *((name, value) for name, value in chosen["params"].items()),
         *((f"limit {limit['name']}", f"{show.cell(limit['measured'])}, {_limit(limit)}{_binds(limit)}")
           for limit in chosen.get("limits", ())),
@@ -478,9 +478,9 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
         if others:
             click.echo()
             show.rows(format, others, OTHERS)
-        if chosen.get("probability") is not None and chosen["probability"] < 0.5 and chosen["rule"] != "confirmed":
-            show.talk(f"it is more likely than not that another point that was tried is better: "
-                      f"bayesd study confirm {chosen['study']} measures the leaders again")
+        doubt = verdict.doubt(chosen, chosen["study"])
+        if doubt is not None:
+            show.talk(doubt)
 
 
 OTHERS = (Column("rule", "OTHER RULES"), Column("trial", "TRIAL", True), Column("value", "VALUE", True),
@@ -496,12 +496,6 @@ def _trust(chosen: dict[str, Any]) -> list[tuple[str, str]]:
     what = "beaten in nothing with" if chosen["rule"] == "pareto" else "best of those tried with"
     return [("expected", f"{show.cell(chosen['mean'])} ± {chosen['sd']:.2g}"), (what, _share(chosen["probability"])),
             ("expected loss", f"{chosen['expected_loss']:.3g}")]
-
-
-def _times(chosen: dict[str, Any]) -> str:
-    """What a value is the mean of."""
-    trials = chosen.get("evaluations") or []
-    return f", the mean of {len(trials)} trials: {', '.join(map(str, trials))}" if len(trials) > 1 else ""
 
 
 def _share(probability: float | None) -> str:

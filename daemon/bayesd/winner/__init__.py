@@ -12,15 +12,13 @@ from bayesd.study import limits
 from bayesd.study.pooled import mean_of
 from bayesd.study.problem import Problem
 from bayesd.study.state import Study
+from bayesd.verdict import CONFIRMED, DOUBTFUL
 from bayesd.winner import mean, one_se, pareto, robust
 from bayesd.winner.candidates import Entry, candidates, eligible, entries
 from bayesd.winner.case import Case, Pick, Terms
 
 __all__ = ["CONFIRMED", "DOUBTFUL", "RULES", "Entry", "Terms", "all_of", "candidates", "choose", "eligible", "entries",
            "later", "of"]
-
-CONFIRMED = "confirmed"
-DOUBTFUL = 0.5          # below this probability nobody should announce a winner without measuring again
 
 
 def _best(case: Case) -> Pick:
