@@ -347,6 +347,9 @@ class TrialImported(_Data):
     failure: Annotated[str | None, Field(alias="class")] = None
     result: bool = Field(False, description="Of a point that was imported before: this is the trial's outcome, and "
                                             "what came before it was a late one")
+    fidelity: Number | None = Field(None, description="The share of the training that values were measured after, "
+                                                      "when that was not all of it")
+    curve: list[tuple[Number, Number]] | None = Field(None, description="(Share, value) at the rungs reached")
     origin: TrialOrigin
 
 

@@ -256,3 +256,28 @@ def test_in_one_process_a_study_says_when_to_stop(tmp_path: Path) -> None:
             study.report(trial, value, step=1)
         assert study.should_prune(trial)
         study.tell(trial, state="pruned")
+
+
+def test_what_a_stopped_trial_had_at_its_rungs_is_learned_as_that_and_a_fork_knows_it() -> None:
+    story = Story(prune={"rule": "asha"}, fidelity={**EPOCHS, "max": 8})
+    story.ask("w1")
+    for step in (1, 2, 3, 4, 8):
+        story.report("w1", 1, step, 9.0 - step)
+    story.tell("w1", 1, value=1.0)
+    story.ask("w2")
+    story.report("w2", 2, 1, 7.5)
+    assert len(story.report("w2", 2, 3, 6.5)[0]) == 1       # past rung 2 it counts there
+    assert story.report("w2", 2, 4, 7.0)[1][0][2]["stop"] == "pruned"
+    story.tell("w2", 2, state="pruned")
+    story.ask("w3")
+    story.report("w3", 3, 1, float("nan"))
+    story.tell("w3", 3, state="fail")
+    seen = story.desk.state.studies["s"].history
+    assert [each.fidelity for each in seen] == [None, 0.5, None]
+    assert seen[0].curve == ((0.125, 8.0), (0.25, 7.0), (0.5, 5.0))
+    assert seen[1].curve == ((0.125, 7.5), (0.25, 6.5), (0.5, 7.0))
+    story.request("op", "study.fork", **{"as": "f"})
+    forked = story.desk.state.studies["f"].history
+    assert [(each.values, each.fidelity, each.curve) for each in forked] == [
+        (each.values, each.fidelity, each.curve) for each in seen]
+    story.check()

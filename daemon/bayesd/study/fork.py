@@ -144,7 +144,8 @@ def _imported(study: Study, trial: Trial, seen: Observation, params: Data, is_re
     if trial.is_pending:
         said = seen.values, seen.se, seen.limits
         seconds = next((late.seconds for late in trial.late or () if _late(trial, late) == said), None)
-    for name, value in (("se", seen.se), ("seconds", seconds)):
+    for name, value in (("se", seen.se), ("seconds", seconds), ("fidelity", seen.fidelity),
+                        ("curve", [list(rung) for rung in seen.curve] or None)):
         if value is not None:
             data[name] = value
     return data

@@ -10,11 +10,12 @@ from typing import Any
 
 import orjson
 
+from bayesd.study.knowledge import besides, read_besides
 from bayesd.study.ladder import Rung
 from bayesd.study.problem import Fit, Observation
 from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
 
-CODEC = "bayesd-json-3"
+CODEC = "bayesd-json-4"
 
 
 def dump(state: State) -> tuple[bytes, bytes]:
@@ -71,9 +72,7 @@ def _study(study: Study) -> dict[str, Any]:
         "space_rev": study.space_rev, "status": study.status, "closed_by": study.closed_by,
         "trials": [_trial(trial) for trial in study.trials], "running": list(study.running),
         "waiting": list(study.waiting), "queue": study.queue, "drawn": study.drawn,
-        "history": [[seen.trial, seen.values, seen.se, *([] if seen.spent is None else [seen.spent]),
-                     *([seen.limits] if seen.limits else [])]
-                    for seen in study.history],
+        "history": [[seen.trial, seen.values, seen.se, *besides(seen)] for seen in study.history],
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta],
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
         "best": study.best.number if study.best is not None else None, "version": study.version,
@@ -213,8 +212,7 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.paused = {number: study.trials[number - 1] for number in data.get("paused", ())}
     study.queue, study.drawn = data["queue"], data["drawn"]
     study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se,
-                                 limits=next((tuple(each) for each in more if isinstance(each, list)), ()),
-                                 spent=next((each for each in more if not isinstance(each, list)), None))
+                                 **read_besides(more))
                      for number, values, se, *more in data["history"]]
     if data["fit"] is not None:
         model, n, theta = data["fit"]
