@@ -301,7 +301,8 @@ def _winner(of: Known, kept: set[int] | None, rule: str) -> Body:
     # A recorded fit may have seen what this replay leaves out.
     fit = of.problem.fit if len(history) == len(of.problem.history) else None
     problem = replace(of.problem, history=history, fit=fit)
-    return winner.choose(tuple(entry for entry in of.entries if entry.trial in there), problem, rule, of.terms)
+    return winner.choose(tuple(entry.among(there) for entry in of.entries if entry.trial in there), problem, rule,
+                         of.terms)
 
 
 def _difference(of: Known, then: Body, actual: Body) -> float | None:
