@@ -14,6 +14,7 @@ from bayesd.optimize import sobol
 from bayesd.optimize.encode import cube
 from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Observation, Problem
+from bayesd.warned import brief
 from bayesd_schemas.space import Space
 
 Function = Callable[[Floats], Floats]
@@ -180,3 +181,9 @@ def test_leaders_within_the_noise() -> None:
     trials = [Fact(seen.trial, seen.params, seen.values and seen.values[0], False, "w", 1.0)  # type: ignore[arg-type]
               for seen in problem.history]
     assert "noise-exceeds-differences" in [w.code for w in warnings.of(facts(trials), Belief.of(problem))]
+
+
+@pytest.mark.parametrize(("count", "lines"), [(0, []), (2, ["w0", "w1", "more: bayesd study warnings s"]),
+                                              (5, ["w0", "w1", "w2", "more (2): bayesd study warnings s"])])
+def test_three_warnings_stand_in_short_and_where_the_rest_is(count: int, lines: list[str]) -> None:
+    assert list(brief("s", [{"text": f"w{i}", "code": "c"} for i in range(count)])) == lines
