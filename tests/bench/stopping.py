@@ -31,7 +31,7 @@ from tests.bench.quality.tasks import tasks  # noqa: E402
 
 from bayesd.optimize import convergence, posterior_at_data, suggest  # noqa: E402
 from bayesd.study.problem import Fit, Observation, Problem  # noqa: E402
-from bayesd.study.stopping import by_model  # noqa: E402
+from bayesd.study.stopping import RESULTS_MIN, by_model  # noqa: E402
 from bayesd_schemas.study import Stop  # noqa: E402
 
 REPORTED = ("hartmann-3", "noisy-levy-4", "mixed-valleys", "logistic-iris", "svc-digits")
@@ -90,12 +90,13 @@ def record(name: str, seed: int, budget: int) -> Recorded:
     return made
 
 
-def judge(run: Recorded) -> dict[str, Any]:
-    """Where the rule would have stopped a run, the result there, and the result of the whole budget."""
+def judge(run: Recorded, every: int) -> dict[str, Any]:
+    """Where the rule would have stopped a run, the result there, and the result of the whole budget. It is asked after
+    every so many results."""
     budget = len(run.moments)
     said: dict[str, Any] = {"task": run.task, "seed": run.seed, "budget": budget, "stop": None,
                             "whole": run.regret(budget), "at": budget, "short": 0.0}
-    for results in range(1, budget + 1):
+    for results in range(RESULTS_MIN, budget + 1, every):
         seen = convergence(run.problem(results))
         if seen is not None and by_model(RULE, seen) is not None:
             regret = run.regret(results)
@@ -112,9 +113,9 @@ def recorded(file: Path | None) -> dict[tuple[str, int, int], Recorded]:
     return {(run.task, run.seed, len(run.moments)): run for run in lines}
 
 
-def _one(name: str, seed: int, budget: int, had: Recorded | None) -> tuple[Recorded, dict[str, Any]]:
+def _one(name: str, seed: int, budget: int, had: Recorded | None, every: int) -> tuple[Recorded, dict[str, Any]]:
     run = had or record(name, seed, budget)
-    return run, judge(run)
+    return run, judge(run, every)
 
 
 def table(runs: list[dict[str, Any]]) -> Iterator[str]:
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--tuned", action="store_true", help="the tasks and seeds that the rule was tuned on")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--budget", type=int, default=100)
+    parser.add_argument("--every", type=int, default=1, help="results between two questions; more is faster")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--first", type=int, help="the first seed")
     parser.add_argument("--runs", type=Path, help="a file that keeps the runs; those in it are judged, not made again")
@@ -146,7 +148,8 @@ def main() -> None:
     cells = list(product(range(first, first + options.seeds), names))
     progress, runs = Progress(len(cells)), []
     with ProcessPoolExecutor(options.jobs) as pool:
-        for run, one in pool.map(_one, *zip(*((name, seed, options.budget, had.get((name, seed, options.budget)))
+        for run, one in pool.map(_one, *zip(*((name, seed, options.budget, had.get((name, seed, options.budget)),
+                                               options.every)
                                               for seed, name in cells), strict=True)):
             runs.append(one)
             if options.runs is not None and (one["task"], one["seed"], options.budget) not in had:
