@@ -188,8 +188,9 @@ def looks(task: Noisy, seed: int, folder: Path) -> Iterator[Look]:
             tune(task, seed, made, unit, log)
             log.rename(path)
     told = [seq for seq, body, _ in read_events(path) if json.loads(body)["type"] == "trial.completed"]
-    for count, budget in (*((budget, str(budget)) for budget in BUDGETS), (len(told), f"{BUDGETS[-1]}, confirmed")):
-        study = Study.replay(path, at=told[count - 1])
+    ends = {str(budget): told[budget - 1] for budget in BUDGETS}
+    for budget, at in (*ends.items(), (f"{BUDGETS[-1]}, confirmed", None)):
+        study = Study.replay(path, at=at)
         yield Look(task.name, seed, budget, study, {
             trial.number: (made.value(trial.params) - (made.best or 0.0)) / unit for trial in study.trials})
 
