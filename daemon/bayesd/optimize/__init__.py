@@ -14,7 +14,7 @@ from bayesd_schemas.space import Params
 
 __all__ = ["VERSION", "convergence", "doubt_of", "fit_of", "posterior_at_data", "suggest", "value_of"]
 
-VERSION = 3
+VERSION = 4
 """Of the engine: raised with every change after which some problem may get another answer."""
 
 
