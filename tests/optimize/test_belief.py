@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from bayesd.optimize import belief, suggest
+from bayesd.optimize import belief, opening, suggest
 from bayesd.optimize.acquisition import Improvement
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.posterior import Posterior
@@ -130,3 +130,46 @@ def test_a_wrong_prior_is_dropped_by_what_was_measured() -> None:
 def test_an_opinion_that_says_nothing_is_refused_in_words(prior: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         StudySpec.model_validate({"name": "s", "space": SPACE, "prior": prior})
+
+
+def far_and_near(near: float, far: float, parameters: int = 6) -> Problem:
+    """Somebody is sure of every parameter; six results near what was said and six elsewhere."""
+    space = Space.model_validate({f"x{j}": {"type": "float", "low": 0, "high": 1} for j in range(parameters)})
+    random = np.random.default_rng(3)
+    U = np.vstack([0.25 + 0.05 * random.standard_normal((6, parameters)), random.uniform(0.6, 1, (6, parameters))])
+    history = tuple(Observation(i + 1, dict(zip(space, map(float, u), strict=True)), (
+        (near if i < 6 else far) + 0.1 * float(np.sum(u)),)) for i, u in enumerate(U))
+    return Problem(space, ("minimize",), "bayes", 5, True, 13, 13, history,
+                   prior=tuple((name, Prior(centre=0.25, confidence="high")) for name in space))
+
+
+def test_a_sure_prior_keeps_the_search_where_it_is_until_results_are_better_elsewhere() -> None:
+    for near, far, stays in ((0.0, 1.0, True), (1.0, 0.0, False)):
+        proposal = suggest(far_and_near(near, far)).proposals[0]
+        apart = max(abs(float(value or 0) - 0.25) for value in proposal.params.values())
+        assert (apart < 0.25) == stays
+        assert (proposal.prior is not None) == stays
+
+
+def test_the_search_looks_where_the_prior_is() -> None:
+    now = far_and_near(0.0, 1.0)
+    prior = held(now)
+    model = Posterior.of(design := Design(prior.of), tuple(design.prior[0]), np.zeros((1, design.width)), np.zeros(1),
+                         np.zeros(1))
+    gain = Improvement(model, 0.0)
+    draws = belief.likely(now, belief.with_belief(now, gain, gain))
+    assert draws is not None
+    assert np.mean(np.abs(draws - 0.25).max(axis=1) < 0.2) > 0.9
+    assert belief.likely(replace(now, prior=()), gain) is None
+
+
+def test_the_model_begins_earlier_where_somebody_is_sure_of_much_of_the_space() -> None:
+    names = [f"x{j}" for j in range(9)]
+    space = Space.model_validate({name: {"type": "float", "low": 0, "high": 1} for name in names})
+
+    def before_the_model(sure: int, confidence: Any) -> int:
+        prior = tuple((name, Prior(centre=0.5, confidence=confidence)) for name in names[:sure])
+        return opening.size_of(problem(space=space, prior=prior), 10)
+
+    assert [before_the_model(sure, "high") for sure in (0, 1, 3, 9)] == [10, 9, 7, 5]
+    assert before_the_model(9, "low") == 10
