@@ -88,7 +88,8 @@ class Study(AbstractContextManager["Study"]):
                  metric: str | None = None, objectives: Sequence[Mapping[str, Any]] | None = None,
                  method: Method = "bayes", seed: int = 0, noise: Literal["learn", "none"] = "learn",
                  surrogate: Model = "gp", constraints: Sequence[str] = (),
-                 limits: Sequence[Mapping[str, Any]] = (),
+                 limits: Sequence[Mapping[str, Any]] = (), prior: Mapping[str, Mapping[str, Any]] | None = None,
+                 warm_start: Sequence[Mapping[str, Any]] = (), cost: Mapping[str, Any] | None = None,
                  budget: int | None = None, stop: Mapping[str, Any] | None = None, name: str = "study",
                  log: str | Path | None = None) -> None:
         said: dict[str, Any] = {"name": name, "space": {key: dict(each) for key, each in space.items()},
@@ -103,6 +104,11 @@ class Study(AbstractContextManager["Study"]):
             said["objectives"] = [dict(each) for each in objectives]
         if limits:
             said["limits"] = [dict(each) for each in limits]
+        if warm_start:
+            said["warm_start"] = [dict(each) for each in warm_start]
+        for key, table in (("prior", prior), ("cost", cost)):
+            if table is not None:
+                said[key] = dict(table)
         if constraints:
             said["constraints"] = constraints if isinstance(constraints, str) else list(constraints)
         if budget is not None:

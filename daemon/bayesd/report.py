@@ -11,7 +11,7 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bayesd import notes, pictures
+from bayesd import notes, pictures, verdict
 from bayesd.pictures import Axis, Bar, Mark
 from bayesd.show import cell, duration, params
 from bayesd.study.limits import keeps
@@ -118,18 +118,18 @@ def _winner(record: "Record", why: Collection[int]) -> str:
     rules = [(rule, chosen) for rule, chosen in record.rules.items()
              if chosen.get("trial") is not None and rule != won["rule"]]
     same = {chosen["trial"] for _, chosen in rules} <= {won["trial"]}
+    titles = ("Rule", "Trial", f">{escape(study.goals[0].name)}", ">Probability", "Reason")
     others = "<p>Every other rule takes the same trial.</p>" if same else \
-        "<p>Other rules would take:</p>" + _table(("Rule", "Trial", f">{escape(study.goals[0].name)}", "Reason"), (
+        "<p>Other rules would take:</p>" + _table(titles, (
             (escape(rule), _trial_link(chosen["trial"]), escape(cell(chosen.get("value"))),
+             "-" if chosen.get("probability") is None else f"{chosen['probability']:.0%}",
              escape(str(chosen.get("reason", "")))) for rule, chosen in rules))
-    trust = "" if won.get("probability") is None or won.get("mean") is None else (
-        f"<p>The model expects {escape(cell(won['mean']))} ± {won['sd']:.2g} there. With a probability of "
-        f"{won['probability']:.0%} " + ("nothing that was tried beats it in everything"
-                                        if won["rule"] == "pareto" else "it is the best point of those tried")
-        + f"; it is expected to be {won['expected_loss']:.2g} behind the best of them.</p>")
+    said, doubt = verdict.believed(won), verdict.doubt(won, study.name)
+    trust = (f"<p>{escape(said)}</p>" if said else "") + (f"<p>But {escape(doubt)}.</p>" if doubt else "")
     link = f" {_why_link(won['trial'], why, 'Why it was proposed')}." if won["trial"] in why else ""
     return _section("The winner", f"<div class=card><p><span class=big>{escape(cell(won['value']))}{error}</span> "
-                    f"{escape(study.goals[0].name)}, {_trial_link(won['trial'])}</p><dl>{point}</dl></div>"
+                    f"{escape(study.goals[0].name)}, {_trial_link(won['trial'])}{verdict.pooled(won)}</p>"
+                    f"<dl>{point}</dl></div>"
                     f"<p>By rule {escape(won['rule'])}: {escape(won['reason'])}.{link}</p>{trust}{others}", "winner")
 
 

@@ -37,6 +37,7 @@ PruneRule = Literal[
     "asha",
     "hyperband",
     "race",
+    "curve",
 ]
 WinnerRule = Literal["best", "mean", "one-se", "robust", "pareto"]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/@-]{0,63}$")]
@@ -196,17 +197,26 @@ class Prune(_Part):
                             "what complete trials reported at the same step. asha: stopped at a rung of "
                             "[fidelity] unless among the best 1/reduction that reached it; hyperband: the same in "
                             "brackets that begin to judge at different rungs. race: cross-validated trials, with "
-                            "[folds], stopped when they can hardly beat the best one on all folds any more.")
-    metric: MetricName | None = Field(None, description="Which of several objectives is looked at.")
+                            "[folds], stopped when they can hardly beat the best one on all folds any more. "
+                            "curve: stopped when the trial's learning curve hardly leads to a better end than the "
+                            "best trial has.")
+    by: MetricName | None = Field(None, description="Which of several objectives is looked at, by name; or "
+                                "dominance: all of them at once. Stopped is then what too many dominate, what is not "
+                                "among the best of its rung by how many dominate it, or what hardly ends better in "
+                                "anything than one trial on the front.")
+    metric: MetricName | None = Field(None, description="The earlier name of by.")
     warmup: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = Field(
         0, description="Reports of steps before it are not judged.")
     startup: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] | None = Field(
-        None, description="So many complete trials must have reported at a step first (median and percentile; "
-                          "default 5), or trials have reached a rung (asha and hyperband; default 1), or complete "
-                          "trials be known by fold (race; default 3).")
+        None, description="So many complete trials must have reported at a step first (median and percentile, "
+                          "default 5; curve, default 8), or trials have reached a rung (asha and hyperband; default "
+                          "1), or complete trials be known by fold (race; default 3).")
     percentile: Annotated[float, Field(gt=0, lt=100, allow_inf_nan=False)] | None = Field(
         None, description="Of percentile: the share of the best that go on, in percent. Default 25.")
 
+    chance: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] | None = Field(
+        None, description="Of curve: a trial whose chance to end better than the best is below it is stopped. "
+                          "Default 0.05.")
     error: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = Field(
         0.05, description="Of race: the probability that a trial is stopped which would have won.")
     min_folds: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
@@ -219,6 +229,10 @@ class Prune(_Part):
     def _fitting(self) -> "Prune":
         if self.percentile is not None and self.rule != "percentile":
             raise ValueError('percentile is for rule = "percentile"')
+        if self.chance is not None and self.rule != "curve":
+            raise ValueError('chance is for rule = "curve"; a race has error')
+        if self.by is not None and self.metric is not None:
+            raise ValueError("by and metric say the same: give by alone")
         if self.resume and self.rule not in ("asha", "hyperband"):
             raise ValueError('resume is for rule = "asha" and "hyperband", which have rungs to go on from')
         return self
@@ -226,7 +240,22 @@ class Prune(_Part):
     @property
     def needed(self) -> int:
         """`startup`, or the rule's default."""
-        return self.startup or {"median": 5, "percentile": 5, "race": 3}.get(self.rule, 1)
+        return self.startup or {"median": 5, "percentile": 5, "race": 3, "curve": 8}.get(self.rule, 1)
+
+    @property
+    def looks_at(self) -> str | None:
+        """The objective that is looked at; None: the first, or with `by_dominance` all."""
+        return self.metric if self.by is None or self.by_dominance else self.by
+
+    @property
+    def by_dominance(self) -> bool:
+        """Whether all objectives are looked at together. An objective of that name is named by `metric`."""
+        return self.by == "dominance"
+
+    @property
+    def least_chance(self) -> float:
+        """Below it the rule curve stops."""
+        return 0.05 if self.chance is None else self.chance
 
     @property
     def share(self) -> float:
@@ -409,10 +438,17 @@ class StudySpec(_Part):
         if prune.rule in ("asha", "hyperband") and self.fidelity is None:
             raise ValueError(f"prune: rule {prune.rule} needs [fidelity], for example with name = \"epochs\", max = 81")
         names = [goal.name for goal in self.goals]
-        if prune.metric is None and len(names) > 1:
-            raise ValueError(f"prune: with several objectives, metric says which one is looked at: {', '.join(names)}")
-        if prune.metric is not None and prune.metric not in names:
-            raise ValueError(f"prune: metric {prune.metric} is none of the objectives {', '.join(names)}")
+        if prune.by_dominance:
+            if len(names) == 1:
+                raise ValueError('prune: by = "dominance" is for several [[objectives]]; with one, leave by out')
+            if prune.rule == "race" or prune.resume:
+                raise ValueError(f"prune: {'a race' if prune.rule == 'race' else 'resume'} looks at one objective: "
+                                 f'write by = "{names[0]}", or take another rule for by = "dominance"')
+        elif prune.looks_at is None and len(names) > 1:
+            raise ValueError("prune: with several objectives, by says what is looked at: "
+                             + ", ".join(f'by = "{name}"' for name in names) + ', or by = "dominance" for all of them')
+        if prune.looks_at is not None and prune.looks_at not in names:
+            raise ValueError(f"prune: by names {prune.looks_at}, which is none of the objectives {', '.join(names)}")
         if prune.rule == "race":
             if self.folds is None:
                 raise ValueError('prune: rule = "race" compares folds, so [folds] has to say how many make a full '
@@ -420,7 +456,7 @@ class StudySpec(_Part):
             if prune.min_folds >= self.folds.count:
                 raise ValueError(f"prune: min_folds is {prune.min_folds}, but folds.count is {self.folds.count}: "
                                  "nothing would ever be stopped")
-            if prune.metric not in (None, names[0]):
+            if prune.looks_at not in (None, names[0]):
                 raise ValueError(f"prune: a race is for the first objective, {names[0]}")
 
     @property

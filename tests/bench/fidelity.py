@@ -1,12 +1,13 @@
 """Pruning rules on real training: how good with a quarter of the epochs, and what a report costs the daemon.
 
     python -m tests.bench.fidelity                     # 10 seeds: a network on digits, full training against rungs
-    python -m tests.bench.fidelity --seeds 3
+    python -m tests.bench.fidelity --seeds 3 --trials 40
+    python -m tests.bench.fidelity --lcbench FOLDER --task 189873     # curves of LCBench; see lcbench.py
     python -m tests.bench.fidelity --reports           # CPU time of a report among 10,000 trials of 20 reports, and of
                                                        # a tell at a rung among 10,000 trials that climb
 
 Training is scikit-learn's MLPClassifier on the digits that it brings, epoch by epoch; the metric is the log-loss on
-held-out images. Full training gets `TRIALS` trials of `EPOCHS` epochs, each rule a quarter of those epochs with the
+held-out images. Full training gets `--trials` trials of all epochs, each rule a quarter of those epochs with the
 same engine, one worker. The figure is the best loss of a trial that was trained to the end, and how much worse it is
 than that of full training with the same seed.
 """
@@ -15,6 +16,8 @@ import argparse
 import statistics
 import time
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
+from tests.bench import lcbench
 
 from bayesd.optimize import suggest
 from bayesd.study import rules
@@ -73,44 +77,70 @@ class World:
         return list(self.desk.committed(self.desk.state.seq))
 
 
-def run(rule: str, seed: int, epochs: int) -> tuple[float, int, int]:
-    """(best loss of a whole training, trials begun, whole trainings) within so many epochs."""
-    images, labels = load_digits(return_X_y=True)
-    parts = train_test_split(images / 16.0, labels, test_size=0.4, random_state=seed, stratify=labels)
-    world = World({"method": "bayes", "seed": seed, "space": SPACE,
-                   "fidelity": {"name": "epochs", "max": EPOCHS}, **RULES[rule]})
-    left, best, whole = epochs, float("inf"), 0
-    checkpoints: dict[str, tuple[MLPClassifier, int]] = {}      # in the worker's memory: a network and its epochs
-    while left > 0:
-        grant = world.ask()
-        trial, fence, params, fidelity = grant["trial"], grant["fence"], grant["params"], grant["fidelity"]
+class Digits:
+    """A network that is trained for real."""
+
+    epochs, least, space, goal = EPOCHS, 1, SPACE, {"metric": "loss", "direction": "minimize"}
+
+    def curve(self, params: dict[str, Any], seed: int) -> Iterator[float]:
+        """Log-loss on held-out images after each epoch."""
+        images, labels = load_digits(return_X_y=True)
+        parts = train_test_split(images / 16.0, labels, test_size=0.4, random_state=seed, stratify=labels)
         network = MLPClassifier((params["units"],), learning_rate_init=params["rate"], alpha=params["alpha"],
                                 batch_size=params["batch"], random_state=seed)
-        network, done = checkpoints.pop(fidelity["from"]) if "from" in fidelity else (network, 0)
-        for step in range(done + 1, min(fidelity["value"], done + left) + 1):
+        while True:
             network.partial_fit(parts[0], parts[2], classes=np.arange(10))
-            loss = float(log_loss(parts[3], np.clip(network.predict_proba(parts[1]), 1e-12, 1.0), labels=range(10)))
+            yield float(log_loss(parts[3], np.clip(network.predict_proba(parts[1]), 1e-12, 1.0), labels=range(10)))
+
+
+class Lcbench:
+    """A data set of LCBench, whose curves are looked up."""
+
+    epochs, least, space, goal = lcbench.EPOCHS, 2, lcbench.SPACE, {"metric": "accuracy", "direction": "maximize"}
+
+    def __init__(self, folder: Path, task: str) -> None:
+        self.curves = lcbench.Curves(folder, task)
+
+    def curve(self, params: dict[str, Any], seed: int) -> Iterator[float]:
+        yield from self.curves.of(params)
+
+
+def run(task: Digits | Lcbench, rule: str, seed: int, epochs: int) -> tuple[float, int, int]:
+    """(Best value of a whole training, less is better; trials begun; whole trainings) within so many epochs."""
+    world = World({"method": "bayes", "seed": seed, "space": task.space, **task.goal,
+                   "fidelity": {"name": "epochs", "min": task.least, "max": task.epochs}, **RULES[rule]})
+    left, best, whole = epochs, float("inf"), 0
+    sign = 1.0 if task.goal["direction"] == "minimize" else -1.0
+    checkpoints: dict[str, tuple[Iterator[float], int]] = {}      # in the worker's memory: a training and its epochs
+    while left > 0:
+        grant = world.ask()
+        trial, fence, fidelity = grant["trial"], grant["fence"], grant["fidelity"]
+        curve, done = (checkpoints.pop(fidelity["from"]) if "from" in fidelity
+                       else (task.curve(grant["params"], seed), 0))
+        for step in range(done + 1, min(fidelity["value"], done + left) + 1):
+            value = next(curve)
             left -= 1
-            if world.report(trial, step, loss, fence):
+            if world.report(trial, step, value, fence):
                 world.tell(trial, fence, state="pruned")
                 break
         else:
             if step == fidelity["value"]:
-                checkpoints[f"{trial}"] = network, step
-                world.tell(trial, fence, value=loss, checkpoint=f"{trial}")
-            if step == EPOCHS:
-                best, whole = min(best, loss), whole + 1
+                checkpoints[f"{trial}"] = curve, step
+                world.tell(trial, fence, value=value, checkpoint=f"{trial}")
+            if step == task.epochs:
+                best, whole = min(best, sign * value), whole + 1
     return best, len(world.desk.state.studies["s"].trials), whole
 
 
-def quality(seeds: int) -> None:
-    full = [run("full", seed, TRIALS * EPOCHS) for seed in range(seeds)]
-    print(f"full         {TRIALS * EPOCHS} epochs: loss {statistics.median(each[0] for each in full):.4f}, "
-          f"{seeds} seeds", flush=True)
+def quality(task: Digits | Lcbench, seeds: int, trials: int) -> None:
+    name, most = task.goal["metric"], trials * task.epochs
+    full = [run(task, "full", seed, most) for seed in range(seeds)]
+    print(f"full         {most} epochs: {name} {abs(statistics.median(each[0] for each in full)):.4f}, {seeds} seeds",
+          flush=True)
     for rule in RULES:
-        found = [run(rule, seed, TRIALS * EPOCHS // 4) for seed in range(seeds)]
+        found = [run(task, rule, seed, most // 4) for seed in range(seeds)]
         worse = [mine[0] - whole[0] for mine, whole in zip(found, full, strict=True)]
-        print(f"{rule:12} {TRIALS * EPOCHS // 4} epochs: loss {statistics.median(each[0] for each in found):.4f}, "
+        print(f"{rule:12} {most // 4} epochs: {name} {abs(statistics.median(each[0] for each in found)):.4f}, "
               f"worse by {statistics.median(worse):+.4f}, as good or better in {sum(each <= 0 for each in worse)}; "
               f"{statistics.median(each[1] for each in found):g} trials, "
               f"{statistics.median(each[2] for each in found):g} whole", flush=True)
@@ -171,10 +201,14 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", ConvergenceWarning)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--lcbench", type=Path, help="folder of the scenario")
+    parser.add_argument("--task", default="189873", help="a data set of LCBench")
     parser.add_argument("--reports", action="store_true")
     arguments = parser.parse_args()
     if arguments.reports:
         for name in RULES:
             (climbs if name.endswith("resume") else reports)(name)
     else:
-        quality(arguments.seeds)
+        task = Digits() if arguments.lcbench is None else Lcbench(arguments.lcbench, arguments.task)
+        quality(task, arguments.seeds, arguments.trials)

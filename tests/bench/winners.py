@@ -2,41 +2,42 @@
 
     python tests/bench/winners.py --seeds 20
 
-Five noisy tasks whose truth is known, each tuned by method bayes; at several budgets every rule names a winner. Then
-  gain    true value of `best`'s winner minus true value of the rule's, in ranges (from the optimum to the median random
-          value): its median over seeds, the runs that were better, equal, worse, and the mean
+Ten noisy tasks whose truth is known, each tuned by method bayes; at several budgets every rule names a winner. Then
+  gain    true value of the lowest observed minus true value of the rule's winner, in ranges (from the optimum to the
+          median random value): its median over seeds, the runs that were better, equal, worse, and the mean
   table   stated probability that the winner is the best of the points tried, in bins, beside how often it truly was
   loss    stated expected loss beside the true one, both in ranges
 The last budget of a run is also looked at after a confirmation (the three leaders, twice more each). What is believed
-was chosen on these tasks; `--held` takes five others. `--keep DIR` keeps the runs, and takes those that are there, so
-that a change of a rule is measured on the same runs.
+was chosen on these tasks; `--held` takes five others. `--keep DIR` keeps the logs of the runs, and takes those that
+are there, so that a change of a rule is measured on the same runs.
 """
 
 import argparse
-import copy
 import itertools
-import pickle
+import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from tests.bench.quality.functions import moved  # noqa: E402
+from tests.bench.quality.functions import moved, peaks, schwefel  # noqa: E402
 from tests.bench.quality.task import Instance, stream  # noqa: E402
 
 from bayesd import winner  # noqa: E402
 from bayesd.inprocess import Study  # noqa: E402
+from bayesd.log import read_events  # noqa: E402
 from bayesd_schemas.space import Params, Space  # noqa: E402
 
-BUDGETS = (20, 40, 80)
+BUDGETS = (20, 30, 40, 60, 80)
 LEADERS, REPEATS = 3, 2
+LOWEST = "lowest observed"
 BINS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 Told = float | list[float]
 
@@ -83,6 +84,26 @@ def smooth_table(seed: int) -> Instance:
     return Instance(space, value, value(best), best)
 
 
+def choices(seed: int) -> Instance:
+    """96 combinations of three categories: what each adds, and what every pair of them adds together."""
+    random = stream("winners", "choices", seed)
+    sizes = {"a": 4, "b": 4, "c": 6}
+    alone = {name: random.normal(0, 0.3, size) for name, size in sizes.items()}
+    pairs = {pair: random.normal(0, 0.1, (sizes[pair[0]], sizes[pair[1]])) for pair in itertools.combinations(sizes, 2)}
+    space = Space.model_validate({name: {"type": "categorical", "choices": [f"{name}{i}" for i in range(size)]}
+                                  for name, size in sizes.items()})
+
+    def value(params: Params) -> float:
+        at = {name: int(str(params[name])[1:]) for name in sizes}
+        return float(sum(alone[name][at[name]] for name in sizes)
+                     + sum(pairs[one, other][at[one], at[other]] for one, other in pairs))
+
+    cells: list[Params] = [{"a": f"a{i}", "b": f"b{j}", "c": f"c{k}"} for i, j, k in itertools.product(
+        range(4), range(4), range(6))]
+    best = min(cells, key=value)
+    return Instance(space, value, value(best), best)
+
+
 def plain(sd: float) -> Callable[[float, np.random.Generator], Told]:
     return lambda true, random: true + sd * float(random.normal())
 
@@ -106,15 +127,20 @@ TASKS = (
     Noisy("branin, uneven", lambda seed: moved("branin", 2, True, seed), uneven(0.3)),
     Noisy("levy-4, heavy tails", lambda seed: moved("levy", 4, False, seed), heavy(0.1)),
     Noisy("ackley-5, folds", lambda seed: moved("ackley", 5, False, seed), folds(0.3)),
-    Noisy("table-60, even", table, plain(0.15)))
-"""The tasks on which `beliefs` was chosen."""
-
-HELD = (
+    Noisy("table-60, even", table, plain(0.15)),
     Noisy("rastrigin-3, even", lambda seed: moved("rastrigin", 3, True, seed), plain(0.15)),
     Noisy("rosenbrock-3, faint", lambda seed: moved("rosenbrock", 3, True, seed), plain(0.02)),
     Noisy("griewank-4, uneven", lambda seed: moved("griewank", 4, True, seed), uneven(0.3)),
     Noisy("table-64, heavy tails", smooth_table, heavy(0.08)),
     Noisy("ellipsoid-5, folds", lambda seed: moved("ellipsoid", 5, True, seed), folds(0.3)))
+"""The tasks on which `beliefs` was chosen."""
+
+HELD = (
+    Noisy("schwefel-3, even", lambda seed: schwefel(3, seed), plain(0.15)),
+    Noisy("peaks-2, uneven", lambda seed: peaks(2, seed), uneven(0.3)),
+    Noisy("sphere-4, heavy tails", lambda seed: moved("sphere", 4, False, seed), heavy(0.1)),
+    Noisy("peaks-4, folds", lambda seed: peaks(4, seed), folds(0.2)),
+    Noisy("choices-96, even", choices, plain(0.15)))
 """Tasks that were looked at once, when all was chosen."""
 
 
@@ -134,50 +160,45 @@ class Look:
     task: str
     seed: int
     budget: str
-    folded: Any
-    problem: Any
+    study: Study
     truth: dict[int, float]
     """Trial -> its true value, in ranges above the optimum."""
 
 
-def looks(task: Noisy, seed: int) -> Iterator[Look]:
-    made, unit = scale(task, seed)
+def tune(task: Noisy, seed: int, made: Instance, unit: float, path: Path) -> None:
+    """One run, and its confirmation, into a log."""
     random = stream("winners", task.name, seed)
-    study = Study(made.space.model_dump(mode="json", exclude_unset=True), seed=seed, direction="minimize",
-                  budget=BUDGETS[-1])
-    truth: dict[int, float] = {}
+    with Study(made.space.model_dump(mode="json", exclude_unset=True), seed=seed, direction="minimize",
+               budget=BUDGETS[-1], log=path) as study:
+        for number in range(1, BUDGETS[-1] + LEADERS * REPEATS + 1):
+            if number == BUDGETS[-1] + 1:
+                study._request("study.confirm", {"study": study.name, "top": LEADERS, "repeats": REPEATS})
+            trial = study.ask()
+            study.tell(trial, task.measured((made.value(trial.params) - (made.best or 0.0)) / unit, random))
 
-    def one() -> None:
-        trial = study.ask()
-        truth[trial.number] = (made.value(trial.params) - (made.best or 0.0)) / unit
-        study.tell(trial, task.measured(truth[trial.number], random))
 
-    def look(budget: str) -> Look:
-        # Frozen by a copy: the study goes on.
-        return copy.deepcopy(Look(task.name, seed, budget, study._folded, study.problem, dict(truth)))
-
-    for number in range(1, BUDGETS[-1] + 1):
-        one()
-        if number in BUDGETS:
-            yield look(str(number))
-    study._request("study.confirm", {"study": study.name, "top": LEADERS, "repeats": REPEATS})
-    for _ in range(LEADERS * REPEATS):
-        one()
-    yield look(f"{BUDGETS[-1]}, confirmed")
+def looks(task: Noisy, seed: int, folder: Path) -> Iterator[Look]:
+    """A run at its budgets, read from its log, which is made if it is not there."""
+    made, unit = scale(task, seed)
+    path = folder / f"{task.name.replace(', ', '-').replace(' ', '-')}-{seed}.db"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as scratch:     # a run that was cut off leaves nothing behind
+            log = Path(scratch) / "log.db"
+            tune(task, seed, made, unit, log)
+            log.rename(path)
+    told = [seq for seq, body, _ in read_events(path) if json.loads(body)["type"] == "trial.completed"]
+    for count, budget in (*((budget, str(budget)) for budget in BUDGETS), (len(told), f"{BUDGETS[-1]}, confirmed")):
+        study = Study.replay(path, at=told[count - 1])
+        yield Look(task.name, seed, budget, study, {
+            trial.number: (made.value(trial.params) - (made.best or 0.0)) / unit for trial in study.trials})
 
 
 def runs(tasks: Sequence[Noisy], seeds: Sequence[int], keep: Path | None) -> Iterator[Look]:
-    for task in tasks:
-        for seed in seeds:
-            path = None if keep is None else keep / f"{task.name.replace(', ', '-').replace(' ', '-')}-{seed}.pickle"
-            if path is not None and path.exists():
-                yield from pickle.loads(path.read_bytes())  # kept by this very script
-                continue
-            found = list(looks(task, seed))
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(pickle.dumps(found))
-            yield from found
+    with TemporaryDirectory() as scratch:
+        for task in tasks:
+            for seed in seeds:
+                yield from looks(task, seed, keep or Path(scratch))
 
 
 # ---------------------------------------------------------------- what came of it
@@ -201,9 +222,12 @@ class Result:
 
 def judged(look: Look) -> Iterator[Result]:
     """What every rule takes here. A rule that names no probability is not in the table."""
-    entries = winner.entries(look.folded)
+    study = look.study
+    entries = winner.entries(study._folded)
     least = min(look.truth[entry.trial] for entry in entries)
-    for rule, chosen in winner.all_of(look.folded, look.problem).items():
+    lowest = min(entries, key=lambda entry: (entry.value, entry.trial))     # luck and all: repeats do not count
+    yield Result(look.task, look.seed, look.budget, LOWEST, look.truth[lowest.trial], least, None, None)
+    for rule, chosen in winner.all_of(study._folded, study.problem).items():
         if rule == "pareto":        # there is one objective, and no seconds
             continue
         yield Result(look.task, look.seed, look.budget, rule, look.truth[chosen["trial"]], least, chosen["probability"],
@@ -213,11 +237,11 @@ def judged(look: Look) -> Iterator[Result]:
 def gains(results: Sequence[Result]) -> Iterator[str]:
     by = {(r.task, r.seed, r.budget, r.rule): r for r in results}
     budgets = list(dict.fromkeys(r.budget for r in results))
-    for rule in dict.fromkeys(r.rule for r in results if r.rule != "best"):
-        yield f"{rule}: task | budget | median gain | better-equal-worse | mean gain | regret of rule, of best"
+    for rule in dict.fromkeys(r.rule for r in results if r.rule != LOWEST):
+        yield f"{rule}: task | budget | median gain | better-equal-worse | mean gain | regret of rule, of lowest"
         for task in (*dict.fromkeys(r.task for r in results), None):
             for budget in budgets:
-                pairs = [(by[(r.task, r.seed, r.budget, "best")].true, r.true) for r in results
+                pairs = [(by[(r.task, r.seed, r.budget, LOWEST)].true, r.true) for r in results
                          if r.rule == rule and task in (None, r.task) and r.budget == budget]
                 if not pairs:
                     continue

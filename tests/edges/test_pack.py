@@ -1,6 +1,7 @@
 """An audit pack: complete, sealed, the same each time, safe to open, and enough for a stranger."""
 
 import contextlib
+import html
 import json
 import re
 import shutil
@@ -30,7 +31,7 @@ from tests.packaging.test_verifiers import (
     write_pack,
 )
 
-from bayesd import Study, logfile, notes, pack
+from bayesd import Study, logfile, notes, pack, verdict
 from bayesd.cli import phrases
 from bayesd.pictures import Axis, Mark, chart
 
@@ -276,6 +277,20 @@ def test_the_report_is_self_contained_and_nothing_in_it_runs(unpacked: Path) -> 
     assert "@import" not in text
     assert text.count("<svg") == 1 + len(SPACE) + 1
     assert "prefers-color-scheme:dark" in text
+
+
+def test_the_report_says_of_the_winner_what_the_rules_say(kept: Path, unpacked: Path, sh: Shell) -> None:
+    """In the words of `study best`: rule, reason, probability, expected loss, what other rules take, and a warning."""
+    chosen = json.loads(sh(f"study best tuned --log {kept} -f json").out)
+    section = (unpacked / "report.html").read_text().split("<section id=winner>")[1].split("</section>")[0]
+    told = " ".join(re.sub(r"<[^>]*>", " ", section).replace("&nbsp;", " ").split())
+    assert f"trial {chosen['trial']}" in told
+    assert f"By rule {chosen['rule']}: {chosen['reason']}." in html.unescape(told)
+    assert str(verdict.believed(chosen)) in html.unescape(told)
+    assert (verdict.doubt(chosen, "tuned") is None) == ("But it is more likely than not" not in told)
+    for rule, other in chosen["others"].items():
+        if other["trial"] != chosen["trial"]:
+            assert re.search(rf"{rule} trial {other['trial']} \S+ {other['probability']:.0%} ", told), rule
 
 
 def test_the_report_tells_what_people_did_and_why(tmp_path: Path) -> None:

@@ -77,6 +77,27 @@ def test_trials_at_one_point_are_one_arm_and_speak_for_it_together() -> None:
     assert often.probability[often.of_trial[1]] < once.probability[once.of_trial[1]] - 0.2
 
 
+def test_what_nobody_measured_again_may_be_the_points_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that its neighbours do not bear out is luck, or the function is rougher than they show: measured once,
+    nobody can tell; measured again and again, one can."""
+    random = np.random.default_rng(8)
+    points = scattered(40, 8)
+    away = [(p["x"] - 0.5) ** 2 + (p["y"] - 0.5) ** 2 for p in points]
+    told = [(p, 4 * d + 0.2 * float(random.normal())) for p, d in zip(points, away, strict=True)]
+    slope = min(range(40), key=lambda i: abs(away[i] - 0.09))
+    told[slope] = (points[slope], -0.4)
+    again = [(points[slope], 0.4 + 0.2 * float(random.normal())) for _ in range(8)]
+    once, often = believed(problem(FLOATS, told)), believed(problem(FLOATS, told + again))
+    monkeypatch.setattr(module, "SMOOTH", {0.0: 1.0})
+    sure, surer = believed(problem(FLOATS, told)), believed(problem(FLOATS, told + again))
+    at = once.of_trial[slope + 1]
+    assert once.mean[at] < sure.mean[at] - 0.01
+    assert once.sd[at] > sure.sd[at] + 0.02
+    assert once.probability[at] > 2 * sure.probability[at]
+    assert often.mean[at] == pytest.approx(surer.mean[at], abs=0.005)
+    assert often.probability[at] < 0.002
+
+
 def test_what_a_cell_of_a_table_says_again_and_again_is_its_own_and_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the cells nothing need be smooth: a cell that was good four times is, whatever its neighbours say."""
     random = np.random.default_rng(6)
@@ -86,7 +107,7 @@ def test_what_a_cell_of_a_table_says_again_and_again_is_its_own_and_no_noise(mon
     known = believed(asked)
     assert known.probability[known.of_trial[21]] > 0.8
     assert known.mean[known.of_trial[21]] == pytest.approx(-1.0, abs=0.2)
-    monkeypatch.setattr(module, "SHARES", (0.0,))
+    monkeypatch.setattr(module, "CELLS", {0.0: 1.0})
     assert believed(asked).sd[known.of_trial[21]] != known.sd[known.of_trial[21]]
 
 

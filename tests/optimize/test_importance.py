@@ -62,6 +62,16 @@ def test_shares_of_known_functions(function: Callable[[dict[str, Any]], float], 
         assert row["total"]["low"] <= row["total"]["value"] <= row["total"]["high"]
 
 
+def test_values_whose_squares_are_beyond_all_numbers_have_the_same_shares() -> None:
+    space = floats(2)
+    plain = indices.of(Belief.of(measured(space, lambda at: at["x0"] + 0.2 * at["x1"], 24)), None, False)
+    huge = indices.of(Belief.of(measured(space, lambda at: 1e290 * (at["x0"] + 0.2 * at["x1"]), 24)), None, False)
+    for one, other in zip(plain["params"], huge["params"], strict=True):
+        assert other["param"] == one["param"]
+        assert other["total"]["value"] == pytest.approx(one["total"]["value"], abs=0.01)
+    assert huge["spread"]["value"] == pytest.approx(1e290 * plain["spread"]["value"], rel=0.01)
+
+
 def test_what_has_no_weight_can_be_dropped_and_costs_nothing() -> None:
     problem = measured(floats(4), lambda point: (point["x0"] - 0.3) ** 2 + point["x2"], 60)
     belief = Belief.of(problem)

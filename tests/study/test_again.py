@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from tests.study.story import Story
 
-from bayesd import audit
+from bayesd import audit, whatif, winner
 from bayesd.replay import event_of
 from bayesd.study.pooled import pooled
+from bayesd_schemas.space import Params
 
 
 def measured(**spec: Any) -> Story:
@@ -46,6 +47,47 @@ def test_all_evaluations_are_learned_and_the_luckiest_does_not_lead() -> None:
     assert pooled(study)[2].mean == 2.5
     assert pooled(study)[2].evaluations == (2, 3, 4)
     story.check()
+
+
+def test_a_point_and_its_repeats_are_one_candidate_with_the_mean_of_all() -> None:
+    story = measured()
+    enqueue(story, again=2, repeats=2)
+    story.ask("w2", "b", n=2)
+    story.tell("w2", 3, value=2.0)
+    story.tell("w2", 4, value=3.0)
+    study = story.desk.state.studies["s"]
+    problem = story.desk.problem(study)[0]
+    chosen = winner.of(study, problem, "best")
+    assert (chosen["trial"], chosen["value"], chosen["n"], chosen["evaluations"]) == (2, 2.0, 3, [2, 3, 4])
+    assert chosen["se"] == pytest.approx(1 / 3**0.5)
+    assert "2 points, each the mean of its evaluations, 4 in all" in chosen["reason"]
+    # Before the repeats were told, the trial alone spoke for its point.
+    then = whatif._winner(whatif.known(study, problem), {1, 2}, "best")
+    assert (then["value"], then["se"], then["evaluations"]) == (1.0, None, [2])
+
+
+def test_a_lucky_point_that_its_repeats_do_not_bear_out_is_not_the_best() -> None:
+    story = measured()
+    enqueue(story, again=2, repeats=2)
+    story.ask("w2", "b", n=2)
+    story.tell("w2", 3, value=9.0)
+    story.tell("w2", 4, value=11.0)
+    study = story.desk.state.studies["s"]
+    chosen = winner.of(study, story.desk.problem(study)[0], "best")
+    assert (chosen["trial"], chosen["value"], chosen["n"]) == (1, 5.0, 1)
+    assert study.best is study.trials[1]
+
+
+def test_trials_that_were_proposed_at_the_same_point_are_one_candidate() -> None:
+    one: Params = {"x": 1, "k": "a"}
+    other: Params = {"x": True, "k": "a"}
+    same: Params = {"k": "a", "x": 1}
+    found = winner.candidates([winner.Entry(trial, params, value, se, seconds, (value, -value))
+                               for trial, params, value, se, seconds in (
+                                   (1, one, 4.0, 0.3, 2.0), (2, other, 1.0, None, None), (5, same, 2.0, 0.4, 4.0))])
+    assert [(entry.trial, entry.value, entry.values, entry.seconds, entry.evaluations) for entry in found] == [
+        (1, 3.0, (3.0, -3.0), 3.0, (1, 5)), (2, 1.0, (1.0, -1.0), None, (2,))]
+    assert found[0].se == pytest.approx(1.0)        # the two differ by more than their folds say
 
 
 def test_a_repeat_of_a_repeat_is_one_of_the_first() -> None:

@@ -280,3 +280,22 @@ def test_in_one_process_a_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> N
 def test_who_goes_on_needs_rungs() -> None:
     with pytest.raises(ValidationError, match="resume is for"):
         StudySpec.model_validate({**BASE, "prune": {"rule": "median", "resume": True}})
+
+
+LATENCY: dict[str, Any] = {"limits": [{"name": "latency", "at_most": 1.0}]}
+
+
+def test_what_breaks_a_limit_at_its_rung_goes_on_behind_what_keeps_all() -> None:
+    """Else the ones that may not lead would be the only ones that are trained to the end."""
+    story = Story(**RUNGS, **LATENCY)
+    for number, (value, latency) in enumerate([(1.0, 5.0), (2.0, 0.5), (3.0, 0.5)], start=1):
+        story.ask(f"w{number}")
+        story.tell(f"w{number}", number, values={"value": value, "latency": latency})
+    assert grants(story.ask("w4"))[0][:2] == (2, 2)
+    found = view.best(story.desk.state.studies["s"])
+    assert found is not None
+    assert found["trial"] == 2          # trial 1 told less, and breaks the limit
+    story.check()
+    rungs = story.replayed().studies["s"].trials[0].rungs
+    assert rungs is not None
+    assert rungs[1].measured == (5.0,)

@@ -148,10 +148,14 @@ def test_percentiles_are_between_values() -> None:
 
 
 def test_the_study_file_says_what_does_not_fit() -> None:
-    with pytest.raises(ValidationError, match="metric says which one"):
+    with pytest.raises(ValidationError, match='by = "a", by = "b", or by = "dominance"'):
         StudySpec.model_validate({**BASE, "objectives": [{"name": "a"}, {"name": "b"}], "prune": {"rule": "median"}})
     with pytest.raises(ValidationError, match="none of the objectives"):
         StudySpec.model_validate({**BASE, "metric": "loss", "prune": {"rule": "median", "metric": "a"}})
+    with pytest.raises(ValidationError, match="by and metric say the same"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "median", "metric": "value", "by": "value"}})
+    with pytest.raises(ValidationError, match="chance is for rule"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "median", "chance": 0.1}})
     with pytest.raises(ValidationError, match="percentile is for"):
         StudySpec.model_validate({**BASE, "prune": {"rule": "median", "percentile": 10}})
 
@@ -213,9 +217,9 @@ def test_hyperband_gives_its_brackets_their_usual_shares() -> None:
     story.check()
 
 
-@pytest.mark.parametrize("rule", ["median", "percentile", "asha", "hyperband"])
+@pytest.mark.parametrize("rule", ["median", "percentile", "asha", "hyperband", "curve"])
 def test_a_stop_is_made_again_by_the_audit_and_told_by_why(rule: str) -> None:
-    story = Story(prune={"rule": rule, "startup": 2}, fidelity=EPOCHS)
+    story = Story(prune={"rule": rule, "startup": 3 if rule == "curve" else 2}, fidelity=EPOCHS)
     for number in range(1, 20):
         story.ask(f"w{number}")
         for step in range(1, 10):
@@ -256,3 +260,48 @@ def test_in_one_process_a_study_says_when_to_stop(tmp_path: Path) -> None:
             study.report(trial, value, step=1)
         assert study.should_prune(trial)
         study.tell(trial, state="pruned")
+
+
+def test_what_a_stopped_trial_had_at_its_rungs_is_learned_as_that_and_a_fork_knows_it() -> None:
+    story = Story(prune={"rule": "asha"}, fidelity={**EPOCHS, "max": 8})
+    story.ask("w1")
+    for step in (1, 2, 3, 4, 8):
+        story.report("w1", 1, step, 9.0 - step)
+    story.tell("w1", 1, value=1.0)
+    story.ask("w2")
+    story.report("w2", 2, 1, 7.5)
+    assert len(story.report("w2", 2, 3, 6.5)[0]) == 1       # past rung 2 it counts there
+    assert story.report("w2", 2, 4, 7.0)[1][0][2]["stop"] == "pruned"
+    story.tell("w2", 2, state="pruned")
+    story.ask("w3")
+    story.report("w3", 3, 1, float("nan"))
+    story.tell("w3", 3, state="fail")
+    seen = story.desk.state.studies["s"].history
+    assert [each.fidelity for each in seen] == [None, 0.5, None]
+    assert seen[0].curve == ((0.125, 8.0), (0.25, 7.0), (0.5, 5.0))
+    assert seen[1].curve == ((0.125, 7.5), (0.25, 6.5), (0.5, 7.0))
+    story.request("op", "study.fork", **{"as": "f"})
+    forked = story.desk.state.studies["f"].history
+    assert [(each.values, each.fidelity, each.curve) for each in forked] == [
+        (each.values, each.fidelity, each.curve) for each in seen]
+    story.check()
+
+
+@pytest.mark.parametrize("by", [None, "dominance"])
+@pytest.mark.parametrize("rule", ["median", "asha"])
+def test_what_breaks_a_limit_stops_nobody(rule: str, by: str | None) -> None:
+    """It is better because it may break the limit: held against it, what keeps the limit would never come to an end."""
+    goals = ["value", "other"] if by else ["value"]
+    story = Story(limits=[{"name": "latency", "at_most": 1.0}], prune={"rule": rule, "startup": 1, "by": by},
+                  fidelity={"name": "epochs", "max": 9}, objectives=[{"name": name} for name in goals])
+    for number, (value, latency) in enumerate([(1.0, 5.0), (1.5, 7.0)], start=1):
+        story.ask("w1", f"a{number}")
+        story.report("w1", number, 1, dict.fromkeys(goals, value))
+        story.tell("w1", number, values={**dict.fromkeys(goals, value), "latency": latency})
+    story.ask("w1", "a3")
+    assert "trial.stopped" not in [type for type, *_ in story.report("w1", 3, 1, dict.fromkeys(goals, 4.0))[0]]
+    story.tell("w1", 3, values={**dict.fromkeys(goals, 4.0), "latency": 0.5})
+    story.ask("w1", "a4")
+    last = story.report("w1", 4, 1, dict.fromkeys(goals, 5.0))
+    assert "trial.stopped" in [type for type, *_ in last[0]]        # it is behind one that keeps the limit
+    story.check()

@@ -1,6 +1,7 @@
 """A recorded study under other rules: every number of an answer was measured, and the cut is where a study with that
 rule would really have stopped."""
 
+import random
 from typing import Any
 
 import orjson
@@ -8,7 +9,9 @@ import pytest
 from tests.study.story import Story
 
 from bayesd import whatif, winner
+from bayesd.optimize import suggest
 from bayesd.replay import event_of
+from bayesd.study import rules
 from bayesd.study.desk import Desk
 from bayesd.study.state import State, replay
 from bayesd.whatif import Limits, Question
@@ -181,13 +184,60 @@ def test_one_after_another_and_in_other_orders() -> None:
 @pytest.mark.parametrize(("args", "words"), [
     ({"trials": 0}, "trials is a number from 1"), ({"trials": 1.5}, "trials"), ({"wall": -1}, "a number above 0"),
     ({"rule": "luck"}, "rule is one of"), ({"order": "up"}, "order is one of"), ({"method": "guess"}, "method is one"),
-    ({"prune": "all"}, "prune is one of median"), ({"order": "shuffled"}, "needs a limit"),
+    ({"prune": "all"}, "prune is one of median"), ({"warmup": 2}, "Give prune as well"),
+    ({"prune": "median", "startup": 0}, "startup"), ({"prune": "asha", "percentile": 5}, "percentile is for"),
+    ({"order": "shuffled"}, "needs a limit"), ({"order": "trial", "converged": True}, "need order recorded"),
     ({"order": "trial", "wall": 5}, "wall needs order recorded"), ({"next": 1000, "method": "grid"}, "at most"),
     ({"target": True}, "target is a number"), ({"no_improvement": "3"}, "no_improvement"),
     ({"min_delta": 0.5}, "give patience as well"), ({"patience": 3, "min_delta": -1}, "min_delta is a number above 0")])
 def test_a_question_that_makes_no_sense(args: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Question.read(args)
+
+
+# ---------------------------------------------------------------- rules that ask the model
+
+
+class Searching(Story):
+    """A story whose sampler is the engine itself."""
+
+    def think(self) -> None:
+        for order in rules.orders(self.desk):
+            rules.supply(self.desk, order, suggest(order.problem, order.wanted))
+
+
+def searched(trials: int, **spec: Any) -> Searching:
+    """Trials of a bowl, one after another, until they are used up or the study closes."""
+    story = Searching(method="bayes", noise="none", budget={"trials": trials}, **spec)
+    for number in range(1, trials + 1):
+        story.ask("w1", id=f"a{number}")
+        if number > len(story.desk.state.studies["s"].trials):
+            break
+        x = story.desk.state.studies["s"].trials[number - 1].params["x"]
+        assert isinstance(x, float)
+        story.tell("w1", number, value=(x / 100 - 0.3) ** 2)
+    return story
+
+
+@pytest.mark.parametrize("rule", [{"regret": 1e-3}, {"improvement": 0.5}])
+def test_a_rule_that_asks_the_model_would_have_fired_where_it_fires(rule: dict[str, Any]) -> None:
+    (name, _), = rule.items()
+    rows = searched(26, stop=rule).rows
+    really = next(orjson.loads(row.body) for row in rows if b"study.stopping" in row.body)["data"]
+    said = asked(searched(26), **rule)
+    assert (really["rule"], said["stop"]["rule"]) == (name, name)
+    assert said["stop"]["numbers"] == really["numbers"]
+    assert said["stop"]["results"] == really["numbers"]["results"] < 26
+    assert said["saved"]["trials"] > 0
+    assert any("asked again" in note for note in said["notes"])
+
+
+def test_a_model_that_cannot_be_asked_is_said_so() -> None:
+    story = measured(VALUES)
+    said = asked(story, converged=True)
+    assert (said["stop"]["rule"], said["stop"]["numbers"], said["limits"]) == (None, None, {"converged": True})
+    with pytest.raises(ValueError, match="need one objective, no limits"):
+        asked(measured(VALUES, surrogate="forest", method="bayes"), regret=1.0)
 
 
 # ---------------------------------------------------------------- pruning
@@ -214,6 +264,15 @@ def test_the_median_rule_on_recorded_reports() -> None:
     assert asked(story, prune="median", startup=2, warmup=2)["pruned"][0]["step"] == 2
 
 
+def test_what_breaks_a_limit_is_no_yardstick_of_a_replay_either() -> None:
+    story = Story(limits=[{"name": "latency", "at_most": 1.0}])
+    for number, (value, latency) in enumerate([(1.0, 9.0), (2.0, 9.0), (5.0, 0.5), (6.0, 0.5)], start=1):
+        story.ask("w1", id=f"a{number}")
+        story.report("w1", number, 0, value)
+        story.tell("w1", number, values={"value": value, "latency": latency})
+    assert [each["trial"] for each in asked(story, prune="median", startup=1)["pruned"]] == [4]
+
+
 def test_a_winner_that_begins_badly_would_have_been_pruned_and_that_is_said() -> None:
     said = asked(curves([5.0, 4.0], [6.0, 4.0], [9.0, 0.5]), prune="median", startup=2)
     assert (said["winner_pruned"], said["winner"]["trial"], said["lost"]["value"]) == (True, 1, 3.5)
@@ -235,6 +294,83 @@ def test_pruning_looks_up_when_the_metric_is_maximised_and_needs_reports() -> No
     said = asked(story, prune="median", startup=2)
     assert [each["trial"] for each in said["pruned"]] == [3]
     assert any("no reports" in note for note in asked(measured([1.0]), prune="median")["notes"])
+
+
+EPOCHS = {"name": "epochs", "max": 9, "reduction": 2}
+TWO = [{"name": "loss"}, {"name": "size"}]
+
+
+def trained(points: Any, **spec: Any) -> tuple[Story, dict[int, int]]:
+    """Trials that report these points, one after another, and those that were stopped, each with the step."""
+    story, stopped = Story(**spec), {}
+    for number, values in enumerate(points, start=1):
+        story.ask("w1", id=f"a{number}")
+        for step, value in enumerate(values, start="folds" not in spec):
+            facts, _ = story.report("w1", number, step, value)
+            if len(facts) > 1:
+                stopped[number] = step
+                story.tell("w1", number, state="pruned")
+                break
+        else:
+            last = values[-1]
+            story.tell("w1", number, **({"values": last} if isinstance(last, dict) else
+                                        {"folds": values} if "folds" in spec else {"value": last}))
+    return story, stopped
+
+
+@pytest.mark.parametrize(("prune", "spec"), [
+    ({"rule": "median", "startup": 3}, {}), ({"rule": "percentile", "startup": 3, "percentile": 40, "warmup": 2}, {}),
+    ({"rule": "asha"}, {"fidelity": EPOCHS}), ({"rule": "hyperband", "startup": 2}, {"fidelity": EPOCHS}),
+    ({"rule": "curve", "startup": 4, "chance": 0.2}, {}), ({"rule": "race", "error": 0.3}, {"folds": {"count": 9}}),
+    *[({"rule": rule, "by": by, "startup": 3}, {"objectives": TWO, "fidelity": EPOCHS})
+      for rule in ("median", "asha", "hyperband", "curve") for by in ("size", "dominance")]])
+def test_every_pruning_rule_would_have_stopped_whom_it_stops(prune: dict[str, Any], spec: dict[str, Any]) -> None:
+    """The same training in a study that has the rule, and in one without it that is asked afterwards."""
+    rng = random.Random(7)
+    points: list[list[Any]] = []
+    for _ in range(16):
+        level, other = rng.random(), rng.random()
+        curve = [level + 1.0 / step + rng.random() / 50 for step in range(1, 10)]
+        points.append(curve if "objectives" not in spec else
+                      [{"loss": value, "size": other + 0.5 / step} for step, value in enumerate(curve, start=1)])
+    plain, nobody = trained(points, **spec)
+    assert not nobody
+    _, stopped = trained(points, prune=prune, **spec)
+    said = asked(plain, **{**prune, "prune": prune["rule"], "rule": None})
+    assert {each["trial"]: each["step"] for each in said["pruned"]} == stopped
+    assert said["pruned_count"] > 3
+    assert said["prune"]["rule"] == prune["rule"]
+    assert said["reports_saved"] == sum(len(points[0]) - each["reports"] for each in said["pruned"])
+    assert said["same_winner"] == (said["winner"]["trial"] == said["actual"]["winner"]["trial"])
+
+
+def test_rungs_without_a_fidelity_and_what_a_study_cannot_have() -> None:
+    story = curves(*[[3.0 + n, 2.0 + n, 1.0 + n, 0.5 + n] for n in range(5)])
+    said = asked(story, prune="asha")
+    assert [each["trial"] for each in said["pruned"]] == [2, 3, 4, 5]
+    assert any("has no [fidelity]: rungs of steps up to 3" in note for note in said["notes"])
+    questions: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"prune": "race"}, "has to say how many"), ({"prune": "median", "by": "dominance"}, "leave by"),
+        ({"prune": "median", "by": "loss"}, "none of the objectives"))
+    for args, words in questions:
+        with pytest.raises(ValueError, match=words):
+            asked(story, **args)
+
+
+def test_what_the_studys_own_rule_had_stopped_nobody_measured_further() -> None:
+    story, stopped = trained([[1.0, 1.0], [1.1, 1.1], [9.0, 1.0], [8.0, 8.0]], prune={"rule": "median", "startup": 2})
+    assert stopped == {3: 1, 4: 1}
+    said = asked(story, prune="curve", startup=3)
+    assert said["pruned_count"] == 0
+    assert any("had stopped 2 trials" in note for note in said["notes"])
+
+
+def test_what_is_void_now_is_no_yardstick_in_a_replay() -> None:
+    story = curves([1.0, 1.0], [5.0, 5.0], [6.0, 6.0], [5.2, 5.2])
+    assert [each["trial"] for each in asked(story, prune="median", startup=2)["pruned"]] == [3, 4]
+    story.request("op", "trial.void", id="v", trial=1, reason="a bad cable")
+    assert [each["trial"] for each in asked(story, prune="median", startup=2)["pruned"]] == []
+    assert asked(story, prune="median", startup=2)["reports"] == 6
 
 
 # ---------------------------------------------------------------- another sampler's next points

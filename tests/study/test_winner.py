@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayesd import winner
+from bayesd import verdict, winner
 from bayesd.cli import studies
 from bayesd.inprocess import Study, StudyError
 from bayesd.winner.pareto import volume
@@ -112,3 +112,20 @@ def test_a_doubtful_winner_is_said_to_be_one(capsys: pytest.CaptureFixture[str])
     assert f"best of those tried with {chosen['probability']:.0%}" in " ".join(said.out.split())
     studies._show_best("table", page, {**chosen, "probability": 0.9})
     assert "confirm" not in capsys.readouterr().err
+
+
+def test_a_verdict_is_said_alike_everywhere() -> None:
+    answer = {"rule": "mean", "trial": 3, "mean": 0.125, "sd": 0.03, "probability": 0.375, "expected_loss": 0.0125,
+              "evaluations": [3, 8], "others": {"best": {"trial": 5}, "robust": {"trial": 3}, "pareto": {"trial": 5},
+                                                "one-se": {"trial": 9}, "confirmed": {"trial": None}}}
+    assert verdict.pooled(answer) == ", the mean of 2 trials: 3, 8"
+    assert verdict.pooled({**answer, "evaluations": [3]}) == ""
+    assert verdict.otherwise(answer) == "robust: the same; best, pareto: #5; one-se: #9"
+    assert verdict.believed(answer) == (
+        "The model expects 0.125 ± 0.03 there. With a probability of 38% it is the best point of those tried; it is "
+        "expected to be 0.013 behind the best of them.")
+    assert verdict.believed({**answer, "mean": None}) is None
+    assert "bayesd study confirm s" in str(verdict.doubt(answer, "s"))
+    assert verdict.doubt({**answer, "rule": "confirmed"}, "s") is None
+    assert verdict.doubt({**answer, "probability": 0.5}, "s") is None
+    assert "beats it in everything" in str(verdict.doubt({**answer, "rule": "pareto"}, "s"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bayesd import show
+from bayesd import show, verdict
 from bayesd.call import Client, Refusal, once
 from bayesd.cli import offline
 from bayesd.cli.common import (
@@ -467,7 +467,8 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
                   "measurement")
     error = f" ± {show.cell(chosen['se'])}" if chosen.get("se") is not None else ""
     show.record(format, chosen, [
-        ("study", chosen["study"]), ("trial", chosen["trial"]), ("value", f"{show.cell(chosen['value'])}{error}"),
+        ("study", chosen["study"]), ("trial", chosen["trial"]),
+        ("value", f"{show.cell(chosen['value'])}{error}{verdict.pooled(chosen)}"),
         *((name, value) for name, value in chosen["params"].items()),
         *((f"limit {limit['name']}", f"{show.cell(limit['measured'])}, {_limit(limit)}{_binds(limit)}")
           for limit in chosen.get("limits", ())),
@@ -477,13 +478,14 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
         if others:
             click.echo()
             show.rows(format, others, OTHERS)
-        if chosen.get("probability") is not None and chosen["probability"] < 0.5 and chosen["rule"] != "confirmed":
-            show.talk(f"it is more likely than not that another point that was tried is better: "
-                      f"bayesd study confirm {chosen['study']} measures the leaders again")
+        doubt = verdict.doubt(chosen, chosen["study"])
+        if doubt is not None:
+            show.talk(doubt)
 
 
 OTHERS = (Column("rule", "OTHER RULES"), Column("trial", "TRIAL", True), Column("value", "VALUE", True),
-          Column("mean", "EXPECTED", True), Column("probability", "PROBABILITY", True, lambda each: _share(each)),
+          Column("n", "MEASURED", True), Column("mean", "EXPECTED", True),
+          Column("probability", "PROBABILITY", True, lambda each: _share(each)),
           Column("expected_loss", "EXPECTED LOSS", True))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from bayesd import files, show
+from bayesd import files, show, verdict
 from bayesd.bus import BusError
 from bayesd.call import Client, Reach, find, read
 from bayesd.demo import model
@@ -140,7 +140,7 @@ async def _play(stage: Stage, folder: Path, trials: int, began: float) -> int:
                     screen.say(f"worker   {name}, pid {actor.pid}: {kind}")
                 async with asyncio.timeout(LIMIT_S):
                     await Director(stage, reach, screen, seen, trials).run()
-                chosen = await _ask(reach, "study.best", {"study": model.STUDY, "rule": "one-se"}, 30.0)
+                chosen = await _ask(reach, "study.best", {"study": model.STUDY}, 30.0)
                 seen.believed = await _ask(reach, "study.show", {"study": model.STUDY}, 30.0)
                 await _wait_for_workers(stage)
             except TimeoutError as error:
@@ -332,8 +332,13 @@ def _end(folder: Path, chosen: dict[str, Any], proof: Proof, took_s: float) -> i
           f"{took_s:.0f} s")
     if chosen.get("trial") is not None:
         error = f" ± {chosen['se']:.4f}" if chosen.get("se") is not None else ""
-        print(f"pick     #{chosen['trial']}  {show.params(chosen['params'])}  {chosen['value']:.4f}{error}")
-        print(f"         {chosen['reason']}")
+        print(f"pick     #{chosen['trial']}  {show.params(chosen['params'])}  {chosen['value']:.4f}{error}"
+              f"{verdict.pooled(chosen)}")
+        print(f"why      {chosen['reason']} (rule {chosen['rule']})")
+        for said in (verdict.believed(chosen), verdict.doubt(chosen, model.STUDY)):
+            if said is not None:
+                print(f"         {said}")
+        print(f"others   {verdict.otherwise(chosen)}")
     print(f"results  {proof.measured} measured, {proof.receipts} receipts heard, {len(proof.lost)} lost, "
           f"{len(proof.doubled)} doubled"
           + (f", {proof.untold} died with its worker and was measured again" if proof.untold else ""))
@@ -343,7 +348,7 @@ def _end(folder: Path, chosen: dict[str, Any], proof: Proof, took_s: float) -> i
         print(f"FAULT    {fault}")
     log = folder / "log.db"
     commands = (
-        (f"bayesd study best {model.STUDY} --rule mean --log {log}", "another rule, another winner?"),
+        (f"bayesd study best {model.STUDY} --rule one-se --log {log}", "another rule, another winner?"),
         (f"bayesd log show {log} --trial {chosen.get('trial') or 1}", "the life of the winner"),
         (f"bayesd why {model.STUDY} {chosen.get('trial') or 1} --log {log}", "why that point, and what came of it"),
         (f"bayesd log audit {log}", "every suggestion, asked for again"),

@@ -26,6 +26,7 @@ from scipy.special import ndtr, ndtri
 
 from bayesd.optimize.acquisition import Term, Together
 from bayesd.optimize.encode import ONE_HOT, Axis, Cube, cube
+from bayesd.optimize.fidelity import at_full
 from bayesd.optimize.kernel import CHOICES_MAX, Design
 from bayesd.optimize.search import Target
 from bayesd.optimize.streams import Floats, Stream
@@ -166,7 +167,7 @@ def trust(l_: Floats, cost: Floats) -> float:
 def trusted(problem: Problem, held: Belief) -> float:
     """Trust after the history of a problem. Failures are worse than every value; of several objectives the first
     alone is asked."""
-    seen = problem.history
+    seen = at_full(problem).history
     sign = 1.0 if problem.directions[0] == "minimize" else -1.0
     cost = np.array([math.inf if each.values is None else sign * each.values[0] for each in seen])
     with np.errstate(invalid="ignore"):

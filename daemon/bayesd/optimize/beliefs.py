@@ -10,16 +10,20 @@ noise       its size on a fixed grid; at every node of it the other hyperparamet
             for latent Gaussian models by using integrated nested Laplace approximations", 2009, section 3.1)
 its shape   even in what the model sees, or even in the metric, which is uneven in what the model sees, as outcomes
             were transformed: the power that spreads the good values out spreads their noise, too
-roughness   where every parameter is a set of cells: the share of the noise that belongs to the point, and would be
-            there again if it were measured again. Between the cells of a table nothing need be smooth; a
-            function of real numbers is, and there it is none. Points that were measured again tell.
+roughness   the share of the noise that belongs to the point, and would be there again if it were measured again: what
+            the function does between its points (independent local variation: the nugget of geostatistics, apart
+            from the error of measurement; Cressie, "Statistics for spatial data", 1993, section 3.2.1). Whoever
+            takes all of it for error is too sure of what the neighbours of a point say, where the function is rougher
+            than the model can see. Between the cells of a table nothing need be smooth, so the odds are other ones
+            there. Points that were measured again tell the two apart; where there are none, the odds are all there
+            is to go by. They were chosen on runs of tests/bench/winners.py, such that probabilities came true.
 
 Suggestions use none of this.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -43,7 +47,8 @@ from bayesd.optimize.streams import Floats
 
 NOISES = np.array([-9, -7.5, -6, -5, -4.25, -3.5, -2.75, -2, -1.25, -0.5, 0.25])       # logarithms of the variance
 PRIOR_NOISE = (-4.0, 2.0)       # mean and sd of that logarithm, of studies that say they are noisy
-SHARES = (0.0, 0.2, 0.4, 0.6)   # of the noise that may belong to a point, all as probable
+SMOOTH = {0.0: 10.0, 0.25: 1.0, 0.9: 0.1}               # share of the noise that belongs to the points -> its odds
+CELLS = {0.0: 1.0, 0.15: 2.0, 0.4: 0.5, 0.9: 0.05}      # where every parameter is a set of cells
 STEPS = 12          # of a climb
 SURE = 100          # results that leave no second top: the nodes next to the best theta do
 SIDE = 2            # so many of them on each side
@@ -91,7 +96,7 @@ def beliefs(posterior: Posterior, known: Outcomes, arm: Ints, seed: int) -> list
     for shape in (np.ones(n), uneven):
         ways += _ways(design, posterior.kernel.theta, X, z, se2, shape, tops, seed)
     finite = not any(axis.kind == "real" for axis in design.of.axes)
-    return _believed(design, ways, X, z, se2, arm, SHARES if finite else SHARES[:1])
+    return _believed(design, ways, X, z, se2, arm, CELLS if finite else SMOOTH)
 
 
 def _ways(design: Design, best: Floats, X: Floats, z: Floats, se2: Floats, shape: Floats,
@@ -170,22 +175,23 @@ def _curvature(value: Value, x: Floats, noise: float, least: float) -> Floats:
 
 
 def _believed(design: Design, ways: list[_Way], X: Floats, z: Floats, se2: Floats, arm: Ints,
-              shares: tuple[float, ...]) -> list[Belief]:
+              shares: dict[float, float]) -> list[Belief]:
     _, first = np.unique(arm, return_index=True)
     same = (arm[:, None] == arm[None, :]).astype(np.float64)
     found: list[tuple[_Way, float]] = []
     for way in ways:
-        plain = None
-        for share in shares:
-            try:
-                _, L = _together(design, way, share, X, se2, same)
-            except NotPositiveDefinite:
-                continue
-            half = solve_triangular(L, z, lower=True)
-            fits = -0.5 * float(half @ half) - float(np.log(np.diagonal(L)).sum())
+        plain, fits = None, 0.0
+        for share, odds in shares.items():
+            if plain is None or len(first) < len(arm):      # of points that were measured once each, all fit alike
+                try:
+                    _, L = _together(design, way, share, X, se2, same)
+                except NotPositiveDefinite:
+                    continue
+                half = solve_triangular(L, z, lower=True)
+                fits = -0.5 * float(half @ half) - float(np.log(np.diagonal(L)).sum())
             plain = fits if plain is None else plain
             # The first share, none, is weighed with the way itself; the others against it.
-            found.append((_Way(way.weight, way.theta, way.noise, share), way.weight + fits - plain))
+            found.append((replace(way, share=share), way.weight + fits - plain + math.log(odds)))
     best = max(weight for _, weight in found)
     kept = [(way, math.exp(weight - best)) for way, weight in found if math.exp(weight - best) > NEGLIGIBLE]
     total = math.fsum(weight for _, weight in kept)

@@ -112,7 +112,7 @@ def _barren(problem: Problem, least: float) -> int:
         if seen.values is not None:
             value = sign * seen.values[0]
             barren += 1
-            if value < best - least:
+            if value < best - least and seen.fidelity is None:
                 best, barren = value, 0
     return barren
 

@@ -18,6 +18,7 @@ from bayesd.optimize.acquisition import Improvement, Model, Success, Together
 from bayesd.optimize.belief import with_belief
 from bayesd.optimize.cost import Costs
 from bayesd.optimize.encode import Bools, Ints
+from bayesd.optimize.fidelity import at_full
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.improvement import Feasible, HypervolumeImprovement
 from bayesd.optimize.kernel import Design
@@ -108,7 +109,7 @@ class _Part:
 def _parts(problem: Problem, told: Told) -> list[_Part | None]:
     """Of the objectives, then of the limits."""
     out: list[_Part | None] = []
-    well = [observation for observation in problem.history if observation.values is not None]
+    well = [observation for observation in at_full(problem).history if observation.values is not None]
     values = np.array([observation.values for observation in well])
     none = np.zeros(len(told.good))
     for j, direction in enumerate(problem.directions):

@@ -17,6 +17,7 @@ from bayesd.optimize import outcomes, sources
 from bayesd.optimize.acquisition import Model, Success
 from bayesd.optimize.cost import Costs, spent
 from bayesd.optimize.encode import Ints, cube
+from bayesd.optimize.fidelity import at_full
 from bayesd.optimize.forest import Forest
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.outcomes import Outcomes
@@ -82,6 +83,7 @@ class Told:
 
     @classmethod
     def of(cls, problem: Problem, weights: Floats) -> "Told":
+        problem = at_full(problem)
         design = Design(cube(problem.space))
         well = np.array([observation.values is not None for observation in problem.history])
         good = np.flatnonzero(well)

@@ -1,5 +1,8 @@
 """What trials reported, sorted by step, so that a rule finds in microseconds whom it compares with.
 
+A complete trial that breaks a limit of its study is nobody's yardstick: what is better only because it may break one
+would stop those that keep them.
+
 A board holds nothing of its own: it is what the reports of the study's trials say, and is made anew from them
 whenever it is missing (after a start, or when the study's declaration changed). `note` brings it up to date with
 one trial, and `state.apply` calls it for each that moves. So a life and its replay find the same board.
@@ -12,6 +15,9 @@ from bisect import bisect_left, insort
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from bayesd.study import limits
+from bayesd.study.curves import Curves
+from bayesd.study.dominance import Clouds, Front
 from bayesd_schemas.study import Fidelity
 
 if TYPE_CHECKING:
@@ -23,7 +29,7 @@ class Board:
 
     def __init__(self, study: "Study") -> None:
         prune = study.spec.prune
-        goal = next((goal for goal in study.goals if prune is not None and goal.name == prune.metric), study.goals[0])
+        goal = next((goal for goal in study.goals if prune is not None and goal.name == prune.looks_at), study.goals[0])
         self.metric = goal.name
         self.sign = 1.0 if goal.direction == "minimize" else -1.0
         self.steps: dict[int, list[float]] = {}
@@ -31,7 +37,16 @@ class Board:
         self.rungs: dict[tuple[int, int], list[float]] = {}
         """(Bracket, fidelity) -> what trials had when they reached it, best first."""
         self._rule = prune.rule if prune is not None else ""
+        dominance = prune is not None and prune.by_dominance
+        self.curves = [Curves(study, k) for k, each in enumerate(study.goals) if dominance or each is goal] \
+            if self._rule == "curve" else []
+        """What the rule `curve` looks at."""
+        self.front = Front(study) if dominance and self.curves else None
+        """By dominance, what it is held against."""
         self._fidelity = study.spec.fidelity if self._rule in ("asha", "hyperband") else None
+        self.clouds = Clouds(study, None if self._fidelity is None else self.levels_of) \
+            if dominance and not self.curves else None
+        """By dominance, what the other rules look at."""
         self._inside: set[int] = set()
         self._entered: dict[int, list[tuple[int, float]]] = {}
         for trial in study.trials:
@@ -42,10 +57,19 @@ class Board:
         yardstick: its point is there already."""
         if trial.of is not None:
             return
+        if self.curves:
+            for curves in self.curves:
+                curves.note(trial)
+            if self.front is not None:
+                self.front.note(trial)
+            return
+        if self.clouds is not None:
+            self.clouds.note(trial)
+            return
         if self._fidelity is not None:
             self._note_rungs(trial)
             return
-        belongs = trial.status == "complete"
+        belongs = trial.status == "complete" and limits.keeps(trial)
         if belongs != (trial.number in self._inside):
             for step, value in self.curve(trial):
                 known = self.steps.setdefault(step, [])
@@ -60,7 +84,8 @@ class Board:
 
     def _note_rungs(self, trial: "Trial") -> None:
         before = self._entered.pop(trial.number, [])
-        now = [] if trial.status == "voided" else self.entries(trial)
+        is_out = trial.status == "voided" or (trial.status == "complete" and not limits.keeps(trial))
+        now = [] if is_out else self.entries(trial)
         if now:
             self._entered[trial.number] = now
         if before != now:

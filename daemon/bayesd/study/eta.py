@@ -7,6 +7,7 @@ interval is its central 80 %, for trials that take a time by chance (exponential
 often. Nothing here reads a clock: open seconds are given.
 """
 
+import math
 from dataclasses import dataclass
 
 from scipy.special import fdtri
@@ -38,6 +39,7 @@ def forecast(study: Study, elapsed_s: float) -> Forecast | None:
     if study.status == "closed":
         return None
     budget, done = study.spec.budget, _done(study)
+    counted = done - _repeats(study)
     found = [] if budget.wall is None else [_of(budget.wall - elapsed_s, None, 0, "wall")]
     if done and elapsed_s > 0:
         each_s = elapsed_s / done
@@ -45,14 +47,15 @@ def forecast(study: Study, elapsed_s: float) -> Forecast | None:
         if study.stopping is not None:
             left.append((study.stopping["rule"], len(study.running) + len(study.waiting)))
         if budget.trials is not None:
-            left.append(("trials", budget.trials - done))
+            left.append(("trials", (budget.trials - counted) * done / counted if counted else budget.trials))
         if budget.cost is not None and study.cost > 0:
             left.append(("cost", (budget.cost - study.cost) * done / study.cost))
         if study.spec.stop is not None and study.spec.stop.patience is not None and study.best is not None:
             barren, _ = stopping.barren_results(study, study.spec.stop.min_delta)
             left.append(("patience", study.spec.stop.patience - barren))
         found += [_of(more * each_s, more, done, rule) for rule, more in left]
-    return min(found, key=lambda each: each.eta_s, default=None)
+    return min((each for each in found if math.isfinite(each.low_s + each.eta_s + each.high_s)),
+               key=lambda each: each.eta_s, default=None)       # a cost of nearly nothing lasts for ever
 
 
 def costs(study: Study, elapsed_s: float) -> dict[str, float | None]:
@@ -71,6 +74,12 @@ def costs(study: Study, elapsed_s: float) -> dict[str, float | None]:
 def _done(study: Study) -> int:
     """Own trials with an outcome."""
     return sum(study.counts[status] for status in ("complete", "fail", "pruned")) - study.imported
+
+
+def _repeats(study: Study) -> int:
+    """Of those, the ones that measured a point again: no budget counts them."""
+    return sum(trial.of is not None and trial.status in ("complete", "fail", "pruned") for trial in study.trials) if (
+        study.again) else 0
 
 
 def _of(eta_s: float, more: float | None, done: int, rule: str) -> Forecast:

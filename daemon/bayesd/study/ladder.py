@@ -10,6 +10,9 @@ trials than `startup`, are as in the other form: the first judge nobody, the sec
 
 Hyperband (Li et al., 2018) as the paper of ASHA has it: a trial of bracket b begins at rung b.
 
+What broke a limit of the study when it was told ranks behind all that kept them (the feasibility rule of Deb, "An
+efficient constraint handling method for genetic algorithms", 2000): else those that may not lead go on first.
+
 Like the board (board.py) a ladder holds nothing of its own: it is made anew from the trials whenever it is missing.
 """
 
@@ -17,6 +20,7 @@ import math
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bayesd.study import limits
 from bayesd.study.board import bracket_of
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int]
 """A bracket and the fidelity of one of its rungs."""
+Height = tuple[bool, float]
+"""Whether a limit was broken, and the value, turned so that lower is better."""
 
 
 class Rung(NamedTuple):
@@ -33,6 +39,8 @@ class Rung(NamedTuple):
     """Of the objectives, in their order."""
     seq: int
     se: float | None = None
+    measured: limits.Measured = ()
+    """Of each limit of the study."""
 
 
 class Promotion(NamedTuple):
@@ -52,12 +60,12 @@ class Ladder:
     def __init__(self, study: "Study") -> None:
         prune = study.spec.prune
         names = [goal.name for goal in study.goals]
-        self._goal = names.index(prune.metric) if prune is not None and prune.metric is not None else 0
+        self._goal = names.index(prune.looks_at) if prune is not None and prune.looks_at is not None else 0
         self._sign = 1.0 if study.goals[self._goal].direction == "minimize" else -1.0
-        self.reached: dict[Place, list[tuple[float, int]]] = {}
-        self.standing: dict[Place, list[tuple[float, int]]] = {}
+        self.reached: dict[Place, list[tuple[Height, int]]] = {}
+        self.standing: dict[Place, list[tuple[Height, int]]] = {}
         """Of those, the ones that are paused there now."""
-        self._noted: dict[int, tuple[list[tuple[Place, float]], Place | None]] = {}
+        self._noted: dict[int, tuple[list[tuple[Place, Height]], Place | None]] = {}
         for trial in study.trials:
             self.note(trial)
 
@@ -70,7 +78,7 @@ class Ladder:
         number = trial.number
         before, stood = self._noted.pop(number, ([], None))
         now = [] if trial.status == "voided" else [
-            ((bracket, fidelity), self._sign * rung.values[self._goal]) for fidelity, rung in trial.rungs.items()]
+            ((bracket, fidelity), self._height(trial.study, rung)) for fidelity, rung in trial.rungs.items()]
         stands = now[-1][0] if now and trial.status == "paused" else None
         if before != now:
             for place, value in before:
@@ -84,8 +92,11 @@ class Ladder:
         if now:
             self._noted[number] = now, stands
 
+    def _height(self, study: "Study", rung: Rung) -> Height:
+        return bool(limits.broken(study, rung.measured)), self._sign * rung.values[self._goal]
 
-def _drop(entries: list[tuple[float, int]], entry: tuple[float, int]) -> None:
+
+def _drop(entries: list[tuple[Height, int]], entry: tuple[Height, int]) -> None:
     del entries[bisect_left(entries, entry)]
 
 
@@ -167,8 +178,9 @@ def end_of(trial: "Trial") -> dict[str, Any] | None:
 
 def furthest(study: "Study") -> list["Trial"]:
     """The trials that reached the highest rung of all that were reached, best first by the first objective: what is
-    known while none is trained to the end."""
-    climbed = [trial for trial in study.trials if trial.rungs and trial.status not in ("voided", "fail")]
+    known while none is trained to the end. What was told last has to keep every limit."""
+    climbed = [trial for trial in study.trials if trial.rungs and trial.status not in ("voided", "fail")
+               and limits.keeps(trial)]
     if not climbed:
         return []
     highest = max(max(trial.rungs or ()) for trial in climbed)

@@ -52,14 +52,20 @@ def pooled(study: Study, *, with_first: bool = True) -> dict[int, Pooled]:
     return out
 
 
-def _pool(number: int, trials: Sequence[Trial]) -> Pooled:
-    values = [trial.values[0] for trial in trials if trial.values is not None]
+def mean_of(values: Sequence[float], ses: Sequence[float | None]) -> tuple[float, float | None]:
+    """Mean of the evaluations of a point, at least one, and its standard error as far as one is known."""
     mean, between = mean_and_se(values)
     assert mean is not None
-    known = [trial.se for trial in trials if trial.se is not None]
+    known = [se for se in ses if se is not None]
     within = math.hypot(*known) / len(known) if len(known) == len(values) else None
     said = [each for each in (within, between) if each is not None]
-    return Pooled(number, tuple(trial.number for trial in trials), mean, max(said, default=None))
+    return mean, max(said, default=None)
+
+
+def _pool(number: int, trials: Sequence[Trial]) -> Pooled:
+    told = [trial for trial in trials if trial.values is not None]
+    mean, se = mean_of([trial.values[0] for trial in told if trial.values is not None], [trial.se for trial in told])
+    return Pooled(number, tuple(trial.number for trial in trials), mean, se)
 
 
 def repeat_of(trial: Trial) -> int:

@@ -33,6 +33,10 @@ class Observation:
     """What was measured of the study's limits, in their order; None where nothing was."""
     spent: float | None = None
     """What the trial took, in the unit of the study's [cost]; None without one, and of all that did not end well."""
+    fidelity: float | None = None
+    """Of a trial that was stopped early: the share of its training that `values` were measured after, in (0, 1)."""
+    curve: tuple[tuple[float, float], ...] = ()
+    """(Share of the training, value) at the rungs that it reached; see `optimize.fidelity`."""
 
 
 @dataclass(frozen=True, slots=True)

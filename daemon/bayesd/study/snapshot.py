@@ -10,11 +10,24 @@ from typing import Any
 
 import orjson
 
+from bayesd.study.knowledge import besides, read_besides
 from bayesd.study.ladder import Rung
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
+from bayesd.study.state import (
+    Earlier,
+    Lease,
+    Origin,
+    Outcome,
+    Repair,
+    State,
+    Study,
+    Trial,
+    Worker,
+    spec_data,
+    spec_from,
+)
 
-CODEC = "bayesd-json-3"
+CODEC = "bayesd-json-4"
 
 
 def dump(state: State) -> tuple[bytes, bytes]:
@@ -71,9 +84,7 @@ def _study(study: Study) -> dict[str, Any]:
         "space_rev": study.space_rev, "status": study.status, "closed_by": study.closed_by,
         "trials": [_trial(trial) for trial in study.trials], "running": list(study.running),
         "waiting": list(study.waiting), "queue": study.queue, "drawn": study.drawn,
-        "history": [[seen.trial, seen.values, seen.se, *([] if seen.spent is None else [seen.spent]),
-                     *([seen.limits] if seen.limits else [])]
-                    for seen in study.history],
+        "history": [[seen.trial, seen.values, seen.se, *besides(seen)] for seen in study.history],
         "fit": None if study.fit is None else [study.fit.model, study.fit.n, study.fit.theta],
         "fit_seq": study.fit_seq, "elapsed_s": study.elapsed_s, "cost": study.cost, "counts": study.counts,
         "best": study.best.number if study.best is not None else None, "version": study.version,
@@ -113,7 +124,9 @@ def _confirmation(study: Study) -> dict[str, Any]:
         study.remeasure or (study.again and not study.repeated)) else {}
     if not study.repeated:
         return asked
+    leaders = list(study.repeated)      # best first; the keys of a table are sorted as they are written
     return {**asked, "confirm": study.confirm, "repeated": study.repeated, "again": study.again,
+            **({} if leaders == sorted(leaders, key=str) else {"leaders": leaders}),
             "reopened": study.reopened, "winner": study.winner, "is_announced": study.is_announced}
 
 
@@ -143,7 +156,8 @@ def _rungs(trial: Trial) -> dict[str, Any]:
     if any(lease.fidelity for lease in trial.leases):
         out["targets"] = [lease.fidelity for lease in trial.leases]
     if trial.rungs:
-        out["rungs"] = [[fidelity, *rung] for fidelity, rung in trial.rungs.items()]
+        out["rungs"] = [[fidelity, *rung[:3], *([rung.measured] if rung.measured else [])]
+                        for fidelity, rung in trial.rungs.items()]
         out["checkpoint"] = trial.checkpoint
     return out
 
@@ -202,8 +216,8 @@ def _find(state: State, key: list[Any]) -> Lease:
 
 
 def _load_study(data: dict[str, Any]) -> Study:
-    spec = spec_of(data)
-    created = None if data["created"] is None else spec_of(data["created"])
+    spec = spec_from(data)
+    created = None if data["created"] is None else spec_from(data["created"])
     study = Study(spec.name, spec, data["created_seq"], spec.goals, created, data["space_rev"], data["status"],
                   data["closed_by"])
     for number, each in enumerate(data["trials"], start=1):
@@ -213,8 +227,7 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.paused = {number: study.trials[number - 1] for number in data.get("paused", ())}
     study.queue, study.drawn = data["queue"], data["drawn"]
     study.history = [Observation(number, study.trials[number - 1].params, _tuple(values), se,
-                                 limits=next((tuple(each) for each in more if isinstance(each, list)), ()),
-                                 spent=next((each for each in more if not isinstance(each, list)), None))
+                                 **read_besides(more))
                      for number, values, se, *more in data["history"]]
     if data["fit"] is not None:
         model, n, theta = data["fit"]
@@ -230,7 +243,8 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.remeasure, study.again = data.get("remeasure", []), data.get("again", 0)
     if "repeated" in data:
         study.confirm, study.reopened = data["confirm"], data["reopened"]
-        study.repeated = {int(number): repeats for number, repeats in data["repeated"].items()}
+        study.repeated = {number: data["repeated"][str(number)] for number in
+                          data.get("leaders") or map(int, data["repeated"])}
         study.winner, study.is_announced = data["winner"], data["is_announced"]
     return study
 
@@ -258,6 +272,7 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
     for lease, fidelity in zip(trial.leases, data.get("targets", ()), strict=False):
         lease.fidelity = fidelity
     if "rungs" in data:
-        trial.rungs = {fidelity: Rung(tuple(values), seq, se) for fidelity, values, seq, se in data["rungs"]}
+        trial.rungs = {fidelity: Rung(tuple(values), seq, se, tuple(*measured))
+                       for fidelity, values, seq, se, *measured in data["rungs"]}
         trial.checkpoint = data["checkpoint"]
     return trial

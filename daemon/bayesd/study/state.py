@@ -36,11 +36,15 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import orjson
+
 from bayesd.study import limits
 from bayesd.study.board import Board
+from bayesd.study.canonical import canonical
 from bayesd.study.folds import by_step
 from bayesd.study.ladder import Ladder, Rung
 from bayesd.study.problem import Fit, Observation
+from bayesd.study.reached import Curve, as_curve, curve_of, share_of
 from bayesd_schemas.space import Params
 from bayesd_schemas.study import LOGGED, Objective, StudySpec
 from bayesd_schemas.upcast import VERSIONS
@@ -49,7 +53,8 @@ from bayesd_schemas.warm import WarmStart
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "paused", "complete", "fail", "pruned", "voided"]
 FINAL = frozenset(("complete", "fail", "pruned", "voided"))
-MEASURED = frozenset(("value", "threshold", "difference", "chance", "bound"))      # of a stop: numbers, even when whole
+MEASURED = frozenset((    # of a stop: numbers, even when whole
+    "value", "threshold", "difference", "chance", "bound", "expected", "low", "high"))
 
 
 class Event(NamedTuple):
@@ -523,7 +528,14 @@ def _study(state: State, event: Event) -> Study:
 
 
 def spec_of(data: Data) -> StudySpec:
-    """A study's declaration out of an event or a snapshot. Canonical JSON sorts keys, but the order of the
+    """A study's declaration out of an event. What has just been declared is read as a replay will read it, with 1 for
+    a choice of 1.0 and opinions in the order of their names: else a life would go on from another declaration than its
+    log."""
+    return spec_from({**data, "spec": orjson.loads(canonical(data["spec"]))})
+
+
+def spec_from(data: Data) -> StudySpec:
+    """The same out of what `spec_data` said, word for word. Canonical JSON sorts keys, but the order of the
     parameters is the order of the optimiser's axes, so it stands beside as a list."""
     said = data["spec"]
     order = data.get("order")
@@ -533,7 +545,7 @@ def spec_of(data: Data) -> StudySpec:
 
 
 def spec_data(spec: StudySpec) -> Data:
-    """What `spec_of` reads."""
+    """What `spec_from` reads."""
     return {"spec": spec.model_dump(mode="json", exclude_unset=True), "order": list(spec.space)}
 
 
@@ -734,6 +746,8 @@ def _typed(study: Study, params: dict[str, Any]) -> Params:
                 value = float(value)
             elif type(value) is str:
                 value = intern(value)      # a choice, said once for all trials
+            elif type(value) is float and parameter.type != "float" and value.is_integer():
+                value = int(value)
             out[name] = value
     return out
 
@@ -851,7 +865,8 @@ def _trial_reported(state: State, event: Event) -> None:
 
 def _trial_stopped(state: State, event: Event) -> None:
     _trial(state, event).stopped = {
-        name: _float(said) if name in MEASURED else said for name, said in event.data.items()}
+        name: _floats(said) if name == "values" else _float(said) if name in MEASURED else said
+        for name, said in event.data.items()}
 
 
 # ---------------------------------------------------------------- outcomes
@@ -921,8 +936,9 @@ def _count(trial: Trial, data: Data) -> None:
 
 
 def _observe(trial: Trial, values: tuple[float, ...] | None, se: float | None, measured: limits.Measured = (),
-             spent: float | None = None) -> None:
-    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se, limits=measured, spent=spent))
+             spent: float | None = None, fidelity: float | None = None, curve: Curve = ()) -> None:
+    trial.study.learned[0].append(Observation(trial.number, trial.params, values, se, limits=measured, spent=spent,
+                                              fidelity=fidelity, curve=curve))
 
 
 def _spent(study: Study, data: Data) -> float | None:
@@ -979,7 +995,8 @@ def _trial_completed(state: State, event: Event) -> None:
     trial = _finish(state, event, "complete")
     _supersede(trial)
     if "promoted" not in event.data or trial.study.spec.late == "ignore":    # else it is known already
-        _observe(trial, trial.values, trial.se, trial.limits, _spent(trial.study, event.data))
+        _observe(trial, trial.values, trial.se, trial.limits, _spent(trial.study, event.data),
+                 curve=() if "promoted" in event.data else curve_of(trial))
     if _may_lead(trial) and _better(trial.study, trial, best):
         trial.study.best = trial
 
@@ -1009,11 +1026,12 @@ def _trial_paused(state: State, event: Event) -> None:
     trial = _finish(state, event, "paused")
     _supersede(trial)
     assert trial.values is not None
-    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(trial.values, event.seq, trial.se)}
+    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(
+        trial.values, event.seq, trial.se, trial.limits)}
     trial.checkpoint = event.data.get("checkpoint")
     if trial.study.ladder is not None:
         trial.study.ladder.note(trial)
-    _observe(trial, trial.values, trial.se, trial.limits)
+    _observe(trial, trial.values, trial.se, trial.limits, fidelity=share_of(trial), curve=curve_of(trial))
 
 
 def _trial_pruned(state: State, event: Event) -> None:
@@ -1035,7 +1053,8 @@ def _trial_pruned(state: State, event: Event) -> None:
         if estimate is not None:        # better than the last of the folds that were measured
             _observe(trial, _values(trial.study, estimate), _float(estimate.get("se")), trial.limits)
         else:
-            _observe(trial, values, None, trial.limits)
+            _observe(trial, values, None, trial.limits, fidelity=None if values is None else share_of(trial),
+                     curve=curve_of(trial))
 
 
 def _outcome_late(state: State, event: Event) -> None:
@@ -1053,6 +1072,11 @@ def _outcome_late(state: State, event: Event) -> None:
                  _spent(study, data) if data["state"] == "complete" else None)
 
 
+def _partly(data: Data) -> tuple[float | None, Curve]:
+    """How far what was measured elsewhere was trained, and what it had on the way."""
+    return _float(data.get("fidelity")), as_curve(data.get("curve") or ())
+
+
 def _trial_imported(state: State, event: Event) -> None:
     """A result that was measured elsewhere: a trial without a lease, or one more observation of such a trial."""
     study, data = _study(state, event), event.data
@@ -1066,7 +1090,7 @@ def _trial_imported(state: State, event: Event) -> None:
         told = _floats(data["values"]) if data.get("values") is not None else None
         trial.late = [*(trial.late or ()), Outcome(
             "fail" if values is None else "complete", 0, told, se, None, data.get("class"), event.seq)]
-        _observe(trial, values, se, measured, _float(data.get("spent")))
+        _observe(trial, values, se, measured, _float(data.get("spent")), *_partly(data))
         return
     assert event.trial == len(study.trials) + 1, "trial numbers have no holes"
     status: TrialStatus = data.get("state") or ("fail" if values is None else "complete")
@@ -1078,7 +1102,7 @@ def _trial_imported(state: State, event: Event) -> None:
     study.trials.append(trial)
     study.counts[status] += 1
     study.imported += 1
-    _observe(trial, values, se, measured, _float(data.get("spent")))
+    _observe(trial, values, se, measured, _float(data.get("spent")), *_partly(data))
     if _may_lead(trial) and _better(study, trial, best):
         study.best = trial
 
@@ -1096,7 +1120,7 @@ def _replace_imported(trial: Trial, event: Event) -> None:
     trial.limits = limits.read(study.spec, data.get("values"))
     trial.failure, trial.outcome_seq = data.get("class"), event.seq
     _move(trial, data.get("state") or ("fail" if trial.values is None else "complete"))
-    _observe(trial, trial.values, trial.se, trial.limits, _float(data.get("spent")))
+    _observe(trial, trial.values, trial.se, trial.limits, _float(data.get("spent")), *_partly(data))
     if best is trial:
         study.leader_left = True
     elif _may_lead(trial) and _better(study, trial, best):

@@ -315,7 +315,7 @@ def _record(seen: Witness) -> list[tuple[str, str]]:
 
 
 def _winner(study: Study, problem: Problem) -> Page | None:
-    entries = winner.entries(study)
+    entries = winner.candidates(winner.entries(study))
     if not entries:
         return None
     chosen = winner.all_of(study, problem)

@@ -535,6 +535,8 @@ def _rivals(page: Page) -> Iterable[Block]:
 
 def _stopped(said: Page) -> str:
     """At which step the pruning rule stopped it, and against what."""
+    if said.get("by") == "dominance":
+        return _dominated(said)
     value = "no number" if said.get("value") is None else number(said["value"])
     limit = "no number" if said.get("threshold") is None else number(said["threshold"])
     what = f"its {said['metric']}" if said.get("metric") else "it"
@@ -545,8 +547,42 @@ def _stopped(said: Page) -> str:
                 f"{said['kept']} went on, down to {limit}.")
     if said["rule"] == "race":
         return _raced(said, what, value, limit)
+    if said["rule"] == "curve":
+        return _curved(said, what, value, limit)
     return (f"Rule {said['rule']} stopped it at step {said['step']}: {what} was {value} at best, behind {limit} of the "
             f"{count(said['compared'], 'trial')} that it was held against.")
+
+
+def _dominated(said: Page) -> str:
+    """By how many it was beaten in everything, or beside which trial it led to nothing."""
+    at = " and ".join(f"{name} {'no number' if value is None else number(value)}"
+                      for name, value in said["values"].items())
+    where = f" of bracket {said['bracket']}" if said.get("bracket") is not None else ""
+    words = f"Rule {said['rule']}, by dominance, stopped it at step {said['step']}"
+    if said.get("rung") is not None:
+        return (f"{words}, at rung {said['rung']}{where}: it was at {at}, dominated by {said['dominated']} of the "
+                f"{count(said['compared'], 'trial')} that had reached the rung; {said['ahead']} were before it, and "
+                f"the best {said['kept']} went on.")
+    if said["rule"] == "curve":
+        return (f"{words}: it was at {at}, and as {said['compared']} complete trials that stood nearest to it there "
+                f"went on, its chances to end better than trial {said['against']} in any objective at step "
+                f"{said['horizon']} added up to {number(said['chance'])}, and below {number(said['bound'])} the rule "
+                "stops.")
+    return (f"{words}: {at} was the best that it had reported, and {said['dominated']} of the "
+            f"{count(said['compared'], 'complete trial')} that reported at that step were worse in nothing and better "
+            "in something.")
+
+
+def _curved(said: Page, what: str, value: str, limit: str) -> str:
+    """Where its learning curve led, against what the best trial has."""
+    best = f"{limit} of trial {said['against']}, the best then"
+    if said.get("expected") is None:
+        return (f"Rule curve stopped it at step {said['step']}: {what} was no number, and {best}, is out of reach of "
+                "that.")
+    return (f"Rule curve stopped it at step {said['step']}: {what} was {value}, and as {said['compared']} complete "
+            f"trials that stood nearest to it there went on, it led to {number(said['expected'])} at step "
+            f"{said['horizon']}, with 90 % between {number(said['low'])} and {number(said['high'])}. The chance to end "
+            f"better than {best}, was {number(said['chance'])}, and below {number(said['bound'])} the rule stops.")
 
 
 def _raced(said: Page, what: str, value: str, limit: str) -> str:

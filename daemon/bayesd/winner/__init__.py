@@ -9,22 +9,22 @@ from collections.abc import Callable
 from typing import Any
 
 from bayesd.study import limits
+from bayesd.study.pooled import mean_of
 from bayesd.study.problem import Problem
 from bayesd.study.state import Study
+from bayesd.verdict import CONFIRMED, DOUBTFUL
 from bayesd.winner import mean, one_se, pareto, robust
-from bayesd.winner.case import Case, Entry, Pick, Terms, eligible, entries
+from bayesd.winner.candidates import Entry, candidates, eligible, entries
+from bayesd.winner.case import Case, Pick, Terms
 
-__all__ = ["CONFIRMED", "DOUBTFUL", "RULES", "Entry", "Terms", "all_of", "choose", "eligible", "entries", "later",
-           "of"]
-
-CONFIRMED = "confirmed"
-DOUBTFUL = 0.5          # below this probability nobody should announce a winner without measuring again
+__all__ = ["CONFIRMED", "DOUBTFUL", "RULES", "Entry", "Terms", "all_of", "candidates", "choose", "eligible", "entries",
+           "later", "of"]
 
 
 def _best(case: Case) -> Pick:
     rung = case.best.fidelity
-    return Pick(case.best, f"the {case.low} observed value of {len(case.complete)} " + (
-        "complete trials" if rung is None else f"trials that told at rung {rung}; none is complete"))
+    return Pick(case.best, f"the {case.low} observed value of " + (
+        case.extent if rung is None else f"{len(case.complete)} trials that told at rung {rung}; none is complete"))
 
 
 _PICK: dict[str, Callable[[Case], Pick]] = {
@@ -67,7 +67,7 @@ def _all(complete: tuple[Entry, ...], problem: Problem, terms: Terms,
          confirmed: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not complete:
         return {rule: _nothing(rule) for rule in RULES}
-    case = Case(complete, problem, terms)
+    case = Case(candidates(complete), problem, terms)
     chosen = {}
     for rule in RULES:
         pick = _PICK[rule](case)
@@ -81,7 +81,7 @@ def choose(complete: tuple[Entry, ...], problem: Problem, rule: str, terms: Term
     """The winner by a rule, with its reason alone; `trial` is None when nothing is complete."""
     if not complete:
         return _nothing(rule)
-    return _answer(_PICK[rule](Case(complete, problem, terms or Terms())), rule)
+    return _answer(_PICK[rule](Case(candidates(complete), problem, terms or Terms())), rule)
 
 
 def _nothing(rule: str) -> dict[str, Any]:
@@ -90,8 +90,8 @@ def _nothing(rule: str) -> dict[str, Any]:
 
 def _answer(pick: Pick, rule: str) -> dict[str, Any]:
     entry = pick.entry
-    return {"rule": rule, "trial": entry.trial, "value": entry.value, "se": entry.se, "params": dict(entry.params),
-            "reason": pick.reason}
+    return {"rule": rule, "trial": entry.trial, "value": entry.value, "se": entry.se, "n": entry.n,
+            "evaluations": list(entry.evaluations), "params": dict(entry.params), "reason": pick.reason}
 
 
 def _believed(case: Case, trial: int) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _believed(case: Case, trial: int) -> dict[str, Any]:
 
 def _short(answer: dict[str, Any]) -> dict[str, Any]:
     return {name: answer.get(name)
-            for name in ("trial", "value", "mean", "sd", "probability", "expected_loss", "reason")}
+            for name in ("trial", "value", "se", "n", "mean", "sd", "probability", "expected_loss", "reason")}
 
 
 def _confirmed(study: Study) -> dict[str, Any]:
@@ -119,5 +119,9 @@ def _confirmed(study: Study) -> dict[str, Any]:
     where = "on another worker" if chosen["elsewhere"] else "on the same worker, since no other was there"
     reason = (f"of {len(said['leaders'])} leaders that were measured again it did best: {chosen['mean']:.6g}, measured "
               f"{times} {where}; it was {chosen['value']:.6g} when it was chosen")
-    return {"rule": CONFIRMED, "trial": trial.number, "value": chosen["mean"], "se": None,
-            "params": dict(trial.params), "reason": reason, "leaders": said["leaders"]}
+    repeats = [each for each in (study.trials[number - 1] for number in chosen["repeats"])
+               if each.status == "complete" and each.values is not None]
+    _, se = mean_of([each.values[0] for each in repeats if each.values is not None], [each.se for each in repeats])
+    return {"rule": CONFIRMED, "trial": trial.number, "value": chosen["mean"], "se": se, "n": len(repeats),
+            "evaluations": [each.number for each in repeats], "params": dict(trial.params), "reason": reason,
+            "leaders": said["leaders"]}

@@ -1,4 +1,4 @@
-"""What a rule chooses from: the complete trials, what is believed of them, and the taste of the study."""
+"""What a rule chooses from: the candidates, what is believed of them, and the taste of the study."""
 
 import math
 from collections.abc import Sequence
@@ -7,28 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from bayesd.optimize.arms import Arms, arms
-from bayesd.study import ladder, limits
 from bayesd.study.problem import Problem
-from bayesd.study.state import Study, Trial
-from bayesd_schemas.space import Params
+from bayesd.winner.candidates import Entry
 from bayesd_schemas.study import Objective, StudySpec, Winner
 
 ENOUGH = 10         # results, from which on the model has a say
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A complete trial that may be chosen."""
-
-    trial: int
-    params: Params
-    value: float
-    se: float | None
-    seconds: float | None
-    values: tuple[float, ...] = ()
-    """Of all objectives."""
-    fidelity: int | None = None
-    """Of a trial that was not trained to the end, the rung at which it told its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +49,9 @@ class Terms:
         return "best" if self.is_exact or results < ENOUGH else "mean"
 
 
-def eligible(trial: Trial) -> bool:
-    """Whether a trial may be the winner: complete, it keeps the limits, and no repeat, whose values speak for their
-    leader."""
-    return trial.status == "complete" and trial.values is not None and trial.of is None and limits.keeps(trial)
-
-
-def entries(study: Study) -> tuple[Entry, ...]:
-    """The trials of a study that may be chosen, frozen. Where trials climb rungs and none is complete, those at the
-    highest rung that was reached."""
-    complete = tuple(Entry(trial.number, trial.params, trial.values[0], trial.se, trial.seconds, trial.values)
-                     for trial in study.trials if eligible(trial) and trial.values is not None)
-    if complete or not study.spec.resumes:
-        return complete
-    climbed = [(trial, max(trial.rungs)) for trial in ladder.furthest(study) if trial.rungs and limits.keeps(trial)]
-    highest = max((rung for _, rung in climbed), default=0)
-    return tuple(Entry(trial.number, trial.params, trial.rungs[highest].values[0], trial.rungs[highest].se,
-                       trial.seconds, trial.rungs[highest].values, highest) for trial, _ in climbed if trial.rungs)
-
-
 @dataclass(frozen=True)
 class Case:
-    """One choice. `complete` is not empty."""
+    """One choice. `complete`, the candidates, is not empty."""
 
     complete: tuple[Entry, ...]
     problem: Problem
@@ -101,6 +65,14 @@ class Case:
     @property
     def low(self) -> str:
         return "lowest" if self.sign > 0 else "highest"
+
+    @property
+    def extent(self) -> str:
+        """Out of what is chosen, in words."""
+        trials = sum(entry.n for entry in self.complete)
+        if trials == len(self.complete):
+            return f"{trials} complete trials"
+        return f"{len(self.complete)} points, each the mean of its evaluations, {trials} in all"
 
     @cached_property
     def best(self) -> Entry:

@@ -7,10 +7,10 @@ from bayesd.winner.case import Case, Pick
 def pick(case: Case) -> Pick:
     best, entry = case.best, case.expected
     if entry is None:
-        return Pick(best, f"the {case.low} observed value of {len(case.complete)} complete trials: they are too few, "
+        return Pick(best, f"the {case.low} observed value of {case.extent}: they are too few, "
                           "or too odd, for a model")
     if case.terms.is_exact:
-        return Pick(best, f"the {case.low} observed value of {len(case.complete)} complete trials, and no noise "
+        return Pick(best, f"the {case.low} observed value of {case.extent}, and no noise "
                           "(noise = \"none\")")
     belief = case.belief(entry.trial)
     assert belief is not None       # the model knows whom it expects most of

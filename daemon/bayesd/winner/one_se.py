@@ -8,7 +8,8 @@ Simplest is what `[winner] simplest` prefers, by default what took the fewest se
 
 from collections.abc import Callable
 
-from bayesd.winner.case import Case, Entry, Pick, simplicity
+from bayesd.winner.candidates import Entry
+from bayesd.winner.case import Case, Pick, simplicity
 
 
 def pick(case: Case) -> Pick:

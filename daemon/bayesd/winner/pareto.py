@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayesd.winner import mean
-from bayesd.winner.case import Case, Entry, Pick, simplicity
+from bayesd.winner.candidates import Entry
+from bayesd.winner.case import Case, Pick, simplicity
 
 Floats = NDArray[np.float64]
 SHOWN_MAX = 20          # of a front: the nearest to the knee
