@@ -173,3 +173,14 @@ def test_the_model_begins_earlier_where_somebody_is_sure_of_much_of_the_space() 
 
     assert [before_the_model(sure, "high") for sure in (0, 1, 3, 9)] == [10, 9, 7, 5]
     assert before_the_model(9, "low") == 10
+
+
+@pytest.mark.parametrize("other", [{"surrogate": "forest"}, {"directions": ("minimize", "minimize")}])
+def test_a_prior_has_its_say_in_every_model(other: dict[str, Any]) -> None:
+    now = far_and_near(0.0, 1.0, parameters=3)
+    k = len(other.get("directions", ("minimize",)))
+    proposal = suggest(replace(now, **other, history=tuple(
+        replace(each, values=(each.values or ()) * k) for each in now.history))).proposals[0]
+    assert proposal.fallback is None
+    assert proposal.prior is not None
+    assert max(abs(float(value or 0) - 0.25) for value in proposal.params.values()) < 0.25
