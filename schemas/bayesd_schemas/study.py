@@ -224,6 +224,9 @@ class Prune(_Part):
     resume: Annotated[bool, Field(strict=True)] = Field(
         False, description="Of asha and hyperband: a trial is leased up to a rung, told, and paused there; one that is "
                            "among the best 1/reduction of its rung goes on later, from its checkpoint.")
+    shared: Annotated[bool, Field(strict=True)] = Field(
+        False, description="Of hyperband: a rung is one for all brackets, so that a trial is held against all that "
+                           "reached it. Else each bracket has rungs of its own.")
 
     @model_validator(mode="after")
     def _fitting(self) -> "Prune":
@@ -235,6 +238,8 @@ class Prune(_Part):
             raise ValueError("by and metric say the same: give by alone")
         if self.resume and self.rule not in ("asha", "hyperband"):
             raise ValueError('resume is for rule = "asha" and "hyperband", which have rungs to go on from')
+        if self.shared and self.rule != "hyperband":
+            raise ValueError('shared is for rule = "hyperband", which has brackets')
         return self
 
     @property

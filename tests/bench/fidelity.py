@@ -1,18 +1,21 @@
 """Pruning rules on real training: how good with a quarter of the epochs, and what a report costs the daemon.
 
     python -m tests.bench.fidelity                     # 10 seeds: a network on digits, full training against rungs
-    python -m tests.bench.fidelity --seeds 3 --trials 40
-    python -m tests.bench.fidelity --lcbench FOLDER --task 189873     # curves of LCBench; see lcbench.py
+    python -m tests.bench.fidelity --method random --trials 20 40 80 --cache FOLDER     # curves are kept there
+    python -m tests.bench.fidelity --lcbench FOLDER --task 168868 34539     # curves of LCBench; see lcbench.py
     python -m tests.bench.fidelity --reports           # CPU time of a report among 10,000 trials of 20 reports, and of
                                                        # a tell at a rung among 10,000 trials that climb
 
 Training is scikit-learn's MLPClassifier on the digits that it brings, epoch by epoch; the metric is the log-loss on
 held-out images. Full training gets `--trials` trials of all epochs, each rule a quarter of those epochs with the
-same engine, one worker. The figure is the best loss of a trial that was trained to the end, and how much worse it is
-than that of full training with the same seed.
+same method, one worker, and ends there, whatever is under way. The figure is the median over the seeds of the best loss
+of a trial that was trained to the end; beside it the median of how much worse that is than with full training on the
+same seed, and on how many seeds it is as good.
 """
 
 import argparse
+import hashlib
+import json
 import statistics
 import time
 import warnings
@@ -81,9 +84,27 @@ class Digits:
     """A network that is trained for real."""
 
     epochs, least, space, goal = EPOCHS, 1, SPACE, {"metric": "loss", "direction": "minimize"}
+    name = "digits"
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
 
     def curve(self, params: dict[str, Any], seed: int) -> Iterator[float]:
-        """Log-loss on held-out images after each epoch."""
+        """Log-loss on held-out images after each epoch; what the cache knows of it is not trained again."""
+        if self.cache is None:
+            yield from self._trained(params, seed)
+            return
+        key = json.dumps([seed, sorted(params.items())]).encode()
+        file = self.cache / f"{hashlib.sha256(key).hexdigest()[:20]}.json"
+        known: list[float] = json.loads(file.read_text()) if file.exists() else []
+        yield from known
+        for step, value in enumerate(self._trained(params, seed), start=1):
+            if step > len(known):
+                known.append(value)
+                file.write_text(json.dumps(known))
+                yield value
+
+    def _trained(self, params: dict[str, Any], seed: int) -> Iterator[float]:
         images, labels = load_digits(return_X_y=True)
         parts = train_test_split(images / 16.0, labels, test_size=0.4, random_state=seed, stratify=labels)
         network = MLPClassifier((params["units"],), learning_rate_init=params["rate"], alpha=params["alpha"],
@@ -99,15 +120,16 @@ class Lcbench:
     epochs, least, space, goal = lcbench.EPOCHS, 2, lcbench.SPACE, {"metric": "accuracy", "direction": "maximize"}
 
     def __init__(self, folder: Path, task: str) -> None:
+        self.name = f"LCBench {task}"
         self.curves = lcbench.Curves(folder, task)
 
     def curve(self, params: dict[str, Any], seed: int) -> Iterator[float]:
         yield from self.curves.of(params)
 
 
-def run(task: Digits | Lcbench, rule: str, seed: int, epochs: int) -> tuple[float, int, int]:
+def run(task: Digits | Lcbench, method: str, rule: str, seed: int, epochs: int) -> tuple[float, int, int]:
     """(Best value of a whole training, less is better; trials begun; whole trainings) within so many epochs."""
-    world = World({"method": "bayes", "seed": seed, "space": task.space, **task.goal,
+    world = World({"method": method, "seed": seed, "space": task.space, **task.goal,
                    "fidelity": {"name": "epochs", "min": task.least, "max": task.epochs}, **RULES[rule]})
     left, best, whole = epochs, float("inf"), 0
     sign = 1.0 if task.goal["direction"] == "minimize" else -1.0
@@ -132,15 +154,16 @@ def run(task: Digits | Lcbench, rule: str, seed: int, epochs: int) -> tuple[floa
     return best, len(world.desk.state.studies["s"].trials), whole
 
 
-def quality(task: Digits | Lcbench, seeds: int, trials: int) -> None:
+def quality(task: Digits | Lcbench, method: str, seeds: int, trials: int) -> None:
     name, most = task.goal["metric"], trials * task.epochs
-    full = [run(task, "full", seed, most) for seed in range(seeds)]
-    print(f"full         {most} epochs: {name} {abs(statistics.median(each[0] for each in full)):.4f}, {seeds} seeds",
-          flush=True)
+    full = [run(task, method, "full", seed, most) for seed in range(seeds)]
+    print(f"{task.name}, method {method}: full training of {trials} trials, {most} epochs: {name} "
+          f"{abs(statistics.median(each[0] for each in full)):.4f}, {seeds} seeds", flush=True)
     for rule in RULES:
-        found = [run(task, rule, seed, most // 4) for seed in range(seeds)]
+        found = [run(task, method, rule, seed, most // 4) for seed in range(seeds)]
         worse = [mine[0] - whole[0] for mine, whole in zip(found, full, strict=True)]
-        print(f"{rule:12} {most // 4} epochs: {name} {abs(statistics.median(each[0] for each in found)):.4f}, "
+        print(f"    {rule:13} {most // 4 / most:.2f} of the epochs: {name} "
+              f"{abs(statistics.median(each[0] for each in found)):.4f}, "
               f"worse by {statistics.median(worse):+.4f}, as good or better in {sum(each <= 0 for each in worse)}; "
               f"{statistics.median(each[1] for each in found):g} trials, "
               f"{statistics.median(each[2] for each in found):g} whole", flush=True)
@@ -201,14 +224,21 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", ConvergenceWarning)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--trials", type=int, nargs="+", default=[TRIALS])
+    parser.add_argument("--method", nargs="+", choices=["bayes", "random"], default=["bayes", "random"])
+    parser.add_argument("--cache", type=Path, help="folder for the curves of networks, which makes later runs fast")
     parser.add_argument("--lcbench", type=Path, help="folder of the scenario")
-    parser.add_argument("--task", default="189873", help="a data set of LCBench")
+    parser.add_argument("--task", nargs="+", default=["189873"], help="data sets of LCBench")
     parser.add_argument("--reports", action="store_true")
     arguments = parser.parse_args()
     if arguments.reports:
         for name in RULES:
             (climbs if name.endswith("resume") else reports)(name)
     else:
-        task = Digits() if arguments.lcbench is None else Lcbench(arguments.lcbench, arguments.task)
-        quality(task, arguments.seeds, arguments.trials)
+        if arguments.cache is not None:
+            arguments.cache.mkdir(parents=True, exist_ok=True)
+        for task in ([Digits(arguments.cache)] if arguments.lcbench is None
+                     else [Lcbench(arguments.lcbench, each) for each in arguments.task]):
+            for method in arguments.method:
+                for trials in arguments.trials:
+                    quality(task, method, arguments.seeds, trials)

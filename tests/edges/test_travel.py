@@ -260,6 +260,17 @@ def test_what_if_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) -> Non
     assert "never measured" in sh("study what-if judged --method sobol --next 2").out
 
 
+def test_warnings_stand_in_short_beside_what_is_read(home: Home, sh: Shell) -> None:
+    lived(sh, home, "wary", (3.0, 1.0))
+    assert [each["code"] for each in sh("study warnings wary -f json").json["warnings"]] == ["few-trials"]
+    for page in ("show", "best"):
+        for more in ("", f" --log {home.log}"):
+            said = sh(f"study {page} wary{more}").out
+            assert "2 complete trials for 1 parameters" in said
+            assert "more: bayesd study warnings wary" in said
+            assert "study warnings" not in sh(f"study {page} wary{more} -f json").out
+
+
 def test_what_mattered_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) -> None:
     *_, last = lived(sh, home, "mattered", (3.0, 1.0, 2.0, 0.5, 1.5, 2.5))
     for line in ("importance mattered --pairs --shapley --ablation --from 1", "importance mattered --among best",
@@ -269,6 +280,7 @@ def test_what_mattered_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) 
         assert sh(f"study {line}").out
         assert sh(f"study {line} --log {home.log} -f value").out is not None
     assert "few-trials" not in sh("study warnings mattered").out
+    assert "study warnings" not in sh("study show mattered").out
     for more in ("", f" --log {home.log}"):
         assert "a parameter of mattered" in sh(f"study effect mattered nothing{more}", code=2).err
         assert "no trial has failed" in sh(f"study importance mattered --of success{more}", code=1).err

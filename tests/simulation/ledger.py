@@ -623,7 +623,9 @@ class Ledger:
         return [1, 2, 4][first:]
 
     def _going_on(self, study: Study) -> list[int]:
-        """Trials that are paused at a rung and in the better half of all that were there, in the same bracket."""
+        """Trials that are paused at a rung and in the better half of all that were there, in the same bracket or in any
+        where they share their rungs."""
+        shared = study.spec.get("prune", {}).get("shared", False)
         metric = study.spec.get("prune", {}).get("metric")
         goal = study.goals.index(metric) if metric else 0
         objective = study.spec["objectives"][goal] if "objectives" in study.spec else study.spec
@@ -632,8 +634,8 @@ class Ledger:
         for number, trial in enumerate(study.trials, start=1):
             if trial.status != "voided":
                 for rung, values in trial.rungs.items():
-                    there.setdefault((len(self._rungs(study, number, trial)), rung), []).append(
-                        (trial.broke[rung], sign * values[goal], number))
+                    bracket = 0 if shared else len(self._rungs(study, number, trial))
+                    there.setdefault((bracket, rung), []).append((trial.broke[rung], sign * values[goal], number))
         return [number for (_, rung), entries in there.items()
                 for *_, number in sorted(entries)[:len(entries) // 2]
                 if (trial := study.trials[number - 1]).status == "paused" and max(trial.rungs) == rung]

@@ -558,6 +558,8 @@ class World:
                 spec["folds"] = {"count": 5}
             elif spec["prune"]["rule"] in ("asha", "hyperband") and spec["seed"] // 12 % 2:
                 spec["prune"]["resume"] = True
+            if spec["prune"]["rule"] == "hyperband" and spec["seed"] // 24 % 2:
+                spec["prune"]["shared"] = True
         if spec["seed"] % 3 == 2:
             spec["stop"] = ({"target": spec["seed"] / 500 - 1} if spec["seed"] % 2
                             else {"patience": spec["seed"] % 5 + 2})

@@ -11,7 +11,8 @@ from tests.study.story import BASE, Story
 from bayesd import Study, audit, winner
 from bayesd.replay import event_of
 from bayesd.study import view
-from bayesd_schemas.study import StudySpec
+from bayesd.study.board import bracket_of
+from bayesd_schemas.study import Fidelity, StudySpec
 
 RUNGS: dict[str, Any] = {"prune": {"rule": "asha", "resume": True},
                          "fidelity": {"name": "epochs", "max": 9, "reduction": 3}}
@@ -60,6 +61,20 @@ def test_the_best_third_goes_on_before_a_new_trial_and_nobody_waits() -> None:
     assert grants(story.ask("w7")) == [(5, 2, {"name": "epochs", "value": 3, "from": "best"})]
     story.restart()
     assert grants(story.ask("w7")) == [(5, 2, {"name": "epochs", "value": 3, "from": "best"})]     # its copy
+    story.check()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_brackets_may_share_their_rungs(shared: bool) -> None:
+    """Three trials reached rung 3, two of them from there: one of three goes on where they are counted together."""
+    fidelity = {"name": "epochs", "max": 9}
+    late = [number for number in range(1, 6) if bracket_of(Fidelity(**fidelity), number)]
+    assert len(late) == 2
+    story = climbing([5.0 if number in late else float(number) for number in range(1, 6)], fidelity=fidelity,
+                     prune={"rule": "hyperband", "resume": True, "shared": shared})
+    assert grants(story.ask("v")) == [(1, 2, {"name": "epochs", "value": 3, "from": "c1"})]
+    story.tell("v", 1, fence=2, value=4.0, checkpoint="d1")
+    assert grants(story.ask("u"))[0][:2] == ((1, 3) if shared else (6, 1))
     story.check()
 
 

@@ -217,6 +217,24 @@ def test_hyperband_gives_its_brackets_their_usual_shares() -> None:
     story.check()
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_brackets_that_share_a_rung_are_held_against_each_other(shared: bool) -> None:
+    """A late bracket's first trial has nobody before it in its own rung, and a trial of the first in a common one."""
+    spec = {**EPOCHS, "max": 5}
+    late = next(number for number in range(1, 12) if bracket_of(Fidelity(**spec), number) > 0)
+    story = Story(prune={"rule": "hyperband", "shared": shared}, fidelity=spec)
+    for number in range(1, late + 1):
+        story.ask(f"w{number}")
+    story.report("w1", 1, 1, 1.0)
+    story.report("w1", 1, 2, 1.0)
+    assert not story.report(f"w{late}", late, 1, 9.0)[1][0][2].get("stop")
+    facts, _ = story.report(f"w{late}", late, 2, 9.0)
+    stops = [data for type, _, data in facts if type == "trial.stopped"]
+    assert [(stop["bracket"], stop["rung"], stop["compared"]) for stop in stops] == ([(1, 2, 2)] if shared else [])
+    story.request("op", "trial.void", id="v", trial=1, reason="x")
+    story.check()
+
+
 @pytest.mark.parametrize("rule", ["median", "percentile", "asha", "hyperband", "curve"])
 def test_a_stop_is_made_again_by_the_audit_and_told_by_why(rule: str) -> None:
     story = Story(prune={"rule": rule, "startup": 3 if rule == "curve" else 2}, fidelity=EPOCHS)
@@ -247,6 +265,8 @@ def test_rungs_need_a_fidelity() -> None:
         StudySpec.model_validate({**BASE, "prune": {"rule": "asha"}})
     with pytest.raises(ValidationError, match="not below max"):
         StudySpec.model_validate({**BASE, "fidelity": {"name": "epochs", "min": 9, "max": 9}})
+    with pytest.raises(ValidationError, match="has brackets"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "asha", "shared": True}, "fidelity": EPOCHS})
 
 
 def test_in_one_process_a_study_says_when_to_stop(tmp_path: Path) -> None:

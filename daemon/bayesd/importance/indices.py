@@ -102,12 +102,18 @@ class Design:
 
 
 def share(values: Floats) -> Share:
-    """Of the mean (first) and of the paths, as a share from 0 to 1 with its interval."""
+    """Of the mean (first) and of the paths, as a share from 0 to 1 with its interval.
+
+    Both the quantiles of the paths and these reflected in the value are in it (Davison and Hinkley, "Bootstrap methods
+    and their application", 1997, sections 5.2 and 5.3): a path varies more than the mean, so that all of them may lie
+    above a small share, and the truth is as likely to differ from the mean as a path is.
+    """
     values = np.clip(values, 0.0, 1.0)
     low, high = np.quantile(values[1:], INTERVAL)
     value = float(values[0])
-    return {"value": round(value, 4), "low": round(min(float(low), value), 4),
-            "high": round(max(float(high), value), 4)}
+    half = max(value - float(low), float(high) - value)
+    return {"value": round(value, 4), "low": round(max(0.0, value - half), 4),
+            "high": round(min(1.0, value + half), 4)}
 
 
 def points(p: int) -> int:

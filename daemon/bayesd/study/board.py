@@ -35,7 +35,8 @@ class Board:
         self.steps: dict[int, list[float]] = {}
         """Step -> what complete trials reported there, best first."""
         self.rungs: dict[tuple[int, int], list[float]] = {}
-        """(Bracket, fidelity) -> what trials had when they reached it, best first."""
+        """(Bracket, or 0 where all share their rungs, fidelity) -> what trials had when they reached it, best first."""
+        self._shared = prune is not None and prune.shared
         self._rule = prune.rule if prune is not None else ""
         dominance = prune is not None and prune.by_dominance
         self.curves = [Curves(study, k) for k, each in enumerate(study.goals) if dominance or each is goal] \
@@ -90,11 +91,16 @@ class Board:
             self._entered[trial.number] = now
         if before != now:
             bracket, levels = self.levels_of(trial)
+            bracket = 0 if self._shared else bracket
             for level, (_, value) in zip(levels, before, strict=False):
                 known = self.rungs[bracket, level]
                 del known[bisect_left(known, value)]
             for level, (_, value) in zip(levels, now, strict=False):
                 insort(self.rungs.setdefault((bracket, level), []), value)
+
+    def rung(self, bracket: int, level: int) -> list[float]:
+        """What trials had that a trial of this bracket is held against."""
+        return self.rungs[0 if self._shared else bracket, level]
 
     def levels_of(self, trial: "Trial") -> tuple[int, tuple[int, ...]]:
         """The bracket of a trial and its rungs."""

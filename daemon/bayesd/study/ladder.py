@@ -8,7 +8,8 @@ only when there is none does a new trial begin at the lowest rung. So nobody wai
 mistake is mended: who was passed over is looked at again with every newcomer. Rungs before `warmup`, and with fewer
 trials than `startup`, are as in the other form: the first judge nobody, the second let nobody on yet.
 
-Hyperband (Li et al., 2018) as the paper of ASHA has it: a trial of bracket b begins at rung b.
+Hyperband (Li et al., 2018) as the paper of ASHA has it: a trial of bracket b begins at rung b. With `shared` the
+brackets have the rungs from there on in common.
 
 What broke a limit of the study when it was told ranks behind all that kept them (the feasibility rule of Deb, "An
 efficient constraint handling method for genetic algorithms", 2000): else those that may not lead go on first.
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from bayesd.study.state import Study, Trial
 
 Place = tuple[int, int]
-"""A bracket and the fidelity of one of its rungs."""
+"""A bracket, 0 where all share their rungs, and the fidelity of a rung."""
 Height = tuple[bool, float]
 """Whether a limit was broken, and the value, turned so that lower is better."""
 
@@ -62,6 +63,7 @@ class Ladder:
         names = [goal.name for goal in study.goals]
         self._goal = names.index(prune.looks_at) if prune is not None and prune.looks_at is not None else 0
         self._sign = 1.0 if study.goals[self._goal].direction == "minimize" else -1.0
+        self._shared = prune is not None and prune.shared
         self.reached: dict[Place, list[tuple[Height, int]]] = {}
         self.standing: dict[Place, list[tuple[Height, int]]] = {}
         """Of those, the ones that are paused there now."""
@@ -74,7 +76,7 @@ class Ladder:
         trial, what it told at its rungs stays."""
         if not trial.rungs:
             return
-        bracket, _ = levels_of(trial)
+        bracket = 0 if self._shared else levels_of(trial)[0]
         number = trial.number
         before, stood = self._noted.pop(number, ([], None))
         now = [] if trial.status == "voided" else [
