@@ -296,8 +296,8 @@ def _reason(page: Page) -> Iterable[Block]:
         yield ("It belongs to the start design: points of a Sobol sequence, which are spread evenly over the space. "
                "Their outcomes give the model something to learn from; none of them moved this point.")
     elif how == "prior":
-        yield (f"The prior on {listed(choice['priors'])} gets half of the start design, and this is one of its draws; "
-               "the other half is spread evenly over the space, so that a prior that is wrong is found out. It was "
+        yield (f"The prior on {listed(choice['priors'])} gets a part of the start design, and this is one of its "
+               "draws; the others are spread evenly over the space, so that a prior that is wrong is found out. It was "
                f"trusted {choice['prior']:.0%}: {_TRUST}")
     elif how == "earlier":
         yield (f"It was one of the best of study {', '.join(choice['sources'] or ())}, and stands at the beginning "
@@ -348,8 +348,8 @@ def _knew_before(choice: Page) -> Iterable[Block]:
     """What was known before the first trial, and what it still weighed."""
     if choice["priors"]:
         on = listed(choice["priors"])
-        yield (f"The prior on {on} was forgotten: results do not bear it out, or there are so many that it counts "
-               "no more." if choice["prior"] is None else
+        yield (f"The prior on {on} had no say: results do not bear it out, or weigh more by now."
+               if choice["prior"] is None else
                f"The prior on {on} had a say: {choice['prior']:.3g} times the logarithm of its density was added to "
                "that of the expected improvement. That factor falls with every result, and to 0 where results do "
                "not bear the prior out.")
