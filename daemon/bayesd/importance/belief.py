@@ -20,6 +20,7 @@ intervals of shares held the truth far too rarely (`tests/bench/importance.py`).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg.lapack import dpotrs
@@ -93,7 +94,8 @@ class Belief:
     seed: int
     space_U: Floats = field(repr=False)
     """(n, p) the whole history, in its order."""
-    _groups: tuple["_Group", ...] = field(repr=False, default=())
+    fitted_to: tuple[Floats, Floats, Floats] = field(repr=False)
+    """X, z and se2 that the hyperparameters were fitted to."""
 
     @classmethod
     def of(cls, problem: Problem, objective: int = 0) -> "Belief":
@@ -108,7 +110,7 @@ class Belief:
         held = Posterior.of(posterior.design, tuple(posterior.kernel.theta.tolist()),
                             posterior.design.features(base.U[good[rows]]), base.outcomes.z[rows], se2[rows])
         sign = 1.0 if problem.directions[objective] == "minimize" else -1.0
-        return cls(of, held, base.outcomes, 0.0, sign, problem.seed, base.U)._with_paths(*parts[0])
+        return cls(of, held, base.outcomes, 0.0, sign, problem.seed, base.U, parts[0])
 
     @classmethod
     def of_success(cls, problem: Problem) -> "Belief":
@@ -120,17 +122,17 @@ class Belief:
         assert isinstance(success, Success)
         assert isinstance(success.posterior, Posterior)
         return cls(success.posterior.design.of, success.posterior, None, success.level, -1.0, problem.seed,
-                   base.U)._with_paths(*parts[1])
+                   base.U, parts[1])
 
-    def _with_paths(self, X: Floats, z: Floats, se2: Floats) -> "Belief":
-        """X, z and se2 are what theta was fitted to."""
+    @cached_property
+    def _groups(self) -> tuple[_Group, ...]:
+        """Made when a path is asked for: what only looks at the posterior needs none."""
         stream, held = streams.Stream(self.seed, 0, "importance"), self.posterior
         design = held.design
-        thetas = laplace.draws(design, tuple(held.kernel.theta.tolist()), X, z, se2,
+        thetas = laplace.draws(design, tuple(held.kernel.theta.tolist()), *self.fitted_to,
                                _normal(stream, THETAS, design.size))
         known = held.noise - held.kernel.noise
-        return replace(self, _groups=tuple(
-            _Group.of(Posterior.of(design, theta, held.X, held.z, known), stream) for theta in thetas))
+        return tuple(_Group.of(Posterior.of(design, theta, held.X, held.z, known), stream) for theta in thetas)
 
     def latent(self, U: Floats) -> Floats:
         """(n, 1 + DRAWS): the mean and every path, in standardised units."""
