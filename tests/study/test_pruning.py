@@ -9,7 +9,7 @@ from tests.study.story import BASE, Letter, Story
 
 from bayesd import Study, audit
 from bayesd.replay import event_of
-from bayesd.study.board import bracket_of
+from bayesd.study.board import Board, board_of, bracket_of
 from bayesd.study.pruning.quantile import percentile
 from bayesd_schemas.study import Fidelity, StudySpec
 
@@ -272,4 +272,28 @@ def test_what_breaks_a_limit_stops_nobody(rule: str) -> None:
     story.tell("w1", 3, values={"value": 4.0, "latency": 0.5})
     story.ask("w1", "a4")
     assert "trial.stopped" in [type for type, *_ in story.report("w1", 4, 1, 5.0)[0]]      # behind one that keeps it
+    story.check()
+
+
+@pytest.mark.parametrize("rule", ["median", "asha"])
+def test_what_reports_come_to_is_kept_up_to_date_and_is_what_all_of_them_say(rule: str) -> None:
+    """Steps out of order, another lease and a replay: what was added up is what a look at all reports finds."""
+    story = Story(prune={"rule": rule, "startup": 100}, fidelity={"name": "epochs", "max": 9})
+    story.ask("w1")
+    board = board_of(story.desk.state.studies["s"])
+    trial = story.desk.state.studies["s"].trials[0]
+
+    def check(furthest: int, best: float) -> None:
+        seen = board.seen(trial)
+        assert (seen.furthest, seen.best) == (furthest, best)
+        assert seen.entered == Board(trial.study).seen(trial).entered
+
+    for step, value, furthest, best in ((2, 5.0, 2, 5.0), (0, 9.0, 2, 5.0), (4, None, 4, 5.0), (3, 4.0, 4, 4.0)):
+        story.report("w1", 1, step, value)
+        check(furthest, best)
+    story.tick(700.0)
+    story.ask("w2")
+    for step, value in ((0, 7.0), (1, 8.0), (2, 8.5), (3, 9.0), (4, 9.5)):
+        story.report("w2", 1, step, value, fence=2)
+    check(4, 7.0)
     story.check()
