@@ -11,7 +11,7 @@ from bayesd import Study, audit
 from bayesd.replay import event_of
 from bayesd.study.board import Board, board_of, bracket_of
 from bayesd.study.pruning.quantile import percentile
-from bayesd_schemas.study import Fidelity, StudySpec
+from bayesd_schemas.study import LOGGED, Fidelity, StudySpec
 
 MEDIAN = {"rule": "median", "startup": 2}
 STOP: Letter = ("w3", "stop", {"study": "s", "trial": 3, "fence": 1, "reason": "pruned"})
@@ -243,6 +243,15 @@ def test_rungs_need_a_fidelity() -> None:
         StudySpec.model_validate({**BASE, "prune": {"rule": "asha"}})
     with pytest.raises(ValidationError, match="not below max"):
         StudySpec.model_validate({**BASE, "fidelity": {"name": "epochs", "min": 9, "max": 9}})
+
+
+def test_a_report_is_a_fold_or_so_many_epochs_and_not_both() -> None:
+    """A trial stopped after three epochs would be learned from as if it were three folds."""
+    said = {**BASE, "fidelity": {"name": "epochs", "max": 9}, "folds": {"count": 5}, "prune": {"rule": "asha"}}
+    with pytest.raises(ValidationError, match="a report is a fold, and rule asha takes its step for epochs"):
+        StudySpec.model_validate(said)
+    StudySpec.model_validate({**said, "prune": {"rule": "asha", "resume": True}})
+    StudySpec.model_validate(said, context=LOGGED)         # a log of before stays readable
 
 
 def test_in_one_process_a_study_says_when_to_stop(tmp_path: Path) -> None:
