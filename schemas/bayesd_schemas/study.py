@@ -421,6 +421,8 @@ class StudySpec(_Part):
             raise ValueError("limits: two of them have the same name")
         if self.prune is not None:
             self._prunable(self.prune)
+            if info.context != LOGGED:
+                self._one_kind_of_report(self.prune)
         if self.stop is not None and self.stop.by_model and (
                 self.surrogate != "gp" or len(self.goals) > 1 or self.limits):
             raise ValueError("stop.improvement, stop.regret and stop.converged need one objective and surrogate = "
@@ -463,6 +465,13 @@ class StudySpec(_Part):
                                  "nothing would ever be stopped")
             if prune.looks_at not in (None, names[0]):
                 raise ValueError(f"prune: a race is for the first objective, {names[0]}")
+
+    def _one_kind_of_report(self, prune: Prune) -> None:
+        if self.folds is not None and self.fidelity is not None and prune.rule in ("asha", "hyperband") and (
+                not prune.resume):
+            raise ValueError(f"prune: with [folds] a report is a fold, and rule {prune.rule} takes its step for "
+                             f"{self.fidelity.name}: leave [folds] out, or give resume = true, with which what is told "
+                             "at the rungs decides, and not the reports")
 
     @property
     def resumes(self) -> bool:

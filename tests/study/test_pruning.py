@@ -9,9 +9,9 @@ from tests.study.story import BASE, Letter, Story
 
 from bayesd import Study, audit
 from bayesd.replay import event_of
-from bayesd.study.board import bracket_of
+from bayesd.study.board import Board, board_of, bracket_of
 from bayesd.study.pruning.quantile import percentile
-from bayesd_schemas.study import Fidelity, StudySpec
+from bayesd_schemas.study import LOGGED, Fidelity, StudySpec
 
 MEDIAN = {"rule": "median", "startup": 2}
 STOP: Letter = ("w3", "stop", {"study": "s", "trial": 3, "fence": 1, "reason": "pruned"})
@@ -269,6 +269,15 @@ def test_rungs_need_a_fidelity() -> None:
         StudySpec.model_validate({**BASE, "prune": {"rule": "asha", "shared": True}, "fidelity": EPOCHS})
 
 
+def test_a_report_is_a_fold_or_so_many_epochs_and_not_both() -> None:
+    """A trial stopped after three epochs would be learned from as if it were three folds."""
+    said = {**BASE, "fidelity": {"name": "epochs", "max": 9}, "folds": {"count": 5}, "prune": {"rule": "asha"}}
+    with pytest.raises(ValidationError, match="a report is a fold, and rule asha takes its step for epochs"):
+        StudySpec.model_validate(said)
+    StudySpec.model_validate({**said, "prune": {"rule": "asha", "resume": True}})
+    StudySpec.model_validate(said, context=LOGGED)         # a log of before stays readable
+
+
 def test_in_one_process_a_study_says_when_to_stop(tmp_path: Path) -> None:
     file = tmp_path / "study.toml"
     file.write_text('name = "s"\nmethod = "random"\n[prune]\nrule = "asha"\n[fidelity]\nname = "epochs"\nmax = 9\n'
@@ -324,4 +333,28 @@ def test_what_breaks_a_limit_stops_nobody(rule: str, by: str | None) -> None:
     story.ask("w1", "a4")
     last = story.report("w1", 4, 1, dict.fromkeys(goals, 5.0))
     assert "trial.stopped" in [type for type, *_ in last[0]]        # it is behind one that keeps the limit
+    story.check()
+
+
+@pytest.mark.parametrize("rule", ["median", "asha"])
+def test_what_reports_come_to_is_kept_up_to_date_and_is_what_all_of_them_say(rule: str) -> None:
+    """Steps out of order, another lease and a replay: what was added up is what a look at all reports finds."""
+    story = Story(prune={"rule": rule, "startup": 100}, fidelity={"name": "epochs", "max": 9})
+    story.ask("w1")
+    board = board_of(story.desk.state.studies["s"])
+    trial = story.desk.state.studies["s"].trials[0]
+
+    def check(furthest: int, best: float) -> None:
+        seen = board.seen(trial)
+        assert (seen.furthest, seen.best) == (furthest, best)
+        assert seen.entered == Board(trial.study).seen(trial).entered
+
+    for step, value, furthest, best in ((2, 5.0, 2, 5.0), (0, 9.0, 2, 5.0), (4, None, 4, 5.0), (3, 4.0, 4, 4.0)):
+        story.report("w1", 1, step, value)
+        check(furthest, best)
+    story.tick(700.0)
+    story.ask("w2")
+    for step, value in ((0, 7.0), (1, 8.0), (2, 8.5), (3, 9.0), (4, 9.5)):
+        story.report("w2", 1, step, value, fence=2)
+    check(4, 7.0)
     story.check()

@@ -12,8 +12,11 @@ Values are signed: lower is better, whatever the direction. A value that is no n
 
 import math
 from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from bayesd.study import limits
 from bayesd.study.curves import Curves
@@ -49,6 +52,7 @@ class Board:
             if dominance and not self.curves else None
         """By dominance, what the other rules look at."""
         self._inside: set[int] = set()
+        self._seen: dict[int, Seen] = {}
         self._entered: dict[int, list[tuple[int, float]]] = {}
         for trial in study.trials:
             self.note(trial)
@@ -112,23 +116,55 @@ class Board:
     def entries(self, trial: "Trial") -> list[tuple[int, float]]:
         """(step, value) with which a trial entered its rungs, the lowest first: of each, the report at or past it that
         came first. The list ends with the highest rung that it has reached."""
-        curve = self.curve(trial)
-        out = []
-        for level in self.levels_of(trial)[1]:
-            first = next((each for each in curve if each[0] >= level), None)
-            if first is None:
-                break
-            out.append(first)
-        return out
+        return list(self.seen(trial).entered)
+
+    def seen(self, trial: "Trial") -> "Seen":
+        """What the reports of a trial come to. Of one that is running only those are looked at that are new since the
+        last time: some report a hundred thousand steps."""
+        reports = trial.reports or {}
+        known = self._seen.get(trial.number)
+        if trial.status != "running" or known is None or known.fence != trial.fence or known.count > len(reports):
+            known = Seen(trial.fence)
+            if trial.status == "running":
+                self._seen[trial.number] = known
+            else:
+                self._seen.pop(trial.number, None)
+        new = list(islice(reversed(reports.items()), len(reports) - known.count))
+        known.take(self._curve(reversed(new)), self.levels_of(trial)[1])
+        known.count, known.furthest = len(reports), max((known.furthest, *(step for step, _ in new)))
+        return known
 
     def curve(self, trial: "Trial") -> list[tuple[int, float]]:
         """(step, signed value) of a trial's reports, in the order in which they came."""
-        out = []
-        for step, values in trial.said.items():
+        return list(self._curve((trial.reports or {}).items()))
+
+    def _curve(self, reports: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, float]]:
+        for step, said in reports:
+            values = said[0] if isinstance(said, tuple) else said
             if self.metric in values:
                 value = values[self.metric]
-                out.append((step, math.inf if value is None else self.sign * value))
-        return out
+                yield step, math.inf if value is None else self.sign * value
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the first `count` reports of a lease come to."""
+
+    fence: int
+    count: int = 0
+    furthest: int = -1
+    """The furthest step."""
+    best: float | None = None
+    """The best signed value."""
+    entered: list[tuple[int, float]] = field(default_factory=list)
+    """(step, value) with which it entered its rungs."""
+
+    def take(self, curve: Iterable[tuple[int, float]], levels: Sequence[int]) -> None:
+        """More reports, as they came."""
+        for step, value in curve:
+            self.best = value if self.best is None else min(self.best, value)
+            while len(self.entered) < len(levels) and step >= levels[len(self.entered)]:
+                self.entered.append((step, value))
 
 
 @lru_cache(maxsize=64)

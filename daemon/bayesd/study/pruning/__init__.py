@@ -9,6 +9,7 @@ Each rule is a module with one function, `judge(study, trial, step, prune) -> Ve
 
 from collections.abc import Callable
 
+from bayesd.study.board import board_of
 from bayesd.study.pruning import curve, dominated, halving, quantile, racing
 from bayesd.study.pruning.verdict import Verdict
 from bayesd.study.state import Study, Trial
@@ -32,7 +33,7 @@ def verdict(study: Study, trial: Trial) -> Verdict | None:
             or trial.open_lease is None):
         return None
     step = next(reversed(reports))
-    if step < prune.warmup or step != max(reports):
+    if step < prune.warmup or step != board_of(study).seen(trial).furthest:
         return None
     return (dominated.RULES if prune.by_dominance else RULES)[prune.rule](study, trial, step, prune)
 
