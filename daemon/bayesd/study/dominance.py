@@ -89,13 +89,24 @@ class Cloud:
         """How many points dominate a vector."""
         return int(np.count_nonzero(self._side(vector, np.less_equal)))
 
+    def first(self, among: Sequence[int]) -> int:
+        """Of some ranked points, one at least, the trial that is before the others in the order."""
+        counts = self._counts[[self._places[number] for number in among]]
+        numbers, room = self._equals(int(counts.min()))
+        there = np.isin(numbers, among)
+        return int(numbers[there][np.argmax(room[there])])      # of equals the first, which has the lowest number
+
+    def _equals(self, count: int) -> tuple[NDArray[np.int64], Floats]:
+        """The trials whose points so many dominate, the lowest number first, and the room around each."""
+        equals = np.flatnonzero(self._counts[:self._size] == count)
+        equals = equals[np.argsort(self._numbers[equals])]      # the same however it grew
+        return self._numbers[equals], crowding(self._values[:, equals].T)
+
     def rank(self, number: int) -> tuple[int, int]:
         """Of a ranked point: how many points are before it in the order, and how many of them dominate it."""
         counts = self._counts[:self._size]
         mine = int(counts[self._places[number]])
-        equals = np.flatnonzero(counts == mine)
-        equals = equals[np.argsort(self._numbers[equals])]      # the same however it grew
-        numbers, room = self._numbers[equals], crowding(self._values[:, equals].T)
+        numbers, room = self._equals(mine)
         own = room[np.searchsorted(numbers, number)]
         first = np.count_nonzero((room > own) | ((room == own) & (numbers < number)))
         return int(np.count_nonzero(counts < mine)) + int(first), mine

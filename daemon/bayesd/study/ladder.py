@@ -10,6 +10,9 @@ trials than `startup`, are as in the other form: the first judge nobody, the sec
 
 Hyperband (Li et al., 2018) as the paper of ASHA has it: a trial of bracket b begins at rung b.
 
+By dominance the places in a rung are those of dominance.py, as in Schmucker et al. ("Multi-objective asynchronous
+successive halving", 2021).
+
 Like the board (board.py) a ladder holds nothing of its own: it is made anew from the trials whenever it is missing.
 """
 
@@ -18,6 +21,7 @@ from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayesd.study.board import bracket_of
+from bayesd.study.dominance import Cloud
 
 if TYPE_CHECKING:
     from bayesd.study.state import Study, Trial
@@ -54,6 +58,9 @@ class Ladder:
         names = [goal.name for goal in study.goals]
         self._goal = names.index(prune.looks_at) if prune is not None and prune.looks_at is not None else 0
         self._sign = 1.0 if study.goals[self._goal].direction == "minimize" else -1.0
+        self._signs = [1.0 if goal.direction == "minimize" else -1.0 for goal in study.goals]
+        self.clouds: dict[Place, Cloud] | None = {} if prune is not None and prune.by_dominance else None
+        """By dominance, what was told at each rung; the lists that follow are in no order of merit then."""
         self.reached: dict[Place, list[tuple[float, int]]] = {}
         self.standing: dict[Place, list[tuple[float, int]]] = {}
         """Of those, the ones that are paused there now."""
@@ -70,13 +77,21 @@ class Ladder:
         number = trial.number
         before, stood = self._noted.pop(number, ([], None))
         now = [] if trial.status == "voided" else [
-            ((bracket, fidelity), self._sign * rung.values[self._goal]) for fidelity, rung in trial.rungs.items()]
+            ((bracket, fidelity), 0.0 if self.clouds is not None else self._sign * rung.values[self._goal])
+            for fidelity, rung in trial.rungs.items()]
         stands = now[-1][0] if now and trial.status == "paused" else None
         if before != now:
             for place, value in before:
                 _drop(self.reached[place], (value, number))
             for place, value in now:
                 insort(self.reached.setdefault(place, []), (value, number))
+            if self.clouds is not None:
+                for place in {place for place, _ in before} - {place for place, _ in now}:
+                    self.clouds[place].drop(number)
+                for place in {place for place, _ in now} - {place for place, _ in before}:
+                    told = trial.rungs[place[1]].values
+                    self.clouds.setdefault(place, Cloud(len(told), ranked=True)).add(
+                        number, tuple(sign * value for sign, value in zip(self._signs, told, strict=True)))
         if stood is not None:
             _drop(self.standing[stood], (before[-1][1], number))
         if stands is not None:
@@ -116,10 +131,14 @@ def promotion(study: "Study") -> Promotion | None:
         standing, reached, level = ladder.standing[place], ladder.reached[place], place[1]
         if not standing:
             continue
-        rank = bisect_left(reached, standing[0])
+        if ladder.clouds is None:
+            number, rank = standing[0][1], bisect_left(reached, standing[0])
+        else:
+            number = ladder.clouds[place].first([number for _, number in standing])
+            rank, _ = ladder.clouds[place].rank(number)
         kept = len(reached) if level < prune.warmup else len(reached) // fidelity.reduction
         if rank < kept and (len(reached) >= prune.needed or level < prune.warmup):
-            return Promotion(standing[0][1], level, rank + 1, len(reached), kept)
+            return Promotion(number, level, rank + 1, len(reached), kept)
     return None
 
 
