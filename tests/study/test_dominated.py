@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from tests.edges.test_why import flat, page_of
 from tests.study.story import BASE, Story
 
-from bayesd import audit
+from bayesd import Study, audit
 from bayesd.replay import event_of
 from bayesd.study import ladder
 from bayesd.study.board import Board, board_of
@@ -268,3 +269,17 @@ def test_a_stop_is_made_again_by_the_audit_and_told_by_why(rule: str) -> None:
 def test_the_study_file_says_what_to_write(spec: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         StudySpec.model_validate({**BASE, **spec})
+
+
+def test_in_one_process_a_study_prunes_by_dominance(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('name = "s"\nmethod = "random"\n[[objectives]]\nname = "loss"\n[[objectives]]\nname = "size"\n'
+                    '[prune]\nrule = "median"\nby = "dominance"\nstartup = 2\n'
+                    '[space.x]\ntype = "float"\nlow = 0\nhigh = 1\n')
+    with Study.from_file(file) as study:
+        for loss, size in ((1.0, 2.0), (2.0, 1.0), (1.5, 3.0), (math.nan, 9.0)):
+            trial = study.ask()
+            study.report(trial, {"loss": loss, "size": size}, step=1)
+            assert study.should_prune(trial) == (size == 9.0)
+            study.tell(trial, **({"state": "pruned"} if study.should_prune(trial) else
+                                 {"value": {"loss": loss, "size": size}}))
