@@ -448,9 +448,9 @@ class StudySpec(_Part):
         if prune.by_dominance:
             if len(names) == 1:
                 raise ValueError('prune: by = "dominance" is for several [[objectives]]; with one, leave by out')
-            if prune.rule == "race" or prune.resume:
-                raise ValueError(f"prune: {'a race' if prune.rule == 'race' else 'resume'} looks at one objective: "
-                                 f'write by = "{names[0]}", or take another rule for by = "dominance"')
+            if prune.rule == "race":
+                raise ValueError(f'prune: a race looks at one objective: write by = "{names[0]}", or take another rule '
+                                 'for by = "dominance"')
         elif prune.looks_at is None and len(names) > 1:
             raise ValueError("prune: with several objectives, by says what is looked at: "
                              + ", ".join(f'by = "{name}"' for name in names) + ', or by = "dominance" for all of them')

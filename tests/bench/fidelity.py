@@ -45,6 +45,7 @@ SPACE: dict[str, Any] = {
 RULES: dict[str, dict[str, Any]] = {
     "full": {}, "asha": {"prune": {"rule": "asha"}}, "hyperband": {"prune": {"rule": "hyperband"}},
     "median": {"prune": {"rule": "median", "startup": 2}},
+    "curve": {"prune": {"rule": "curve", "startup": 4}},
     "asha-resume": {"prune": {"rule": "asha", "resume": True}},
     "hyper-resume": {"prune": {"rule": "hyperband", "resume": True}}}
 

@@ -626,6 +626,8 @@ class Ledger:
         """Trials that are paused at a rung and in the better half of all that were there, in the same bracket or in any
         where they share their rungs."""
         shared = study.spec.get("prune", {}).get("shared", False)
+        if study.spec.get("prune", {}).get("by") == "dominance":
+            return self._going_on_by_dominance(study, shared)
         metric = study.spec.get("prune", {}).get("metric")
         goal = study.goals.index(metric) if metric else 0
         objective = study.spec["objectives"][goal] if "objectives" in study.spec else study.spec
@@ -639,6 +641,34 @@ class Ledger:
         return [number for (_, rung), entries in there.items()
                 for *_, number in sorted(entries)[:len(entries) // 2]
                 if (trial := study.trials[number - 1]).status == "paused" and max(trial.rungs) == rung]
+
+    def _going_on_by_dominance(self, study: Study, shared: bool) -> list[int]:
+        """The same by how many dominate a trial, and then by the room between its neighbours; pair by pair."""
+        signs = [-1 if goal.get("direction") == "maximize" else 1 for goal in study.spec["objectives"]]
+        there: dict[tuple[int, int], dict[int, tuple[float, ...]]] = {}
+        for number, trial in enumerate(study.trials, start=1):
+            if trial.status != "voided":
+                for rung, values in trial.rungs.items():
+                    bracket = 0 if shared else len(self._rungs(study, number, trial))
+                    there.setdefault((bracket, rung), {})[number] = tuple(
+                        float("inf") if trial.broke[rung] else sign * value
+                        for sign, value in zip(signs, values, strict=True))
+        out = []
+        for (_, rung), points in there.items():
+            behind = {number: sum(other != point and all(a <= b for a, b in zip(other, point, strict=True))
+                                  for other in points.values()) for number, point in points.items()}
+            room = dict.fromkeys(points, 0.0)
+            for k in range(len(signs)):
+                for count in set(behind.values()):
+                    row = sorted((points[number][k], number) for number in points if behind[number] == count)
+                    low, high = row[0][0], row[-1][0]
+                    for i, (value, number) in enumerate(row):
+                        room[number] += float("inf") if value in (low, high) else (
+                            row[i + 1][0] - row[i - 1][0]) / (high - low)
+            order = sorted(points, key=lambda number: (behind[number], -room[number], number))
+            out += [number for number in order[:len(order) // 2]
+                    if (trial := study.trials[number - 1]).status == "paused" and max(trial.rungs) == rung]
+        return out
 
     def _trial_paused(self, body: Message, data: Message) -> None:
         """The first tell of the newest fence, at the rung of its lease."""

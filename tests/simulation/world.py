@@ -578,7 +578,7 @@ class World:
             spec["objectives"] = [{"name": "loss"}, {"name": "size", "direction": "maximize"}]
             if "prune" in spec:
                 spec["prune"]["metric"] = "loss" if "folds" in spec else "size"      # a race is for the first
-                if "folds" not in spec and not spec["prune"].get("resume") and spec["seed"] // 3 % 2:
+                if "folds" not in spec and spec["seed"] // 3 % 2:
                     del spec["prune"]["metric"]
                     spec["prune"]["by"] = "dominance"
         self.goals[name] = [goal["name"] for goal in spec["objectives"]] if "objectives" in spec else ["value"]

@@ -2,26 +2,31 @@
 rule would really have stopped."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 from tests.study.story import Story
 
-from bayesd import whatif, winner
+from bayesd import whatif, whatif_prune, whatif_stop, winner
 from bayesd.optimize import suggest
 from bayesd.replay import event_of
 from bayesd.study import rules
 from bayesd.study.desk import Desk
 from bayesd.study.state import State, replay
 from bayesd.whatif import Limits, Question
+from bayesd_schemas.study import Stop
 
 
-def asked(story: Story, at: int | None = None, **args: Any) -> dict[str, Any]:
-    """The answer as a daemon and the command line make it."""
+def asked(story: Story, at: int | None = None, edit: Callable[[dict[str, Any]], None] = lambda body: None,
+          **args: Any) -> dict[str, Any]:
+    """The answer as a daemon and the command line make it; with `edit`, of other events than happened."""
     state: State = replay(event_of(row.body, row.hash) for row in story.rows[:at])
     study = state.studies["s"]
     bodies = [body for row in story.rows[:at] if (body := orjson.loads(row.body)).get("study") == "s"]
+    for body in bodies:
+        edit(body)
     later = story.replayed().studies["s"]
     return whatif.answer(Question.read(args), bodies, whatif.known(study, Desk(state).problem(study)[0]),
                          winner.entries(later))
@@ -232,6 +237,26 @@ def test_a_rule_that_asks_the_model_would_have_fired_where_it_fires(rule: dict[s
     assert any("asked again" in note for note in said["notes"])
 
 
+def test_the_fits_on_record_are_where_it_starts_from() -> None:
+    """After 21 results nothing was fitted: what was believed then hangs on the fit after 20."""
+    story = searched(22)
+    bodies = [orjson.loads(row.body) for row in story.rows]
+    ended = [body["seq"] for body in bodies if body["type"] == "trial.completed"]
+    assert max(body["seq"] for body in bodies if body["type"] == "model.fitted") < ended[20]
+
+    def numbers(*, corrected: bool = False, shift: float = 0.0) -> dict[str, Any] | None:
+        fits = [{**body, "data": {**body["data"], "theta": [each + shift for each in body["data"]["theta"]]}}
+                for body in bodies if body["type"] == "model.fitted"]
+        problem = Desk(story.replayed()).problem(story.replayed().studies["s"])[0]
+        model = whatif_stop.Model.of(Stop(regret=1e9), problem, fits, corrected=corrected)
+        assert model.fired(set(range(1, 22)), ended[21]) == "regret"
+        return model.numbers
+
+    assert numbers() == numbers()
+    assert numbers() != numbers(shift=1.5)
+    assert numbers(corrected=True) == numbers(corrected=True, shift=1.5)
+
+
 def test_a_model_that_cannot_be_asked_is_said_so() -> None:
     story = measured(VALUES)
     said = asked(story, converged=True)
@@ -363,6 +388,54 @@ def test_what_the_studys_own_rule_had_stopped_nobody_measured_further() -> None:
     said = asked(story, prune="curve", startup=3)
     assert said["pruned_count"] == 0
     assert any("had stopped 2 trials" in note for note in said["notes"])
+
+
+def test_fences_that_a_repaired_log_left_out_are_no_trouble() -> None:
+    def above(body: dict[str, Any]) -> None:
+        if "fence" in body["data"]:
+            body["data"]["fence"] += 1000
+
+    story = curves([5.0, 4.0, 3.0], [6.0, 5.0, 4.0], [9.0, 9.0, 9.0])
+    said = asked(story, prune="median", startup=2)
+    assert said == asked(story, edit=above, prune="median", startup=2)
+    assert said["pruned_count"] == 1
+
+
+def test_what_was_reported_before_a_pause_is_not_forgotten() -> None:
+    """Trial 1 was at 5.0 at rung 1, and at 0.1 when it went on: at rung 1 it is no better than trial 3."""
+    story = Story(prune={"rule": "asha", "resume": True}, fidelity=EPOCHS)
+    for number, fence, step, value in ((1, 1, 1, 5.0), (2, 1, 1, 6.0), (1, 2, 2, 0.1), (3, 1, 1, 1.0)):
+        story.ask("w1", id=f"a{number}.{fence}")
+        story.report("w1", number, step, value, fence)
+        story.tell("w1", number, fence, value=value)
+    said = asked(story, prune="asha")
+    assert [(each["trial"], each["step"]) for each in said["pruned"]] == [(2, 1)]
+    assert (said["reports"], said["reports_saved"]) == (4, 0)
+
+
+def test_an_imported_result_that_is_void_is_nobodys_best() -> None:
+    story = measured([5.0, 4.0, 0.5])
+    story.request("op", "study.fork", id="f", **{"as": "t"})
+    void = {"study": "t", "reason": "a bad cable"}
+
+    def found() -> dict[int, int]:
+        bodies = [body for row in story.rows if (body := orjson.loads(row.body)).get("study") == "t"]
+        study = story.replayed().studies["t"]
+        known = whatif.known(study, Desk(story.replayed()).problem(study)[0])
+        prune = whatif_prune.asked({"prune": "curve", "startup": 3})
+        assert prune is not None
+        return whatif_prune.judged(bodies, prune, study.spec, known.void | known.again).cut
+
+    for number in range(4, 10):
+        story.ask("w1", id=f"t{number}", study="t")
+        for step in range(4):
+            story._on("report", "w1", {"id": f"r{number}.{step}", "study": "t", "trial": number, "fence": 1,
+                                       "step": step, "value": 3.0 - 0.01 * number})
+        story.tell("w1", number, study="t", value=3.0 - 0.01 * number)
+    assert found() == {7: 0, 8: 0, 9: 0}          # flat curves that end behind trial 3
+    for number in (1, 2, 3):
+        story.request("op", "trial.void", id=f"v{number}", trial=number, **void)
+    assert found() == {}                          # each is better than those before
 
 
 def test_what_is_void_now_is_no_yardstick_in_a_replay() -> None:

@@ -12,7 +12,7 @@ the same few operations is the same on every machine.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,59 +39,77 @@ class Cloud:
 
     def __init__(self, width: int, *, ranked: bool) -> None:
         self._ranked = ranked
+        self._size = 0
         self._places: dict[int, int] = {}
-        self._numbers: list[int] = []
-        self._values = np.empty((8, width))
+        self._numbers = np.zeros(8, dtype=np.int64)
+        self._values = np.empty((width, 8))
+        """Objective by objective, which compares fastest."""
         self._counts = np.zeros(8, dtype=np.int64)
         """Of ranked points: how many dominate it."""
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return self._size
 
     def add(self, number: int, vector: Vector) -> None:
         """A trial that is not there yet."""
-        n = len(self._numbers)
-        if n == len(self._values):
-            self._values = np.vstack([self._values, np.empty_like(self._values)])
-            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        n = self._size
+        if n == len(self._numbers):
+            self._numbers = np.concatenate([self._numbers, self._numbers])
+            self._values = np.hstack([self._values, self._values])
+            self._counts = np.concatenate([self._counts, self._counts])
         if self._ranked:
-            ahead, behind = self._sides(vector)
-            self._counts[:n][behind] += 1
-            self._counts[n] = np.count_nonzero(ahead)
-        self._values[n] = vector
+            self._counts[:n] += self._side(vector, np.greater_equal)
+            self._counts[n] = self.dominating(vector)
+        self._values[:, n] = vector
+        self._numbers[n] = number
         self._places[number] = n
-        self._numbers.append(number)
+        self._size = n + 1
 
     def drop(self, number: int) -> None:
         """A trial that is there. The last point takes its place."""
-        place, last = self._places.pop(number), len(self._numbers) - 1
-        vector = tuple(self._values[place].tolist())
-        moved = self._numbers.pop()
+        place, last = self._places.pop(number), self._size - 1
+        vector = tuple(self._values[:, place].tolist())
         if place != last:
-            self._numbers[place], self._places[moved] = moved, place
-            self._values[place], self._counts[place] = self._values[last], self._counts[last]
+            self._places[int(self._numbers[last])] = place
+            for kept in (self._numbers, self._counts, *self._values):
+                kept[place] = kept[last]
+        self._size = last
         if self._ranked:
-            self._counts[:last][self._sides(vector)[1]] -= 1
+            self._counts[:last] -= self._side(vector, np.greater_equal)
 
-    def _sides(self, vector: Vector) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which points dominate a vector, and which it dominates."""
-        known, point = self._values[:len(self._numbers)], np.array(vector)
-        unlike = (known != point).any(axis=1)
-        return (known <= point).all(axis=1) & unlike, (known >= point).all(axis=1) & unlike
+    def _side(self, vector: Vector, compare: np.ufunc) -> NDArray[np.bool_]:
+        """Which points are so, `less_equal` or `greater_equal`, in every objective, and unlike the vector."""
+        found, same = np.ones(self._size, dtype=bool), np.ones(self._size, dtype=bool)
+        for known, value in zip(self._values[:, :self._size], vector, strict=True):
+            found &= compare(known, value)
+            same &= known == value
+        return found & ~same
 
     def dominating(self, vector: Vector) -> int:
         """How many points dominate a vector."""
-        return int(np.count_nonzero(self._sides(vector)[0]))
+        return int(np.count_nonzero(self._side(vector, np.less_equal)))
+
+    def first(self, among: Sequence[int]) -> int:
+        """Of some ranked points, one at least, the trial that is before the others in the order."""
+        counts = self._counts[[self._places[number] for number in among]]
+        numbers, room = self._equals(int(counts.min()))
+        there = np.isin(numbers, among)
+        return int(numbers[there][np.argmax(room[there])])      # of equals the first, which has the lowest number
+
+    def _equals(self, count: int) -> tuple[NDArray[np.int64], Floats]:
+        """The trials whose points so many dominate, the lowest number first, and the room around each."""
+        equals = np.flatnonzero(self._counts[:self._size] == count)
+        equals = equals[np.argsort(self._numbers[equals])]      # the same however it grew
+        return self._numbers[equals], crowding(self._values[:, equals].T)
 
     def rank(self, number: int) -> tuple[int, int]:
         """Of a ranked point: how many points are before it in the order, and how many of them dominate it."""
-        n, place = len(self._numbers), self._places[number]
-        counts = self._counts[:n]
-        mine = int(counts[place])
-        equals = sorted(np.flatnonzero(counts == mine).tolist(), key=self._numbers.__getitem__)     # however it grew
-        room = dict(zip((self._numbers[each] for each in equals), crowding(self._values[equals]).tolist(), strict=True))
-        first = sum((-room[each], each) < (-room[number], number) for each in room)
-        return int(np.count_nonzero(counts < mine)) + first, mine
+        counts = self._counts[:self._size]
+        mine = int(counts[self._places[number]])
+        numbers, room = self._equals(mine)
+        own = room[np.searchsorted(numbers, number)]
+        first = np.count_nonzero((room > own) | ((room == own) & (numbers < number)))
+        return int(np.count_nonzero(counts < mine)) + int(first), mine
 
 
 def crowding(values: Floats) -> Floats:
@@ -175,6 +193,7 @@ class Front:
         self._signs = [1.0 if goal.direction == "minimize" else -1.0 for goal in study.goals]
         self._all: dict[int, Vector] = {}
         self._front: dict[int, Vector] | None = {}
+        self._arrays: tuple[NDArray[np.int64], Floats] | None = None
 
     def note(self, trial: "Trial") -> None:
         """Bring it up to date with a trial that moved."""
@@ -184,26 +203,33 @@ class Front:
             assert trial.values is not None
             vector = tuple(sign * value for sign, value in zip(self._signs, trial.values, strict=True))
             self._all[number] = vector
-            if self._front is not None:
-                _join(self._front, number, vector)
+            if self._front is not None and _join(self._front, number, vector):
+                self._arrays = None
         elif not belongs and self._all.pop(number, None) is not None and number in (self._front or ()):
-            self._front = None      # others may come to the front now
+            self._front = self._arrays = None      # others may come to the front now
 
     @property
-    def members(self) -> Iterable[Entry]:
-        """(number, signed values), the lowest number first."""
+    def members(self) -> tuple[NDArray[np.int64], Floats]:
+        """Numbers, the lowest first, and their (n, k) signed values."""
         if self._front is None:
             self._front = {}
             for number, vector in self._all.items():
                 _join(self._front, number, vector)
-        return sorted(self._front.items())
+        if self._arrays is None:
+            numbers = sorted(self._front)
+            self._arrays = np.array(numbers, dtype=np.int64), np.array(
+                [self._front[number] for number in numbers]).reshape(len(numbers), len(self._signs))
+        return self._arrays
 
 
-def _join(front: dict[int, Vector], number: int, vector: Vector) -> None:
-    if not any(dominates(other, vector) for other in front.values()):
-        for each in [each for each, other in front.items() if dominates(vector, other)]:
-            del front[each]
-        front[number] = vector
+def _join(front: dict[int, Vector], number: int, vector: Vector) -> bool:
+    """Whether it came to the front."""
+    if any(dominates(other, vector) for other in front.values()):
+        return False
+    for each in [each for each, other in front.items() if dominates(vector, other)]:
+        del front[each]
+    front[number] = vector
+    return True
 
 
 def best_of(vectors: Sequence[Vector]) -> list[Vector]:

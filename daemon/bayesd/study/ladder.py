@@ -14,6 +14,9 @@ brackets have the rungs from there on in common.
 What broke a limit of the study when it was told ranks behind all that kept them (the feasibility rule of Deb, "An
 efficient constraint handling method for genetic algorithms", 2000): else those that may not lead go on first.
 
+By dominance the places in a rung are those of dominance.py, as in Schmucker et al. ("Multi-objective asynchronous
+successive halving", 2021).
+
 Like the board (board.py) a ladder holds nothing of its own: it is made anew from the trials whenever it is missing.
 """
 
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayesd.study import limits
 from bayesd.study.board import bracket_of
+from bayesd.study.dominance import Cloud
 
 if TYPE_CHECKING:
     from bayesd.study.state import Study, Trial
@@ -63,7 +67,10 @@ class Ladder:
         names = [goal.name for goal in study.goals]
         self._goal = names.index(prune.looks_at) if prune is not None and prune.looks_at is not None else 0
         self._sign = 1.0 if study.goals[self._goal].direction == "minimize" else -1.0
+        self._signs = [1.0 if goal.direction == "minimize" else -1.0 for goal in study.goals]
         self._shared = prune is not None and prune.shared
+        self.clouds: dict[Place, Cloud] | None = {} if prune is not None and prune.by_dominance else None
+        """By dominance, what was told at each rung; the lists that follow are in no order of merit then."""
         self.reached: dict[Place, list[tuple[Height, int]]] = {}
         self.standing: dict[Place, list[tuple[Height, int]]] = {}
         """Of those, the ones that are paused there now."""
@@ -87,6 +94,13 @@ class Ladder:
                 _drop(self.reached[place], (value, number))
             for place, value in now:
                 insort(self.reached.setdefault(place, []), (value, number))
+            if self.clouds is not None:
+                for place in {place for place, _ in before} - {place for place, _ in now}:
+                    self.clouds[place].drop(number)
+                for place in {place for place, _ in now} - {place for place, _ in before}:
+                    told = trial.rungs[place[1]]
+                    self.clouds.setdefault(place, Cloud(len(told.values), ranked=True)).add(
+                        number, self._vector(trial.study, told))
         if stood is not None:
             _drop(self.standing[stood], (before[-1][1], number))
         if stands is not None:
@@ -95,7 +109,15 @@ class Ladder:
             self._noted[number] = now, stands
 
     def _height(self, study: "Study", rung: Rung) -> Height:
+        if self.clouds is not None:
+            return False, 0.0
         return bool(limits.broken(study, rung.measured)), self._sign * rung.values[self._goal]
+
+    def _vector(self, study: "Study", rung: Rung) -> tuple[float, ...]:
+        """By dominance: whoever keeps the limits is ahead in everything of whoever broke one."""
+        if limits.broken(study, rung.measured):
+            return (math.inf,) * len(self._signs)
+        return tuple(sign * value for sign, value in zip(self._signs, rung.values, strict=True))
 
 
 def _drop(entries: list[tuple[Height, int]], entry: tuple[Height, int]) -> None:
@@ -129,10 +151,14 @@ def promotion(study: "Study") -> Promotion | None:
         standing, reached, level = ladder.standing[place], ladder.reached[place], place[1]
         if not standing:
             continue
-        rank = bisect_left(reached, standing[0])
+        if ladder.clouds is None:
+            number, rank = standing[0][1], bisect_left(reached, standing[0])
+        else:
+            number = ladder.clouds[place].first([number for _, number in standing])
+            rank, _ = ladder.clouds[place].rank(number)
         kept = len(reached) if level < prune.warmup else len(reached) // fidelity.reduction
         if rank < kept and (len(reached) >= prune.needed or level < prune.warmup):
-            return Promotion(standing[0][1], level, rank + 1, len(reached), kept)
+            return Promotion(number, level, rank + 1, len(reached), kept)
     return None
 
 

@@ -14,12 +14,16 @@ the objectives have to do with each other, the chance to end better in any of th
 import math
 from typing import Any
 
+import numpy as np
+
 from bayesd.study.board import board_of
 from bayesd.study.dominance import Clouds, best_of
 from bayesd.study.pruning.curve import forecast, rounded
 from bayesd.study.pruning.verdict import Verdict
 from bayesd.study.state import Study, Trial
 from bayesd_schemas.study import Prune
+
+HELD_MAX = 50       # trials on the front, those furthest ahead, that a forecast is held against
 
 
 def _clouds(study: Study) -> Clouds:
@@ -77,12 +81,20 @@ def by_curve(study: Study, trial: Trial, step: int, prune: Prune) -> Verdict | N
         compared.append(len(curves.at.get(step, ())) if found is None else found.compared)
     if min(compared) < prune.needed:
         return None
+    numbers, members = board.front.members
+    margin = np.full(len(numbers), math.inf)
+    for end, column in zip(ends, members.T, strict=True):
+        if end is not None:
+            middle, width = end.end(0.5), end.end(0.95) - end.end(0.05)
+            margin = np.minimum(margin, (middle - column) / (width if 0 < width < math.inf else 1.0))
     best: tuple[float, int] | None = None
-    for number, vector in board.front.members:
+    for place in np.argsort(-margin, kind="stable")[:HELD_MAX].tolist():
+        if margin[place] <= 0:      # in something the chance to end better than this one is even
+            break
         chance = rounded(math.fsum(0.0 if end is None else end.chance(value)
-                                   for end, value in zip(ends, vector, strict=True)))
-        if best is None or (chance, number) < best:
-            best = chance, number
+                                   for end, value in zip(ends, members[place].tolist(), strict=True)))
+        if best is None or (chance, int(numbers[place])) < best:
+            best = chance, int(numbers[place])
     if best is None or best[0] >= prune.least_chance:
         return None
     values: dict[str, Any] = {curves.metric: said[curves.metric] for curves in board.curves}
