@@ -46,7 +46,9 @@ RULES: dict[str, dict[str, Any]] = {
     "full": {}, "asha": {"prune": {"rule": "asha"}}, "hyperband": {"prune": {"rule": "hyperband"}},
     "median": {"prune": {"rule": "median", "startup": 2}},
     "asha-resume": {"prune": {"rule": "asha", "resume": True}},
-    "hyper-resume": {"prune": {"rule": "hyperband", "resume": True}}}
+    "hyper-resume": {"prune": {"rule": "hyperband", "resume": True}},
+    "hyper-shared": {"prune": {"rule": "hyperband", "shared": True}},
+    "hyper-resume-shared": {"prune": {"rule": "hyperband", "resume": True, "shared": True}}}
 
 
 class World:
@@ -162,7 +164,7 @@ def quality(task: Digits | Lcbench, method: str, seeds: int, trials: int) -> Non
     for rule in RULES:
         found = [run(task, method, rule, seed, most // 4) for seed in range(seeds)]
         worse = [mine[0] - whole[0] for mine, whole in zip(found, full, strict=True)]
-        print(f"    {rule:13} {most // 4 / most:.2f} of the epochs: {name} "
+        print(f"    {rule:20} {most // 4 / most:.2f} of the epochs: {name} "
               f"{abs(statistics.median(each[0] for each in found)):.4f}, "
               f"worse by {statistics.median(worse):+.4f}, as good or better in {sum(each <= 0 for each in worse)}; "
               f"{statistics.median(each[1] for each in found):g} trials, "
@@ -190,7 +192,7 @@ def reports(rule: str, trials: int = 10_000, steps: int = 20) -> None:
                 break
         world.tell(trial, **({"state": "pruned"} if stopped else {"value": value}))
     spent.sort()
-    print(f"{rule:12} {len(spent)} reports of {trials} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
+    print(f"{rule:20} {len(spent)} reports of {trials} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
           f"99th percentile {1e3 * spent[len(spent) * 99 // 100]:.3f} ms, worst {1e3 * spent[-1]:.3f} ms", flush=True)
 
 
@@ -216,7 +218,7 @@ def climbs(rule: str, trials: int = 10_000) -> None:
                 rules.supply(world.desk, order, suggest(order.problem, order.wanted))
             grant = next(letter.body for letter in world.said() if letter.kind == "grant")
     spent.sort()
-    print(f"{rule:12} {len(spent)} tells of {len(said.trials)} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
+    print(f"{rule:20} {len(spent)} tells of {len(said.trials)} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
           f"99th percentile {1e3 * spent[len(spent) * 99 // 100]:.3f} ms, worst {1e3 * spent[-1]:.3f} ms", flush=True)
 
 
@@ -233,7 +235,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.reports:
         for name in RULES:
-            (climbs if name.endswith("resume") else reports)(name)
+            (climbs if "resume" in name else reports)(name)
     else:
         if arguments.cache is not None:
             arguments.cache.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,19 @@ Of n outcomes that come at a steady rate the time for m more is
 (m / n) times the time so far times a ratio of two gamma variables, F distributed with (2m, 2n) degrees of freedom: the
 interval is its central 80 %, for trials that take a time by chance (exponential ones); steadier trials end in it more
 often. Nothing here reads a clock: open seconds are given.
+
+Where trials climb rungs with pauses an outcome is what was told at a rung, and what is left is counted in fidelity: a
+trial is expected to train up to its first rung, and one of `reduction` of those that reach a rung up to the next.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scipy.special import fdtri
 
-from bayesd.study import stopping
+from bayesd.study import ladder, stopping
+from bayesd.study.board import shares_of
 from bayesd.study.state import Study
 
 INTERVAL = 0.8
@@ -45,7 +51,8 @@ def forecast(study: Study, elapsed_s: float) -> Forecast | None:
         if study.stopping is not None:
             left.append((study.stopping["rule"], len(study.running) + len(study.waiting)))
         if budget.trials is not None:
-            left.append(("trials", budget.trials - done))
+            left.append(("trials", budget.trials - done if not study.spec.resumes else
+                         done * _left(study, budget.trials) / max(_trained(study), 1.0)))
         if budget.cost is not None and study.cost > 0:
             left.append(("cost", (budget.cost - study.cost) * done / study.cost))
         if study.spec.stop is not None and study.spec.stop.patience is not None and study.best is not None:
@@ -69,8 +76,32 @@ def costs(study: Study, elapsed_s: float) -> dict[str, float | None]:
 
 
 def _done(study: Study) -> int:
-    """Own trials with an outcome."""
+    """Own trials with an outcome; where they climb rungs, what was told."""
+    if study.spec.resumes:
+        return sum(len(trial.rungs or ()) + (trial.status in ("complete", "fail")) for trial in study.trials
+                   if trial.origin is None)
     return sum(study.counts[status] for status in ("complete", "fail", "pruned")) - study.imported
+
+
+def _trained(study: Study) -> float:
+    """How much fidelity own trials have been trained, as far as it was told."""
+    assert study.spec.fidelity is not None
+    return math.fsum(study.spec.fidelity.max if trial.status == "complete" else max(trial.rungs or (0,))
+                     for trial in study.trials if trial.origin is None and trial.of is None)
+
+
+def _left(study: Study, trials: int) -> float:
+    """How much fidelity so many trials are still to be trained in all; at least what is being trained now."""
+    spec = study.spec
+    assert spec.fidelity is not None
+    levels, most = spec.fidelity.levels, spec.fidelity.max
+    expected = 0.0
+    for bracket, share in enumerate(shares_of(spec.fidelity) if ladder.has_brackets(study) else (1.0,)):
+        steps = [level - before for before, level in pairwise((0, *levels[bracket:], most))]
+        expected += share * math.fsum(step / spec.fidelity.reduction**k for k, step in enumerate(steps))
+    at_work = math.fsum((ladder.target_of(trial) or most) - max(trial.rungs or (0,))
+                        for trial in (*study.running.values(), *study.waiting.values()))
+    return max(trials * expected - _trained(study), at_work)
 
 
 def _of(eta_s: float, more: float | None, done: int, rule: str) -> Forecast:

@@ -100,6 +100,11 @@ def levels_of(trial: "Trial") -> tuple[int, tuple[int, ...]]:
     return bracket, spec.fidelity.levels[bracket:]
 
 
+def has_brackets(study: "Study") -> bool:
+    """Whether trials begin at different rungs."""
+    return study.spec.prune is not None and study.spec.prune.rule == "hyperband"
+
+
 def target_of(trial: "Trial") -> int | None:
     """The rung up to which the next lease of a trial trains; None: to the full fidelity."""
     reached = max(trial.rungs) if trial.rungs else 0
