@@ -31,6 +31,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from tests.bench import lcbench
 
+from bayesd import collector
 from bayesd.optimize import suggest
 from bayesd.study import rules
 from bayesd.study.desk import Desk
@@ -176,8 +177,10 @@ def reports(rule: str, trials: int = 10_000, steps: int = 20) -> None:
     draw = np.random.default_rng(0)
     world = World({"method": "random", "space": {"x": {"type": "float", "low": 0, "high": 1}},
                    "fidelity": {"name": "epochs", "max": steps}, **RULES[rule]})
-    spent = []
+    spent, looked = [], 0
+    collector.set_aside()
     for _ in range(trials):
+        looked = collector.grown(looked, world.desk.state.seq)       # as the daemon does, between messages
         trial = world.ask()["trial"]
         level, stopped = draw.random(), False
         for step in range(1, steps + 1):
@@ -202,8 +205,11 @@ def climbs(rule: str, trials: int = 10_000) -> None:
     world = World({"method": "random", "space": {"x": {"type": "float", "low": 0, "high": 1}},
                    "fidelity": {"name": "epochs", "max": 27}, **RULES[rule]})
     spent: list[float] = []
+    looked = 0
+    collector.set_aside()
     grant = world.ask()
     while grant["trial"] < trials:
+        looked = collector.grown(looked, world.desk.state.seq)
         message = Tell(id="t", study="s", trial=grant["trial"], fence=grant["fence"], value=draw.random())
         began = time.process_time()
         rules.on_tell(world.desk, "w", message)
