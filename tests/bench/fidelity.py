@@ -8,7 +8,8 @@
 
 Training is scikit-learn's MLPClassifier on the digits that it brings, epoch by epoch; the metric is the log-loss on
 held-out images. Full training gets `--trials` trials of all epochs, each rule a quarter of those epochs with the
-same method, one worker, and ends there, whatever is under way. The figure is the median over the seeds of the best loss
+same method, one worker, and ends there, whatever is under way; where trials pause the study knows that as its budget of
+fidelity. The figure is the median over the seeds of the best loss
 of a trial that was trained to the end; beside it the median of how much worse that is than with full training on the
 same seed, and on how many seeds it is as good.
 """
@@ -62,12 +63,13 @@ class World:
         self.desk.record("study.created", {"spec": {"name": "s", **spec}}, study="s")
         self.asked = 0
 
-    def ask(self) -> dict[str, Any]:
+    def ask(self) -> dict[str, Any] | None:
+        """A grant; None once the study has ended."""
         self.asked += 1
         rules.on_ask(self.desk, "w", Ask(id=f"a{self.asked}", run="r", study="s"))
         for order in rules.orders(self.desk):
             rules.supply(self.desk, order, suggest(order.problem, order.wanted))
-        return next(letter.body for letter in self.said() if letter.kind == "grant")
+        return next((letter.body for letter in self.said() if letter.kind == "grant"), None)
 
     def report(self, trial: int, step: int, value: float, fence: int = 1) -> bool:
         """Whether the trial is to stop."""
@@ -86,7 +88,7 @@ class World:
 class Digits:
     """A network that is trained for real."""
 
-    epochs, least, space, goal = EPOCHS, 1, SPACE, {"metric": "loss", "direction": "minimize"}
+    epochs, least, space, goal = EPOCHS, 2, SPACE, {"metric": "loss", "direction": "minimize"}
     name = "digits"
 
     def __init__(self, cache: Path | None = None) -> None:
@@ -133,12 +135,15 @@ class Lcbench:
 def run(task: Digits | Lcbench, method: str, rule: str, seed: int, epochs: int) -> tuple[float, int, int]:
     """(Best value of a whole training, less is better; trials begun; whole trainings) within so many epochs."""
     world = World({"method": method, "seed": seed, "space": task.space, **task.goal,
-                   "fidelity": {"name": "epochs", "min": task.least, "max": task.epochs}, **RULES[rule]})
+                   "fidelity": {"name": "epochs", "min": task.least, "max": task.epochs}, **RULES[rule],
+                   "budget": {"fidelity": epochs} if "resume" in rule else {}})
     left, best, whole = epochs, float("inf"), 0
     sign = 1.0 if task.goal["direction"] == "minimize" else -1.0
     checkpoints: dict[str, tuple[Iterator[float], int]] = {}      # in the worker's memory: a training and its epochs
     while left > 0:
         grant = world.ask()
+        if grant is None:
+            break
         trial, fence, fidelity = grant["trial"], grant["fence"], grant["fidelity"]
         curve, done = (checkpoints.pop(fidelity["from"]) if "from" in fidelity
                        else (task.curve(grant["params"], seed), 0))
@@ -157,12 +162,12 @@ def run(task: Digits | Lcbench, method: str, rule: str, seed: int, epochs: int) 
     return best, len(world.desk.state.studies["s"].trials), whole
 
 
-def quality(task: Digits | Lcbench, method: str, seeds: int, trials: int) -> None:
+def quality(task: Digits | Lcbench, method: str, chosen: list[str], seeds: int, trials: int) -> None:
     name, most = task.goal["metric"], trials * task.epochs
     full = [run(task, method, "full", seed, most) for seed in range(seeds)]
     print(f"{task.name}, method {method}: full training of {trials} trials, {most} epochs: {name} "
           f"{abs(statistics.median(each[0] for each in full)):.4f}, {seeds} seeds", flush=True)
-    for rule in RULES:
+    for rule in chosen:
         found = [run(task, method, rule, seed, most // 4) for seed in range(seeds)]
         worse = [mine[0] - whole[0] for mine, whole in zip(found, full, strict=True)]
         print(f"    {rule:20} {most // 4 / most:.2f} of the epochs: {name} "
@@ -181,7 +186,9 @@ def reports(rule: str, trials: int = 10_000, steps: int = 20) -> None:
     collector.set_aside()
     for _ in range(trials):
         looked = collector.grown(looked, world.desk.state.seq)       # as the daemon does, between messages
-        trial = world.ask()["trial"]
+        grant = world.ask()
+        assert grant is not None
+        trial = grant["trial"]
         level, stopped = draw.random(), False
         for step in range(1, steps + 1):
             value = level + 1.0 / step + 0.01 * draw.random()
@@ -208,7 +215,7 @@ def climbs(rule: str, trials: int = 10_000) -> None:
     looked = 0
     collector.set_aside()
     grant = world.ask()
-    while grant["trial"] < trials:
+    while grant is not None and grant["trial"] < trials:
         looked = collector.grown(looked, world.desk.state.seq)
         message = Tell(id="t", study="s", trial=grant["trial"], fence=grant["fence"], value=draw.random())
         began = time.process_time()
@@ -232,21 +239,24 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", ConvergenceWarning)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--least", type=int, help="the lowest rung (2 epochs)")
     parser.add_argument("--trials", type=int, nargs="+", default=[TRIALS])
     parser.add_argument("--method", nargs="+", choices=["bayes", "random"], default=["bayes", "random"])
+    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--cache", type=Path, help="folder for the curves of networks, which makes later runs fast")
     parser.add_argument("--lcbench", type=Path, help="folder of the scenario")
     parser.add_argument("--task", nargs="+", default=["189873"], help="data sets of LCBench")
     parser.add_argument("--reports", action="store_true")
     arguments = parser.parse_args()
     if arguments.reports:
-        for name in RULES:
+        for name in arguments.rules:
             (climbs if "resume" in name else reports)(name)
     else:
         if arguments.cache is not None:
             arguments.cache.mkdir(parents=True, exist_ok=True)
         for task in ([Digits(arguments.cache)] if arguments.lcbench is None
                      else [Lcbench(arguments.lcbench, each) for each in arguments.task]):
+            task.least = arguments.least or task.least
             for method in arguments.method:
                 for trials in arguments.trials:
-                    quality(task, method, arguments.seeds, trials)
+                    quality(task, method, arguments.rules, arguments.seeds, trials)

@@ -52,7 +52,10 @@ def forecast(study: Study, elapsed_s: float) -> Forecast | None:
             left.append((study.stopping["rule"], len(study.running) + len(study.waiting)))
         if budget.trials is not None:
             left.append(("trials", budget.trials - done if not study.spec.resumes else
-                         done * _left(study, budget.trials) / max(_trained(study), 1.0)))
+                         done * _left(study, budget.trials) / max(ladder.ladder_of(study).trained, 1)))
+        if budget.fidelity is not None:
+            told = ladder.ladder_of(study).trained
+            left.append(("fidelity", done * (budget.fidelity - told) / max(told, 1)))
         if budget.cost is not None and study.cost > 0:
             left.append(("cost", (budget.cost - study.cost) * done / study.cost))
         if study.spec.stop is not None and study.spec.stop.patience is not None and study.best is not None:
@@ -83,13 +86,6 @@ def _done(study: Study) -> int:
     return sum(study.counts[status] for status in ("complete", "fail", "pruned")) - study.imported
 
 
-def _trained(study: Study) -> float:
-    """How much fidelity own trials have been trained, as far as it was told."""
-    assert study.spec.fidelity is not None
-    return math.fsum(study.spec.fidelity.max if trial.status == "complete" else max(trial.rungs or (0,))
-                     for trial in study.trials if trial.origin is None and trial.of is None)
-
-
 def _left(study: Study, trials: int) -> float:
     """How much fidelity so many trials are still to be trained in all; at least what is being trained now."""
     spec = study.spec
@@ -99,9 +95,8 @@ def _left(study: Study, trials: int) -> float:
     for bracket, share in enumerate(shares_of(spec.fidelity) if ladder.has_brackets(study) else (1.0,)):
         steps = [level - before for before, level in pairwise((0, *levels[bracket:], most))]
         expected += share * math.fsum(step / spec.fidelity.reduction**k for k, step in enumerate(steps))
-    at_work = math.fsum((ladder.target_of(trial) or most) - max(trial.rungs or (0,))
-                        for trial in (*study.running.values(), *study.waiting.values()))
-    return max(trials * expected - _trained(study), at_work)
+    at_work = ladder.trained(study) - ladder.ladder_of(study).trained
+    return max(trials * expected - ladder.ladder_of(study).trained, at_work)
 
 
 def _of(eta_s: float, more: float | None, done: int, rule: str) -> Forecast:
