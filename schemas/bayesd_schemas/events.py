@@ -125,8 +125,8 @@ class StudyTicked(_Data):
 
 
 class StudyClosed(_Data):
-    rule: Literal["trials", "wall", "cost", "exhausted", "operator", "target", "patience", "improvement", "regret",
-                  "converged"]
+    rule: Literal["trials", "wall", "cost", "fidelity", "exhausted", "operator", "target", "patience", "improvement",
+                  "regret", "converged"]
     running: Literal["finish", "stop"]
     elapsed_s: Number
 

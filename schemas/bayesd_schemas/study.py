@@ -151,6 +151,9 @@ class Budget(_Part):
     wall: Seconds | None = Field(None, description="Open, unpaused time while the daemon lives.")
     cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Sum of the costs that workers report.")
+    fidelity: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] | None = Field(
+        None, description="How far all trials are trained together, in the unit of [fidelity], for example epochs; for "
+                          "[prune] with resume = true. The last of it goes to the leaders of the highest rungs.")
 
 
 class Lease(_Part):
@@ -423,6 +426,7 @@ class StudySpec(_Part):
             self._prunable(self.prune)
             if info.context != LOGGED:
                 self._one_kind_of_report(self.prune)
+        self._trainable()
         if self.stop is not None and self.stop.by_model and (
                 self.surrogate != "gp" or len(self.goals) > 1 or self.limits):
             raise ValueError("stop.improvement, stop.regret and stop.converged need one objective and surrogate = "
@@ -440,6 +444,15 @@ class StudySpec(_Part):
             except ValueError as error:
                 raise ValueError(f"enqueue, point {i}: {error}") from error
         return self
+
+    def _trainable(self) -> None:
+        most = self.budget.fidelity
+        if most is not None and (not self.resumes or self.fidelity is None):
+            raise ValueError("budget.fidelity is for trials that climb rungs with pauses; it needs [fidelity], and "
+                             "[prune] with rule = \"asha\" or \"hyperband\" and resume = true")
+        if most is not None and self.fidelity is not None and most < self.fidelity.max:
+            raise ValueError(f"budget.fidelity, {most}, is below fidelity.max, {self.fidelity.max}: not one trial "
+                             "could be trained to the end")
 
     def _prunable(self, prune: Prune) -> None:
         if prune.rule in ("asha", "hyperband") and self.fidelity is None:

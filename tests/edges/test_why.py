@@ -397,6 +397,14 @@ def test_a_study_that_closed_says_by_what_and_what_to_do() -> None:
     story = Engine(space={"x": FLOAT}, budget={"cost": 3.0})
     story.a_trial(value=1.0, cost=5.0)
     assert "Its cost budget of 3 was used up" in page_of(story.rows)["answer"]
+    story = Engine(method="random", budget={"fidelity": 5}, fidelity={"name": "epochs", "min": 2, "max": 4},
+                   prune={"rule": "asha", "resume": True})
+    story.a_trial(value=1.0)
+    facts, _ = story.ask("w1", id="on")         # another would leave too little to finish the first
+    assert [(type, number) for type, number, _ in facts] == [("trial.leased", 1)]
+    story.tell("w1", 1, fence=2, value=0.5)
+    assert "Its budget of 5 epochs was used up" in page_of(story.rows)["answer"]
+    assert "trained for 4 together" in page_of(story.rows)["answer"]
 
     story = Engine(space={"x": FLOAT}, budget={"wall": 60})
     story.a_trial("w9")

@@ -88,3 +88,28 @@ def test_trials_that_measure_a_point_again_bring_the_end_no_nearer() -> None:
     ends = eta.forecast(story.desk.state.studies["s"], 80.0)
     assert ends is not None
     assert ends.eta_s == 120.0       # six are left, and of two that come one counts
+
+
+@pytest.mark.parametrize("rule", ["asha", "hyperband"])
+def test_what_trials_that_climb_rungs_have_still_to_train_is_counted(rule: str) -> None:
+    """A second for each epoch, one worker: the forecast is near the truth from the first third on, and ends at it."""
+    story = Story(budget={"trials": 60}, prune={"rule": rule, "resume": True}, fidelity={"name": "epochs", "max": 27})
+    study, draw = story.desk.state.studies["s"], Random(0)
+    said: list[tuple[float, eta.Forecast | None]] = []
+    while study.status != "closed":
+        ask = f"a{len(said)}"
+        story.ask("w1", ask)
+        trial = next(iter(study.running.values()))
+        lease = trial.open_lease
+        assert lease is not None
+        began = max(trial.rungs or (0,))
+        story.at(story.now + (lease.fidelity or 27) - began)
+        ends = eta.forecast(study, story.desk.elapsed(study))
+        story.tell("w1", trial.number, fence=lease.fence, value=draw.random())
+        said.append((story.desk.elapsed(study), ends))
+    took = said[-1][0]
+    for elapsed, ends in said[len(said) // 3:]:
+        assert ends is not None
+        assert ends.rule == "trials"
+        assert abs(elapsed + ends.eta_s - took) < took / 4
+        assert ends.low_s <= ends.eta_s <= ends.high_s

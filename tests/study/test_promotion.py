@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tests.study.story import BASE, Story
 
 from bayesd import Study, audit, winner
 from bayesd.replay import event_of
-from bayesd.study import view
+from bayesd.study import ladder, view
 from bayesd.study.board import bracket_of
 from bayesd_schemas.study import Fidelity, StudySpec
 
@@ -76,6 +77,45 @@ def test_brackets_may_share_their_rungs(shared: bool) -> None:
     story.tell("v", 1, fence=2, value=4.0, checkpoint="d1")
     assert grants(story.ask("u"))[0][:2] == ((1, 3) if shared else (6, 1))
     story.check()
+
+
+@pytest.mark.parametrize("rule", ["asha", "hyperband"])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_budget_of_fidelity_is_kept_and_its_last_part_finishes_the_leaders(rule: str, workers: int) -> None:
+    most = 100
+    story = Story(budget={"fidelity": most}, prune={"rule": rule, "resume": True},
+                  fidelity={"name": "epochs", "max": 27})
+    study, draw = story.desk.state.studies["s"], Random(1)
+    asked = 0
+    while study.status != "closed":
+        for number in range(workers - len(study.running)):
+            asked += 1
+            story.ask(f"w{number}", f"a{asked}")
+        trial = next(iter(study.running.values()))
+        lease = trial.open_lease
+        assert lease is not None
+        assert ladder.trained(study) <= most
+        story.tell(lease.worker, trial.number, fence=lease.fence, value=draw.random())
+        story.check()
+    assert study.closed_by == "fidelity"
+    assert study.counts["complete"] >= 1
+    used = view.study_state(story.desk.state, study, 1.0)["budget"]["used_fidelity"]
+    assert used == sum(27 if trial.status == "complete" else max(trial.rungs or (0,)) for trial in study.trials)
+    assert most - 27 < used <= most
+    assert not study.paused
+    rows = [event_of(row.body, row.hash) for row in story.rows]
+    plan = audit.Plan()
+    for event in rows:
+        plan.note(event)
+    climbs = [case for case in plan.cases if rows[case.seq - 1].type != "trial.proposed"]
+    assert {audit.judge(each, "").outcome for each in audit.moments(rows, climbs)} == {"same"}
+
+
+def test_a_budget_of_fidelity_needs_rungs_to_pause_at_and_room_for_one_trial() -> None:
+    with pytest.raises(ValidationError, match="with pauses"):
+        StudySpec.model_validate({**BASE, "budget": {"fidelity": 99}, "fidelity": RUNGS["fidelity"]})
+    with pytest.raises(ValidationError, match="not one trial"):
+        StudySpec.model_validate({**BASE, **RUNGS, "budget": {"fidelity": 8}})
 
 
 def test_equals_do_not_all_go_on() -> None:

@@ -176,7 +176,8 @@ def _show_study(format: str, page: dict[str, Any], warnings: Sequence[warned.Lin
     limits: list[tuple[str, Any, Any, Callable[[Any], str]]] = [
         ("trials", budget["trials"], budget["used_trials"], str),
         ("wall", budget["wall"], budget["used_wall"], show.duration),
-        ("cost", budget["cost"], budget["used_cost"], show.cell)]
+        ("cost", budget["cost"], budget["used_cost"], show.cell),
+        ("fidelity", budget.get("fidelity"), budget.get("used_fidelity"), str)]
     lines = [("study", page["study"]), *_from(page), ("state", state), ("method", f"{spec.get('method', 'bayes')}, "
                                                                     f"seed {spec.get('seed', 0)}"),
              ("objective", ", ".join(f"{goal['direction']} {goal['name']}{_bounds(goal)}"

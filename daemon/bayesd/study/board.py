@@ -183,6 +183,12 @@ def _cycle(fidelity: Fidelity) -> tuple[int, ...]:
     return tuple(out)
 
 
+def shares_of(fidelity: Fidelity) -> tuple[float, ...]:
+    """Of each bracket of Hyperband the share of all trials."""
+    cycle = _cycle(fidelity)
+    return tuple(cycle.count(bracket) / len(cycle) for bracket in range(len(fidelity.levels)))
+
+
 def bracket_of(fidelity: Fidelity, number: int) -> int:
     """The bracket of a trial under Hyperband: a function of its number."""
     cycle = _cycle(fidelity)

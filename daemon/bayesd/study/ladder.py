@@ -17,11 +17,15 @@ efficient constraint handling method for genetic algorithms", 2000): else those 
 By dominance the places in a rung are those of dominance.py, as in Schmucker et al. ("Multi-objective asynchronous
 successive halving", 2021).
 
+With a budget of fidelity no trial begins that would leave too little to bring the leader of the highest rung to the
+end; then the leaders alone go on, whatever their share of a rung, as long as the rest of the budget takes them there.
+
 Like the board (board.py) a ladder holds nothing of its own: it is made anew from the trials whenever it is missing.
 """
 
 import math
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayesd.study import limits
@@ -74,7 +78,11 @@ class Ladder:
         self.reached: dict[Place, list[tuple[Height, int]]] = {}
         self.standing: dict[Place, list[tuple[Height, int]]] = {}
         """Of those, the ones that are paused there now."""
+        self.trained = 0
+        """How much fidelity was told of in all."""
         self._noted: dict[int, tuple[list[tuple[Place, Height]], Place | None]] = {}
+        self._far: dict[int, int] = {}
+        self._most = study.spec.fidelity.max if study.spec.fidelity is not None else 0
         for trial in study.trials:
             self.note(trial)
 
@@ -107,6 +115,15 @@ class Ladder:
             insort(self.standing.setdefault(stands, []), (now[-1][1], number))
         if now:
             self._noted[number] = now, stands
+        far = 0 if trial.status == "voided" or trial.origin is not None else (
+            self._most if trial.status == "complete" else max(trial.rungs))
+        self.trained += far - self._far.get(number, 0)
+        self._far[number] = far
+
+    def leader(self, place: Place) -> int:
+        """The best of those that stand there, one at least."""
+        standing = self.standing[place]
+        return standing[0][1] if self.clouds is None else self.clouds[place].first([number for _, number in standing])
 
     def _height(self, study: "Study", rung: Rung) -> Height:
         if self.clouds is not None:
@@ -133,10 +150,71 @@ def levels_of(trial: "Trial") -> tuple[int, tuple[int, ...]]:
     return bracket, spec.fidelity.levels[bracket:]
 
 
+def has_brackets(study: "Study") -> bool:
+    """Whether trials begin at different rungs."""
+    return study.spec.prune is not None and study.spec.prune.rule == "hyperband"
+
+
 def target_of(trial: "Trial") -> int | None:
     """The rung up to which the next lease of a trial trains; None: to the full fidelity."""
     reached = max(trial.rungs) if trial.rungs else 0
     return next((level for level in levels_of(trial)[1] if level > reached), None)
+
+
+def ladder_of(study: "Study") -> Ladder:
+    """The study's ladder, made if it is not there."""
+    ladder = study.ladder
+    if ladder is None:
+        ladder = study.ladder = Ladder(study)
+    return ladder
+
+
+def trained(study: "Study") -> int:
+    """How much fidelity trials were trained as far as it was told, or will have been once those at work have told."""
+    most = 0 if study.spec.fidelity is None else study.spec.fidelity.max
+    return ladder_of(study).trained + sum(
+        (target_of(trial) or most) - max(trial.rungs or (0,))
+        for trial in (*study.running.values(), *study.waiting.values()) if trial.of is None and trial.leases)
+
+
+def may_begin(study: "Study") -> bool:
+    """Whether a new trial leaves enough of a budget of fidelity to bring the leader of the highest rung to the end, or
+    where nobody is paused the new one."""
+    fidelity, most = study.spec.fidelity, study.spec.budget.fidelity
+    if fidelity is None or most is None:
+        return True
+    # One that is proposed and not leased yet is the new one: an audit asks in between.
+    number = len(study.trials) + (not study.trials or bool(study.trials[-1].leases))
+    bracket = bracket_of(fidelity, number) if has_brackets(study) else 0
+    leads = next(_leaders(study), None)
+    first = fidelity.levels[bracket]
+    return first + fidelity.max - (first if leads is None else leads[0]) <= most - trained(study)
+
+
+def _leaders(study: "Study") -> Iterator[tuple[int, int]]:
+    """(Rung, trial) of the best that is paused at each, the highest rung first."""
+    if study.paused:
+        standing = ladder_of(study).standing
+        for place in sorted(standing, key=lambda place: (-place[1], place[0])):
+            if standing[place]:
+                yield place[1], ladder_of(study).leader(place)
+
+
+def _within_budget(study: "Study") -> int | None:
+    """Who goes on where fidelity has a budget: who may by its rung, unless that leaves too little to finish the
+    leader; once nobody new may begin, the leader of the highest rung that what is left brings to the end."""
+    fidelity, most = study.spec.fidelity, study.spec.budget.fidelity
+    assert fidelity is not None
+    assert most is not None
+    left = most - trained(study)
+    found, leads = promotion(study), next(_leaders(study), None)
+    if found is not None and leads is not None:
+        steps = (target_of(study.trials[found.trial - 1]) or fidelity.max) - found.rung
+        if steps + (0 if found.trial == leads[1] else fidelity.max - leads[0]) <= left:
+            return found.trial
+    if may_begin(study):
+        return None
+    return next((trial for rung, trial in _leaders(study) if fidelity.max - rung <= left), None)
 
 
 def promotion(study: "Study") -> Promotion | None:
@@ -144,18 +222,13 @@ def promotion(study: "Study") -> Promotion | None:
     prune, fidelity = study.spec.prune, study.spec.fidelity
     if prune is None or fidelity is None or not study.paused:
         return None
-    ladder = study.ladder
-    if ladder is None:
-        ladder = study.ladder = Ladder(study)
+    ladder = ladder_of(study)
     for place in sorted(ladder.standing, key=lambda place: (-place[1], place[0])):
         standing, reached, level = ladder.standing[place], ladder.reached[place], place[1]
         if not standing:
             continue
-        if ladder.clouds is None:
-            number, rank = standing[0][1], bisect_left(reached, standing[0])
-        else:
-            number = ladder.clouds[place].first([number for _, number in standing])
-            rank, _ = ladder.clouds[place].rank(number)
+        number = ladder.leader(place)
+        rank = bisect_left(reached, standing[0]) if ladder.clouds is None else ladder.clouds[place].rank(number)[0]
         kept = len(reached) if level < prune.warmup else len(reached) // fidelity.reduction
         if rank < kept and (len(reached) >= prune.needed or level < prune.warmup):
             return Promotion(number, level, rank + 1, len(reached), kept)
@@ -167,6 +240,9 @@ def going_on(study: "Study") -> "Trial | None":
     finishes."""
     if study.stopping is not None or study.reopened is not None or study.status == "closed":
         return None
+    if study.spec.budget.fidelity is not None:
+        number = _within_budget(study)
+        return None if number is None else study.trials[number - 1]
     found = promotion(study)
     return None if found is None else study.trials[found.trial - 1]
 

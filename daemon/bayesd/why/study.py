@@ -11,6 +11,7 @@ from typing import Any
 
 from bayesd import winner
 from bayesd.optimize.explain import chances
+from bayesd.study import ladder
 from bayesd.study.limits import Reading, words
 from bayesd.study.problem import Problem
 from bayesd.study.state import Study, Trial
@@ -85,6 +86,12 @@ def _closed(seen: Witness) -> Page:
     if rule == "cost":
         return _reason("cost", f"Its cost budget of {number(budget.cost)} was used up {at}: its trials cost "
                        f"{number(study.cost)}.", longer.format(f"budget.cost={number(2 * (budget.cost or 1))}"))
+    if rule == "fidelity":
+        unit = "" if study.spec.fidelity is None else f" {study.spec.fidelity.name}"
+        return _reason("fidelity",
+                       f"Its budget of {budget.fidelity}{unit} was used up {at}: its trials were trained for "
+                       f"{ladder.trained(study)} together, and what was left brought none of them to the end.",
+                       longer.format(f"budget.fidelity={2 * (budget.fidelity or 1)}"))
     if rule == "exhausted":
         kept = " that the constraints allow" if study.spec.constraints else ""
         seldom = "" if study.repeats else " and no point is tried twice here" + (
