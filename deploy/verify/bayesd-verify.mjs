@@ -185,27 +185,41 @@ function checkFiles(files, id, keys) {
 /** Rule 4. The spec and the winners of a pack, by the events in it. */
 function checkStudy(files) {
   const about = JSON.parse(text(files.get('study.json'))), params = new Map(), values = new Map(), better = new Map()
-  let spec
+  const climbed = new Map(), again = new Set()
+  let spec, told = new Map()
   for (const line of lines(files.get('events.jsonl'))) {
     const { study, type, trial, data } = JSON.parse(line), completed = type === 'trial.completed'
     if (study !== about.study) continue
     spec = data.spec ?? spec
     if (['trial.proposed', 'trial.imported'].includes(type) && !params.has(trial)) params.set(trial, data.params)
+    if (type === 'trial.proposed' && data.of) again.add(trial)            // a repeat never leads
     if (completed || (type === 'trial.imported' && (!values.has(trial) || data.result)))
       values.set(trial, completed || (data.state ?? 'complete') === 'complete' ? data.values : null)
     else if (type === 'outcome.voided') values.set(trial, null)
+    else if (type === 'study.winner') told = new Map(data.leaders.map(({ trial, mean }) => [trial, mean]))
+    if (type === 'trial.paused') climbed.set(trial, [data.fidelity, data.values])
+    else if (completed || type === 'outcome.voided' || (type === 'trial.failed' && !data.retry)) climbed.delete(trial)
   }
   need(spec && isDeepStrictEqual(about.spec, spec), 'study.json', 'its spec is not the one in the events')
   const [goal] = spec.objectives?.length ? spec.objectives : [{ name: spec.metric || 'value', direction: spec.direction }]
-  for (const [trial, said] of values) if ((said?.[goal.name] ?? null) !== null) better.set(trial, said[goal.name])
+  const keeps = (at, limit) => at !== null && at <= (limit.at_most ?? Infinity) && at >= (limit.at_least ?? -Infinity)
+  const leads = said => (said?.[goal.name] ?? null) !== null          // it has a value and keeps every limit
+    && (spec.limits ?? []).every(limit => keeps(said[limit.metric ?? limit.name] ?? null, limit))
+  for (const [trial, said] of values) if (!again.has(trial) && leads(said)) better.set(trial, said[goal.name])
+  if (!better.size) {                               // then those lead that told at the highest rung
+    const there = [...climbed].filter(([, [, said]]) => leads(said)), top = Math.max(...there.map(([, [rung]]) => rung))
+    for (const [trial, [rung, said]] of there) if (rung === top) better.set(trial, said[goal.name])
+  }
   const best = better.size ? [...better.values()].reduce((a, b) => (goal.direction === 'maximize' ? b > a : b < a) ? b : a)
     : undefined
-  for (const [rule, { trial, value, params: point }] of [['best', about.winner], ...Object.entries(about.rules)]) {
-    need(better.has(trial) ? isDeepStrictEqual([value, point], [better.get(trial), params.get(trial)])
+  for (const [rule, { trial, value, params: point }] of Object.entries(about.rules)) {
+    const worth = (rule === 'confirmed' ? told : better).get(trial)     // by the mean of its repeats
+    need((worth ?? null) !== null ? isDeepStrictEqual([value, point], [worth, params.get(trial)])
       : trial === null && !better.size, 'study.json', 'a winner is not a trial with that value in the events')
     need(rule !== 'best' || value === best, 'study.json', 'another trial is better')
   }
-  say('study.json', 1, `its spec and winners are those of ${better.size} complete trials`)
+  need(isDeepStrictEqual(about.winner, about.rules[about.winner.rule]), 'study.json', 'the winner is not that of its rule')
+  say('study.json', 1, `its spec and winners are those of ${better.size} trials that may lead`)
 }
 
 /** The files of a zip, by its directory at the end (APPNOTE 4.3.12, 4.3.16); not its 64 bit form. */

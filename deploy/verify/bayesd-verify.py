@@ -171,7 +171,8 @@ def check_study(files):
         return json.loads(data.decode(), parse_int=float, parse_constant=int)
     def same(one, other):
         return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    about, spec, params, values = loads(files["study.json"]), None, {}, {}
+    about, spec, told = loads(files["study.json"]), None, {}
+    params, values, climbed, again = {}, {}, {}, set()
     for event in (loads(line) for line in files["events.jsonl"].split(b"\n") if line):
         if event.get("study") != about["study"]:
             continue
@@ -179,21 +180,42 @@ def check_study(files):
         spec = data.get("spec", spec)
         if kind in ("trial.proposed", "trial.imported"):
             params.setdefault(trial, data.get("params"))
+            again |= {trial} if data.get("of") else set()       # a repeat never leads
         if (kind == "trial.imported" and (trial not in values or data.get("result"))) or kind == "trial.completed":
             is_complete = kind == "trial.completed" or data.get("state", "complete") == "complete"
             values[trial] = data.get("values") if is_complete else None
         elif kind == "outcome.voided":
             values[trial] = None
+        elif kind == "study.winner":
+            told = {each["trial"]: each.get("mean") for each in data["leaders"]}
+        if kind == "trial.paused":
+            climbed[trial] = data["fidelity"], data["values"]
+        elif kind in ("trial.completed", "outcome.voided") or (kind == "trial.failed" and not data.get("retry")):
+            climbed.pop(trial, None)
     need(spec is not None and same(about["spec"], spec), "study.json", "its spec is not the one in the events")
     goal = (spec.get("objectives") or [{"name": spec.get("metric") or "value", "direction": spec.get("direction")}])[0]
-    value = {trial: said[goal["name"]] for trial, said in values.items() if said and said.get(goal["name"]) is not None}
+    def leads(said):        # it has a value and keeps every limit
+        return bool(said) and said.get(goal["name"]) is not None and all(
+            (at := said.get(limit.get("metric") or limit["name"])) is not None
+            and (limit.get("at_most") is None or at <= limit["at_most"])
+            and (limit.get("at_least") is None or at >= limit["at_least"]) for limit in spec.get("limits") or ())
+    done = {trial: said for trial, said in values.items() if trial not in again and leads(said)}
+    if not done:            # then those lead that told at the highest rung
+        there = {trial: (rung, said) for trial, (rung, said) in climbed.items() if leads(said)}
+        highest = max((rung for rung, _ in there.values()), default=None)
+        done = {trial: said for trial, (rung, said) in there.items() if rung == highest}
+    value = {trial: said[goal["name"]] for trial, said in done.items()}
     best = (max if goal.get("direction") == "maximize" else min)(value.values(), default=None)
-    for rule, winner in (("best", about["winner"]), *about["rules"].items()):
+    for rule, winner in about["rules"].items():
         trial = winner["trial"]
-        need(same([winner.get("value"), winner.get("params")], [value[trial], params[trial]]) if trial in value
-             else trial is None and not value, "study.json", "a winner is not a trial with that value in the events")
+        worth = told if rule == "confirmed" else value          # by the mean of its repeats
+        is_right = (same([winner.get("value"), winner.get("params")], [worth[trial], params[trial]])
+                    if worth.get(trial) is not None else trial is None and not value)
+        need(is_right, "study.json", "a winner is not a trial with that value in the events")
         need(rule != "best" or winner.get("value") == best, "study.json", "another trial is better")
-    say("study.json", 1, f"its spec and winners are those of {len(value)} complete trials")
+    need(same(about["winner"], about["rules"].get(about["winner"]["rule"])), "study.json",
+         "the winner is not that of its rule")
+    say("study.json", 1, f"its spec and winners are those of {len(value)} trials that may lead")
 
 def verify(path, keys, heads):
     if os.path.isdir(path):
