@@ -182,46 +182,52 @@ function checkFiles(files, id, keys) {
   return signed
 }
 
-/** Whether a trial keeps the limits of its study. */
-const keeps = (spec, said) => (spec.limits ?? []).every(({ name, metric, at_least: low, at_most: high }) => {
-  const found = said[metric ?? name] ?? null
-  return found !== null && (low ?? found) <= found && found <= (high ?? found)
-})
-
 /** Rule 4. The spec and the winners of a pack, by the events in it. */
 function checkStudy(files) {
-  const about = JSON.parse(text(files.get('study.json'))), params = new Map(), values = new Map(), better = new Map()
-  let spec
+  const about = JSON.parse(text(files.get('study.json'))), params = new Map(), worth = new Map()
+  const climbed = new Map(), again = new Set()
+  let spec, told = new Map(), values = new Map()
   for (const line of lines(files.get('events.jsonl'))) {
     const { study, type, trial, data } = JSON.parse(line), completed = type === 'trial.completed'
     if (study !== about.study) continue
     spec = data.spec ?? spec
     if (['trial.proposed', 'trial.imported'].includes(type) && !params.has(trial)) params.set(trial, data.params)
+    if (type === 'trial.proposed' && data.of) again.add(trial)            // a repeat never leads
     if (completed || (type === 'trial.imported' && (!values.has(trial) || data.result)))
       values.set(trial, completed || (data.state ?? 'complete') === 'complete' ? data.values : null)
     else if (type === 'outcome.voided') values.set(trial, null)
+    else if (type === 'study.winner') told = new Map(data.leaders.map(({ trial, mean }) => [trial, mean]))
+    if (type === 'trial.paused') climbed.set(trial, [data.fidelity, data.values])
+    else if (completed || type === 'outcome.voided' || (type === 'trial.failed' && !data.retry)) climbed.delete(trial)
   }
   need(spec && isDeepStrictEqual(about.spec, spec), 'study.json', 'its spec is not the one in the events')
   const [goal] = spec.objectives?.length ? spec.objectives : [{ name: spec.metric || 'value', direction: spec.direction }]
-  for (const [trial, said] of values) if ((said?.[goal.name] ?? null) !== null) better.set(trial, said[goal.name])
-  const mean = trials => trials.reduce((sum, trial) => sum + better.get(trial), 0) / trials.length
+  const keeps = (at, limit) => at !== null && at <= (limit.at_most ?? Infinity) && at >= (limit.at_least ?? -Infinity)
+  const leads = said => (said?.[goal.name] ?? null) !== null          // it has a value and keeps every limit
+    && (spec.limits ?? []).every(limit => keeps(said[limit.metric ?? limit.name] ?? null, limit))
+  let done = new Map([...values].filter(([trial, said]) => !again.has(trial) && leads(said)))
+  if (!done.size) {                                 // then those lead that told at the highest rung
+    const there = [...climbed].filter(([, [, said]]) => leads(said)), top = Math.max(...there.map(([, [rung]]) => rung))
+    values = done = new Map(there.filter(([, [rung]]) => rung === top).map(([trial, [, said]]) => [trial, said]))
+  }
+  for (const [trial, said] of values) if ((said?.[goal.name] ?? null) !== null) worth.set(trial, said[goal.name])
+  const mean = trials => trials.reduce((sum, trial) => sum + worth.get(trial), 0) / trials.length
   const near = (a, b) => Math.abs(a - b) <= 1e-9 * Math.max(Math.abs(a), Math.abs(b))
-  const sign = goal.direction === 'maximize' ? -1 : 1, points = [] // trials at one point are one candidate
-  for (const trial of better.keys()) {
-    const same = points.find(([first]) => isDeepStrictEqual(params.get(first), params.get(trial)))
-    same ? same.push(trial) : points.push([trial])
+  const at = (one, other) => isDeepStrictEqual(params.get(one), params.get(other))
+  const sign = goal.direction === 'maximize' ? -1 : 1
+  const fair = [...done.keys()].map(trial => [...worth.keys()].filter(other => at(trial, other)))
+    .filter(every => every.every(trial => leads(values.get(trial))))
+  for (const [rule, { trial, value, params: point, evaluations }] of Object.entries(about.rules)) {
+    const every = evaluations?.length ? evaluations : [trial], isPoint = isDeepStrictEqual(point, params.get(trial))
+    const isRight = rule === 'confirmed' && (told.get(trial) ?? null) !== null ? isPoint && value === told.get(trial)
+      : done.has(trial) && every.every(each => worth.has(each) && at(each, trial)) ? // by the mean of all its evaluations
+        isPoint && typeof value === 'number' && near(value, mean(every)) : trial === null && !done.size
+    need(isRight, 'study.json', 'a winner is not a trial with that value in the events')
+    need(rule !== 'best' || trial === null || fair.every(each => near(value, mean(each)) ||
+      sign * value < sign * mean(each)), 'study.json', 'another trial is better')
   }
-  const fair = points.filter(same => same.every(trial => keeps(spec, values.get(trial))))
-  need(isDeepStrictEqual(about.winner, about.rules[about.winner.rule]), 'study.json', 'its winner is another by its rule')
-  for (const [rule, won] of Object.entries(about.rules)) {
-    const { trial, value } = won, trials = won.evaluations?.length ? won.evaluations : [trial], point = params.get(trial)
-    need([trial, ...trials].every(each => better.has(each)) ? isDeepStrictEqual(won.params, point) && near(value, mean(trials))
-      && trials.every(each => isDeepStrictEqual(params.get(each), point)) : !better.size, 'study.json',
-    'a winner is not a trial with that value in the events')
-    need(rule !== 'best' || !better.has(trial) || fair.every(same => near(value, mean(same)) ||
-      sign * value < sign * mean(same)), 'study.json', 'another trial is better')
-  }
-  say('study.json', 1, `its spec and winners are those of ${better.size} complete trials`)
+  need(isDeepStrictEqual(about.winner, about.rules[about.winner.rule]), 'study.json', 'the winner is not that of its rule')
+  say('study.json', 1, `its spec and winners are those of ${done.size} trials that may lead`)
 }
 
 /** The files of a zip, by its directory at the end (APPNOTE 4.3.12, 4.3.16); not its 64 bit form. */

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from tests.clients.fakedaemon import need
 from tests.golden.test_golden import LOGS, read
+from tests.study.story import Story
+from tests.study.test_promotion import climbing
 
 from bayesd import lineage, logfile, notes, pack
 from bayesd.cli import phrases
@@ -458,10 +460,11 @@ def test_damage_in_a_pack_is_found_although_its_manifest_was_made_anew(
     (lambda about: about["spec"].update(seed=4), "its spec is not the one"),
     (lambda about: about["spec"]["space"].pop("x"), "its spec is not the one"),
     (lambda about: about.update(study="other"), "its spec is not the one"),
-    (lambda about: about["winner"].update(value=about["winner"]["value"] + 1), "its winner is another"),
-    (lambda about: about["winner"]["params"].update(x=7.5), "its winner is another"),
-    (lambda about: about["winner"].update(trial=None), "its winner is another"),
-    (lambda about: about["winner"].update(rule="robust"), "its winner is another"),
+    (lambda about: about["winner"].update(value=about["winner"]["value"] + 1), "the winner is not that of its rule"),
+    (lambda about: about["winner"]["params"].update(x=7.5), "the winner is not that of its rule"),
+    (lambda about: about["winner"].update(trial=99), "the winner is not that of its rule"),
+    (lambda about: about["winner"].update(rule="none"), "the winner is not that of its rule"),
+    (lambda about: about.update(winner={**about["winner"], "rule": "mean", **worse(about)}), "the winner is not that"),
     (lambda about: about["rules"]["one-se"].update(value=about["winner"]["value"] + 1), "a winner is not a trial"),
     (lambda about: about["rules"]["one-se"]["params"].update(x=7.5), "a winner is not a trial"),
     (lambda about: about["rules"]["one-se"].update(trial=99), "a winner is not a trial"),
@@ -482,6 +485,54 @@ def test_the_spec_and_the_winners_of_a_pack_are_those_of_its_events(
     for more in ((), ("--key", OWNER.vkey)):
         code, said = both(tmp_path / "pack.zip", *more)
         assert (code, said.splitlines()[-1][:len(why) + 22]) == (1, f"FAILED at study.json: {why}"), said
+
+
+LATENCY = {"limits": [{"name": "latency", "at_most": 1.0}]}
+
+
+def told(*all_: dict[str, Any], **spec: Any) -> Story:
+    """Trials that were told one after another."""
+    story = Story(**spec)
+    for number, said in enumerate(all_, start=1):
+        story.ask(f"w{number}")
+        story.tell(f"w{number}", number, **said)
+    return story
+
+
+STORIES: dict[str, Callable[[], Story]] = {
+    "by-the-model": lambda: told(*({"value": abs(number - 7.0) - 9.0 * (number == 2)} for number in range(1, 15))),
+    "confirmed": lambda: told({"value": 1.0}, {"value": 2.0}, {"value": 9.0}, {"value": 4.0}, budget={"trials": 2},
+                              confirm={"top": 2}),
+    "measured-again": lambda: again(told({"value": 3.0}, {"value": 2.0})),
+    "limited": lambda: told({"values": {"value": 1.0, "latency": 2.0}}, {"values": {"value": 3.0, "latency": 1.0}},
+                            **LATENCY),
+    "none-keeps-the-limits": lambda: told({"values": {"value": 1.0, "latency": 2.0}}, **LATENCY),
+    "at-a-rung": lambda: climbed(climbing([3.0, 1.0, 2.0])),
+    "nothing": lambda: told({"state": "fail"})}
+
+
+def again(story: Story) -> Story:
+    story.request("op", "study.enqueue", again=1)
+    story.ask("v1")
+    story.tell("v1", 3, value=0.5)          # better than all, and no trial of its own
+    return story
+
+
+def climbed(story: Story) -> Story:
+    story.ask("v1")
+    story.tell("v1", 2, fence=2, value=5.0)
+    return story
+
+
+@pytest.mark.parametrize("make", STORIES.values(), ids=STORIES)
+def test_winners_of_every_kind_are_those_of_the_events(
+        make: Callable[[], Story], tmp_path: Path, both: Callable[..., tuple[int, str]]) -> None:
+    rows = make().rows
+    write_pack(pack_files(Record([row.body for row in rows], []), tmp_path, None),
+               tmp_path / "pack.zip")
+    code, said = both(tmp_path / "pack.zip")
+    assert code == 0, said
+    assert "its spec and winners are those of" in said
 
 
 def worse(about: dict[str, Any]) -> dict[str, Any]:
@@ -655,6 +706,6 @@ def test_a_head_that_was_given_up_is_told_with_its_reason(tmp_path: Path, both: 
 def test_they_are_short_and_use_none_of_our_code() -> None:
     for name in pack.VERIFIERS:
         text = (FOLDER / name).read_text()
-        assert len(text.splitlines()) < 300
+        assert len(text.splitlines()) < 310
         assert "import bayesd" not in text
         assert "from bayesd" not in text
