@@ -551,8 +551,9 @@ class World:
         if spec["seed"] % 3 == 0:
             spec["fidelity"] = {"name": "epochs", "max": 5, "reduction": 2}
             spec["prune"] = [{"rule": "median", "startup": 1}, {"rule": "asha"}, {"rule": "hyperband"},
-                             {"rule": "race", "startup": 1, "error": 0.4},
-                             {"rule": "curve", "startup": 3, "chance": 0.4}][spec["seed"] // 3 % 5]
+                             {"rule": "race", "startup": 1, "error": 0.4}][spec["seed"] // 3 % 4]
+            if spec["prune"]["rule"] == "median" and spec["seed"] // 12 % 2:
+                spec["prune"] = {"rule": "curve", "startup": 3, "chance": 0.4}
             if spec["prune"]["rule"] == "race":
                 del spec["fidelity"]
                 spec["folds"] = {"count": 5}
