@@ -20,7 +20,7 @@ demo: .venv/.ready        ## tune a real model: daemon, broker, workers, two kil
 	$(BIN)/bayesd demo
 
 test: .venv/.ready check  ## the whole suite, linters and types included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: .venv/.ready       ## linters, types, layers
 	$(BIN)/ruff check .

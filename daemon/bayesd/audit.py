@@ -136,7 +136,7 @@ def _climbs(data: Data) -> bool:
     """Whether a declaration lets trials go on from rungs; of one that cannot be read nothing is said."""
     try:
         return spec_of(data).resumes
-    except (ValidationError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bayesd import __version__, health, systemd, web
+from bayesd import __version__, collector, health, systemd, web
 from bayesd.archiver import Archiver
 from bayesd.broker import EmbeddedBroker
 from bayesd.bus import BrokerAddress, MqttBus, Will
@@ -136,9 +135,7 @@ async def _live(service: Service, config: Config, reload: Callable[[], Config] |
         loop.add_signal_handler(number, _stop, service)
     if reload is not None:
         loop.add_signal_handler(signal.SIGHUP, _reload, service, reload)
-    # What was replayed stays: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
+    collector.set_aside()
     # The log's thread waits for the interpreter at each commit; 5 ms, the default, is ten commits long.
     sys.setswitchinterval(SWITCH_S)
     state = service.desk.state
@@ -148,7 +145,8 @@ async def _live(service: Service, config: Config, reload: Callable[[], Config] |
     if on_ready is not None:
         on_ready(service, url)
     beats = [asyncio.create_task(_watchdog(service), name="watchdog"),
-             asyncio.create_task(_say_health(service, note), name="health")]
+             asyncio.create_task(_say_health(service, note), name="health"),
+             asyncio.create_task(collector.keep_off(lambda: service.desk.state.seq), name="collector")]
     archiving = asyncio.create_task(_archive(service, config), name="archiver")
     try:
         await service.run()

@@ -88,7 +88,8 @@ class Study(AbstractContextManager["Study"]):
                  metric: str | None = None, objectives: Sequence[Mapping[str, Any]] | None = None,
                  method: Method = "bayes", seed: int = 0, noise: Literal["learn", "none"] = "learn",
                  surrogate: Model = "gp", constraints: Sequence[str] = (),
-                 limits: Sequence[Mapping[str, Any]] = (),
+                 limits: Sequence[Mapping[str, Any]] = (), prior: Mapping[str, Mapping[str, Any]] | None = None,
+                 warm_start: Sequence[Mapping[str, Any]] = (), cost: Mapping[str, Any] | None = None,
                  budget: int | None = None, stop: Mapping[str, Any] | None = None, name: str = "study",
                  log: str | Path | None = None) -> None:
         said: dict[str, Any] = {"name": name, "space": {key: dict(each) for key, each in space.items()},
@@ -103,6 +104,11 @@ class Study(AbstractContextManager["Study"]):
             said["objectives"] = [dict(each) for each in objectives]
         if limits:
             said["limits"] = [dict(each) for each in limits]
+        if warm_start:
+            said["warm_start"] = [dict(each) for each in warm_start]
+        for key, table in (("prior", prior), ("cost", cost)):
+            if table is not None:
+                said[key] = dict(table)
         if constraints:
             said["constraints"] = constraints if isinstance(constraints, str) else list(constraints)
         if budget is not None:
@@ -269,14 +275,15 @@ class Study(AbstractContextManager["Study"]):
         known = self._desk.state.trial(self._folded.name, self._key(trial)[0])
         return known is not None and known.stopped is not None
 
-    def report(self, trial: Trial | int, value: float, step: int) -> None:
-        """An intermediate value; `should_prune` says afterwards whether to go on."""
+    def report(self, trial: Trial | int, value: float | Mapping[str, float], step: int) -> None:
+        """An intermediate value, or metrics by name; `should_prune` says afterwards whether to go on."""
         number, fence = self._key(trial)
         self._at()
-        value = float(value)
+        said = {"values": {name: _finite(each) for name, each in value.items()}} if isinstance(value, Mapping) \
+            else {"value": _finite(value)}
         rules.on_report(self._desk, WORKER, _checked("report", {
             "id": f"report-{number}-{fence}-{step}", "study": self._folded.name, "trial": number, "fence": fence,
-            "step": step, "value": value if math.isfinite(value) else None}))
+            "step": step, **said}))
         self._answered()
 
     def _key(self, trial: Trial | int) -> tuple[int, int]:
@@ -367,6 +374,12 @@ class Study(AbstractContextManager["Study"]):
 
 _unclosed: dict[threading.Thread, set[Study]] = {}
 """Studies with a log that nobody has closed yet, by the thread that opened them."""
+
+
+def _finite(value: float) -> float | None:
+    """A number, or None for one that is none."""
+    value = float(value)
+    return value if math.isfinite(value) else None
 
 
 def _close_in_the_end(study: Study) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from bayesd import guide, notes, report, winner
+from bayesd.importance.asked import Known, warned
 from bayesd.logfile import AnyPath, read_events, reading, true_name
 from bayesd.replay import Replay, event_of
 from bayesd.study.desk import Desk
@@ -66,6 +67,8 @@ class Record:
     winner: dict[str, Any]
     rules: dict[str, dict[str, Any]]
     """What each rule would take."""
+    warnings: tuple[dict[str, Any], ...]
+    """What to be wary of, as `bayesd study warnings` has it."""
 
     @property
     def whole(self) -> bool:
@@ -129,7 +132,7 @@ def collect(path: AnyPath, name: str, *, whole: bool = False, with_texts: bool =
                          if event["type"] == "daemon.started" and event["data"].get("key"))
     return Record(study, state, tuple(bodies), tuple(events), tuple(texts[ref] for ref in told) if with_texts else (),
                   told, tuple(hashes), _notes(path, len(hashes)), tuple(keys), orjson.loads(last),
-                  rules[winner.default(study)], rules)
+                  rules[winner.default(study)], rules, tuple(warned(Known.of(study, problem), {})["warnings"]))
 
 
 def _texts(path: AnyPath) -> dict[str, dict[str, str]]:

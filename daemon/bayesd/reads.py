@@ -71,12 +71,19 @@ async def what_if(reading: Reading, request: Request) -> Any:
         question = whatif.Question.read(request.args)
     except ValueError as error:
         raise admin.Refused("bad-field", str(error), "args", '{"trials": 20, "rule": "one-se"}') from error
+    if question.limits.by_model:
+        raise admin.Refused("bad-field", "improvement, regret and converged fit a model at every result, and a daemon "
+                            "has other work to do: ask bayesd study what-if with --log FILE", "args",
+                            '{"patience": 20}')
     measured = winner.entries(now)
     bodies: list[dict[str, Any]] = []
     if question.needs_events:
         async for rows in reading.log.read(study.created_seq - 1, reading.until):
             bodies += await asyncio.to_thread(whatif.bodies_of, rows, study.name)
-    return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
+    try:
+        return await asyncio.to_thread(whatif.answer, question, bodies, known, measured)
+    except ValueError as error:      # the study cannot have that pruning rule
+        raise admin.Refused("bad-field", str(error), "args", '{"prune": "median"}') from error
 
 
 Answering = Callable[[asked.Known, Mapping[str, Any]], dict[str, Any]]

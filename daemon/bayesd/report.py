@@ -17,6 +17,7 @@ from bayesd.show import cell, duration, params
 from bayesd.study.limits import keeps
 from bayesd.study.state import Trial
 from bayesd.study.view import lease_of
+from bayesd.warned import brief
 from bayesd_schemas.space import FloatParameter, IntParameter, Parameter
 
 if TYPE_CHECKING:
@@ -130,7 +131,15 @@ def _winner(record: "Record", why: Collection[int]) -> str:
     return _section("The winner", f"<div class=card><p><span class=big>{escape(cell(won['value']))}{error}</span> "
                     f"{escape(study.goals[0].name)}, {_trial_link(won['trial'])}{verdict.pooled(won)}</p>"
                     f"<dl>{point}</dl></div>"
-                    f"<p>By rule {escape(won['rule'])}: {escape(won['reason'])}.{link}</p>{trust}{others}", "winner")
+                    f"<p>By rule {escape(won['rule'])}: {escape(won['reason'])}.{link}</p>{trust}{others}"
+                    + _warnings(record), "winner")
+
+
+def _warnings(record: "Record") -> str:
+    lines = [escape(line) for line in brief(record.study.name, record.warnings)]
+    if not lines:
+        return ""
+    return f"<p>Be wary:</p><ul>{''.join(f'<li>{line}</li>' for line in lines[:-1])}</ul><p>{lines[-1]}</p>"
 
 
 # --- Pictures ----------------------------------------------------------------------------------------

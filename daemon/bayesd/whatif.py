@@ -11,7 +11,6 @@ have gone on to) nobody measured, and no number here stands for it. Another meth
 be named, not their values.
 """
 
-import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,17 +18,17 @@ from typing import Any, get_args
 
 import orjson
 
-from bayesd import winner
+from bayesd import whatif_prune, whatif_stop, winner
 from bayesd.optimize import suggest
 from bayesd.study.limits import keeps
 from bayesd.study.problem import Problem
-from bayesd.study.pruning import quantile
 from bayesd.study.row import Row
 from bayesd.study.state import Study
 from bayesd.study.stopping import Drought
-from bayesd_schemas.study import Method
+from bayesd_schemas.study import Method, Prune, Stop, StudySpec
 
 ORDERS = ("recorded", "trial", "shuffled")
+NUMBERS = ("trials", "wall", "cost", "no_improvement", "target", "patience", "improvement", "regret")
 SHUFFLES = 1000
 NEXT_MAX = 100
 LISTED_MAX = 200        # trials that an answer lists; it must fit into a message
@@ -53,10 +52,18 @@ class Limits:
     patience: int | None = None
     """As in the study file's [stop]: after so many complete trials in a row of which none was better by min_delta."""
     min_delta: float = 0.0
+    improvement: float | None = None
+    regret: float | None = None
+    converged: bool = False
+    """As in the study file's [stop]: these ask the model, see whatif_stop.py."""
 
     def __bool__(self) -> bool:
-        return any(each is not None for each in (
+        return self.by_model or any(each is not None for each in (
             self.trials, self.wall, self.cost, self.no_improvement, self.target, self.patience))
+
+    @property
+    def by_model(self) -> bool:
+        return self.converged or self.improvement is not None or self.regret is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class Known:
     again: frozenset[int]
     """Trials that measured a leader again: no budget counted them, no rule looks at them."""
     closed_by: str | None
+    spec: StudySpec
     terms: winner.Terms = field(default_factory=winner.Terms)
     """What the study file says of its winner."""
 
@@ -98,7 +106,7 @@ def known(study: Study, problem: Problem) -> Known:
         for trial in study.trials},
         frozenset(trial.number for trial in study.trials if trial.origin is not None),
         frozenset(trial.number for trial in study.trials if trial.of is not None), study.closed_by,
-        winner.Terms.of(study.spec))
+        study.spec, winner.Terms.of(study.spec))
 
 
 @dataclass(slots=True)
@@ -208,15 +216,19 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str | None =
     actual = _winner(of, None, of.rule)
     answer: Body = {
         "study": of.study, "order": order, "rule": rule,
-        "limits": {name: getattr(limits, name) for name in ("trials", "wall", "cost", "no_improvement", "target",
-                                                            "patience") if getattr(limits, name) is not None}
-        | ({"min_delta": limits.min_delta} if limits.min_delta else {}),
+        "limits": {name: getattr(limits, name) for name in NUMBERS if getattr(limits, name) is not None}
+        | {name: getattr(limits, name) for name in ("min_delta", "converged") if getattr(limits, name)},
         "actual": {**whole.words(), "closed_by": of.closed_by, "winner": actual},
         "notes": [CAVEAT, *([CAVEAT_ADAPTIVE] if of.problem.method == "bayes" and order != "recorded" else [])]}
     if order == "shuffled":
         answer["shuffled"] = _shuffled(events, of, limits, whole, seed)
         return answer
-    stop, fired = _stop(events, of, limits) if order == "recorded" else _stop(_one_by_one(events), of, limits, True)
+    model = whatif_stop.Model.of(Stop(improvement=limits.improvement, regret=limits.regret, converged=limits.converged),
+                                 of.problem, events, corrected=bool(of.void or of.again)) if limits.by_model else None
+    if order == "recorded":
+        stop, fired = _stop(events, of, limits, model=model)
+    else:
+        stop, fired = _stop(_one_by_one(events), of, limits, True)
     if fired is None:
         kept = None
         if limits:
@@ -231,6 +243,10 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str | None =
     then = _winner(of, kept, rule)
     unseen = [entry for entry in of.entries if kept is not None and entry.trial not in kept | of.imported]
     answer["stop"] = {"rule": fired, **stop.words(), "pending": pending[:LISTED_MAX], "pending_count": len(pending)}
+    if model is not None:
+        answer["stop"]["numbers"] = model.numbers
+        answer["notes"].append(f"The model was asked again at {model.asked} results; a daemon asks when it is to "
+                               "propose the next point, which may be a result or two later.")
     if order != "recorded":
         answer["stop"]["elapsed_s"] = None
     answer["end"] = end.words()
@@ -248,16 +264,20 @@ def replay(events: Sequence[Body], of: Known, limits: Limits, rule: str | None =
     return answer
 
 
-def _stop(events: Sequence[Body], of: Known, limits: Limits, at_results: bool = False) -> tuple[Tally, str | None]:
+def _stop(events: Sequence[Body], of: Known, limits: Limits, at_results: bool = False,
+          model: whatif_stop.Model | None = None) -> tuple[Tally, str | None]:
     """Where the first rule fires: the tally there, and the rule; at the end of the record, None. `at_results`:
     nothing is looked at while a trial runs, since there is one at a time; one that never ended runs until its last
     event."""
     tally = Tally.begun(of, limits)
     last = {body["trial"]: body["seq"] for body in events} if at_results else {}
+    nexts = whatif_stop.following(body["seq"] for body in events if body["type"] in _OUTCOMES)
     for _ in _walk(events, of, tally):
         if at_results and tally.trial not in tally.done and tally.seq != last[tally.trial]:
             continue
         fired = tally.fired(limits, of.sign)
+        if fired is None and model is not None and tally.done.get(tally.trial) == tally.seq:
+            fired = model.fired(tally.done.keys() | of.imported, nexts[tally.seq])
         if fired is not None:
             return tally, fired
     return tally, None
@@ -345,9 +365,7 @@ class Question:
     rule: str | None = None
     order: str = "recorded"
     seed: int = 0
-    prune: bool = False
-    startup: int = 5
-    warmup: int = 0
+    prune: Prune | None = None
     method: Method | None = None
     count: int = 1
 
@@ -360,16 +378,18 @@ class Question:
     def read(cls, args: Mapping[str, Any]) -> "Question":
         """Out of a request's arguments. Raises ValueError in words for the sender."""
         limits = Limits(**{name: _number(args, name, whole=name in ("trials", "no_improvement", "patience"))
-                           for name in ("trials", "wall", "cost", "no_improvement", "target", "patience")},
-                        min_delta=float(_number(args, "min_delta", whole=False) or 0.0))
+                           for name in NUMBERS},
+                        min_delta=float(_number(args, "min_delta", whole=False) or 0.0),
+                        converged=args.get("converged") is True)
         if limits.min_delta and limits.patience is None:
             raise ValueError("min_delta says what better means for patience: give patience as well")
         rule, order, method = args.get("rule"), args.get("order", "recorded"), args.get("method")
         for name, value, choices in (("rule", rule, (None, *winner.RULES)), ("order", order, ORDERS),
-                                     ("method", method, (None, *get_args(Method))),
-                                     ("prune", args.get("prune"), (None, "median"))):
+                                     ("method", method, (None, *get_args(Method)))):
             if value not in choices:
                 raise ValueError(f"{name} is one of {', '.join(each for each in choices if each)}")
+        if order != "recorded" and limits.by_model:
+            raise ValueError("improvement, regret and converged need order recorded: they ask what a model knew then")
         if order != "recorded" and limits.wall is not None:
             raise ValueError("wall needs order recorded: results that come in another order have no times")
         if order == "shuffled" and not limits:
@@ -378,8 +398,7 @@ class Question:
         if count is not None and count > NEXT_MAX:
             raise ValueError(f"next is at most {NEXT_MAX}")
         return cls(limits, rule, order, int(_number(args, "seed", whole=True, least=0) or 0),
-                   args.get("prune") is not None, int(_number(args, "startup", whole=True) or 5),
-                   int(_number(args, "warmup", whole=True, least=0) or 0), method, int(count or 1))
+                   whatif_prune.asked(args), method, int(count or 1))
 
 
 def _number(args: Mapping[str, Any], name: str, *, whole: bool, least: int = 1) -> Any:
@@ -397,8 +416,8 @@ def answer(question: Question, events: Sequence[Body], of: Known, measured: Sequ
     """The answer to a question, ready for JSON."""
     if question.method is not None:
         return next_points(of, question.method, question.count, measured)
-    if question.prune:
-        return prune(events, of, question.startup, question.warmup)
+    if question.prune is not None:
+        return prune(events, of, question.prune)
     return replay(events, of, question.limits, question.rule, question.order, question.seed)
 
 
@@ -410,53 +429,14 @@ def bodies_of(rows: Iterable[Row], study: str) -> list[Body]:
 # ---------------------------------------------------------------- pruning
 
 
-def prune(events: Iterable[Body], of: Known, startup: int = 5, warmup: int = 0) -> Body:
-    """The median rule on recorded reports, as if it had judged each as it came.
-
-    A trial is stopped at a step when its best value so far is worse than the median, at that step, of the trials
-    that were complete by then (Golovin et al., "Google Vizier", 2017, section 3.2.2, as in Optuna's MedianPruner).
-    Nothing is pruned before `startup` trials are complete, nor before step `warmup`. A trial that the rule stops
-    is no yardstick for others afterwards.
-    """
-    void = of.void
-    running: dict[int, dict[int, float]] = {}
-    complete: list[dict[int, float]] = []
-    cut: dict[int, int] = {}
-    reports, saved = 0, 0
-    per: dict[int, list[int]] = {}
-    for body in events:
-        trial, type = body.get("trial"), body["type"]
-        if trial is None or trial in void or trial in of.again:
-            continue
-        if type == "trial.leased":
-            running[trial] = {}
-        elif type == "trial.reported":
-            value = body["data"]["values"].get(of.metric)
-            step = body["data"]["step"]
-            reports += 1
-            counts = per.setdefault(trial, [0, 0])
-            counts[1] += 1
-            if trial in cut:
-                saved += 1
-                continue
-            counts[0] += 1
-            curve = running.setdefault(trial, {})
-            if value is not None:
-                curve[step] = of.sign * value
-            if step >= warmup and len(complete) >= startup and _is_below(curve, step, complete):
-                cut[trial] = step
-        elif type == "trial.completed" and trial not in cut:
-            complete.append(running.pop(trial, {}))
-    return _pruned(of, cut, per, reports, saved, {"rule": "median", "startup": startup, "warmup": warmup})
+def prune(events: Iterable[Body], of: Known, rule: Prune) -> Body:
+    """A pruning rule on recorded reports, as if it had judged each as it came; see whatif_prune.py."""
+    found = whatif_prune.judged(events, rule, of.spec, of.void | of.again)
+    return _pruned(of, found)
 
 
-def _is_below(curve: dict[int, float], step: int, complete: list[dict[int, float]]) -> bool:
-    at_step = [each[step] for each in complete if step in each]
-    best = min((value for at, value in curve.items() if at <= step), default=None)
-    return quantile.limit(math.inf if best is None else best, sorted(at_step), 50.0, 1) is not None
-
-
-def _pruned(of: Known, cut: dict[int, int], per: dict[int, list[int]], reports: int, saved: int, rule: Body) -> Body:
+def _pruned(of: Known, found: whatif_prune.Judged) -> Body:
+    cut, per = found.cut, found.per
     actual = _winner(of, None, of.rule)
     left = {entry.trial for entry in of.entries if entry.trial not in cut}
     then = _winner(of, left, of.rule)
@@ -465,13 +445,14 @@ def _pruned(of: Known, cut: dict[int, int], per: dict[int, list[int]], reports: 
     pruned = [{"trial": trial, "step": step, "reports": per[trial][0], "of": per[trial][1],
                "state": of.ends[trial][0], "value": of.ends[trial][1]} for trial, step in sorted(cut.items())]
     notes = [CAVEAT, CAVEAT_ADAPTIVE] if of.problem.method == "bayes" else [CAVEAT]
-    if not reports:
+    notes += found.notes
+    if not found.reports:
         notes.append("This study has no reports, so there is nothing to prune by.")
-    return {"study": of.study, "prune": rule, "reports": reports, "reports_saved": saved,
+    return {"study": of.study, "prune": found.rule, "reports": found.reports, "reports_saved": found.saved,
             "reporting_trials": len(per), "pruned_count": len(pruned), "pruned": pruned[:LISTED_MAX],
             "seconds_saved_estimate": round(estimate, 3), "winner_pruned": actual["trial"] in cut,
             "actual": {"winner": actual}, "winner": then, "lost": {"value": _difference(of, then, actual)},
-            "notes": notes}
+            "same_winner": actual["trial"] == then["trial"], "notes": notes}
 
 
 # ---------------------------------------------------------------- another sampler's next points

@@ -182,6 +182,12 @@ function checkFiles(files, id, keys) {
   return signed
 }
 
+/** Whether a trial keeps the limits of its study. */
+const keeps = (spec, said) => (spec.limits ?? []).every(({ name, metric, at_least: low, at_most: high }) => {
+  const found = said[metric ?? name] ?? null
+  return found !== null && (low ?? found) <= found && found <= (high ?? found)
+})
+
 /** Rule 4. The spec and the winners of a pack, by the events in it. */
 function checkStudy(files) {
   const about = JSON.parse(text(files.get('study.json'))), params = new Map(), values = new Map(), better = new Map()
@@ -198,12 +204,22 @@ function checkStudy(files) {
   need(spec && isDeepStrictEqual(about.spec, spec), 'study.json', 'its spec is not the one in the events')
   const [goal] = spec.objectives?.length ? spec.objectives : [{ name: spec.metric || 'value', direction: spec.direction }]
   for (const [trial, said] of values) if ((said?.[goal.name] ?? null) !== null) better.set(trial, said[goal.name])
-  const best = better.size ? [...better.values()].reduce((a, b) => (goal.direction === 'maximize' ? b > a : b < a) ? b : a)
-    : undefined
-  for (const [rule, { trial, value, params: point }] of [['best', about.winner], ...Object.entries(about.rules)]) {
-    need(better.has(trial) ? isDeepStrictEqual([value, point], [better.get(trial), params.get(trial)])
-      : trial === null && !better.size, 'study.json', 'a winner is not a trial with that value in the events')
-    need(rule !== 'best' || value === best, 'study.json', 'another trial is better')
+  const mean = trials => trials.reduce((sum, trial) => sum + better.get(trial), 0) / trials.length
+  const near = (a, b) => Math.abs(a - b) <= 1e-9 * Math.max(Math.abs(a), Math.abs(b))
+  const sign = goal.direction === 'maximize' ? -1 : 1, points = [] // trials at one point are one candidate
+  for (const trial of better.keys()) {
+    const same = points.find(([first]) => isDeepStrictEqual(params.get(first), params.get(trial)))
+    same ? same.push(trial) : points.push([trial])
+  }
+  const fair = points.filter(same => same.every(trial => keeps(spec, values.get(trial))))
+  need(isDeepStrictEqual(about.winner, about.rules[about.winner.rule]), 'study.json', 'its winner is another by its rule')
+  for (const [rule, won] of Object.entries(about.rules)) {
+    const { trial, value } = won, trials = won.evaluations?.length ? won.evaluations : [trial], point = params.get(trial)
+    need([trial, ...trials].every(each => better.has(each)) ? isDeepStrictEqual(won.params, point) && near(value, mean(trials))
+      && trials.every(each => isDeepStrictEqual(params.get(each), point)) : !better.size, 'study.json',
+    'a winner is not a trial with that value in the events')
+    need(rule !== 'best' || !better.has(trial) || fair.every(same => near(value, mean(same)) ||
+      sign * value < sign * mean(same)), 'study.json', 'another trial is better')
   }
   say('study.json', 1, `its spec and winners are those of ${better.size} complete trials`)
 }

@@ -165,6 +165,12 @@ def check_files(files, id, keys):
     say("seal", 1, f"{signed} signed")
     return signed or not Ed25519PublicKey       # that none was checked is said
 
+def keeps(spec, said):
+    """Whether a trial keeps the limits of its study."""
+    told = [(limit, said.get(limit.get("metric") or limit["name"])) for limit in spec.get("limits") or []]
+    return all(found is not None and limit.get("at_least", found) <= found <= limit.get("at_most", found)
+               for limit, found in told)
+
 def check_study(files):
     """Rule 4. The spec and the winners of a pack, by the events in it."""
     def loads(data):        # with one kind of number, as JSON has it
@@ -187,12 +193,24 @@ def check_study(files):
     need(spec is not None and same(about["spec"], spec), "study.json", "its spec is not the one in the events")
     goal = (spec.get("objectives") or [{"name": spec.get("metric") or "value", "direction": spec.get("direction")}])[0]
     value = {trial: said[goal["name"]] for trial, said in values.items() if said and said.get(goal["name"]) is not None}
-    best = (max if goal.get("direction") == "maximize" else min)(value.values(), default=None)
-    for rule, winner in (("best", about["winner"]), *about["rules"].items()):
-        trial = winner["trial"]
-        need(same([winner.get("value"), winner.get("params")], [value[trial], params[trial]]) if trial in value
-             else trial is None and not value, "study.json", "a winner is not a trial with that value in the events")
-        need(rule != "best" or winner.get("value") == best, "study.json", "another trial is better")
+    def mean(trials):
+        return sum(value[trial] for trial in trials) / len(trials)
+    def near(one, other):
+        return abs(one - other) <= 1e-9 * max(abs(one), abs(other))
+    sign, points = -1 if goal.get("direction") == "maximize" else 1, {}
+    for trial in value:         # trials at one point are one candidate, with their mean
+        points.setdefault(json.dumps(params[trial], sort_keys=True), []).append(trial)
+    fair = [same for same in points.values() if all(keeps(spec, values[trial]) for trial in same)]
+    need(same(about["winner"], about["rules"].get(about["winner"]["rule"])), "study.json",
+         "its winner is another by its rule")
+    for rule, winner in about["rules"].items():
+        trial, won = winner["trial"], winner.get("value")
+        trials = winner.get("evaluations") or [trial]
+        need((same(winner.get("params"), params[trial]) and near(won, mean(trials)) and
+              all(same(params[each], params[trial]) for each in trials)) if {trial, *trials} <= value.keys()
+             else not value, "study.json", "a winner is not a trial with that value in the events")
+        need(rule != "best" or trial not in value or all(near(won, mean(each)) or sign * won < sign * mean(each)
+                                                         for each in fair), "study.json", "another trial is better")
     say("study.json", 1, f"its spec and winners are those of {len(value)} complete trials")
 
 def verify(path, keys, heads):

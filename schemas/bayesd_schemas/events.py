@@ -125,8 +125,8 @@ class StudyTicked(_Data):
 
 
 class StudyClosed(_Data):
-    rule: Literal["trials", "wall", "cost", "exhausted", "operator", "target", "patience", "improvement", "regret",
-                  "converged"]
+    rule: Literal["trials", "wall", "cost", "fidelity", "exhausted", "operator", "target", "patience", "improvement",
+                  "regret", "converged"]
     running: Literal["finish", "stop"]
     elapsed_s: Number
 
@@ -257,21 +257,33 @@ class TrialStopped(_Data):
     fence: Count
     step: Annotated[int, Field(ge=0)]
     rule: PruneRule
+    by: Literal["dominance"] | None = Field(None, description="All objectives were compared at once")
     metric: MetricName | None = Field(None, description="What was compared")
     value: Number | None = Field(None, description="What counted of this trial; None is no number")
+    values: Values | None = Field(None, description="By dominance: the same of all objectives")
+    dominated: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="By dominance, not of curve: how many of the others dominate it")
+    ahead: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="By dominance, of asha and hyperband: how many of the rung were before it")
     threshold: Number | None = Field(None, description="What it was behind")
     compared: Annotated[int, Field(ge=0)] = Field(
         description="With how many values; of a rung the trial's own is one of them")
     rung: Count | None = Field(None, description="Of asha and hyperband: the fidelity at which it was judged")
     bracket: Annotated[int, Field(ge=0)] | None = Field(None, description="Of hyperband: its first rung, from 0")
     kept: Count | None = Field(None, description="Of asha and hyperband: how many of the rung may go on")
-    against: Count | None = Field(None, description="Of race: the trial that it was held against")
+    against: Count | None = Field(None, description="Of race and curve: the trial that it was held against")
     paired: bool | None = Field(None, description="Of race: fold by fold, or against the mean of all folds")
     beside: list[Count] | None = Field(None, description="Of race: the trials whose mean it was compared with by fold")
     folds: Count | None = Field(None, description="Of race: how many folds it had")
     difference: Number | None = Field(None, description="Of race: by how much it was worse on average")
-    chance: Number | None = Field(None, description="Of race: that all folds would make it the better one")
-    bound: Number | None = Field(None, description="Of race: the least chance with which it would have gone on")
+    chance: Number | None = Field(None, description="Of race: that all folds would make it the better one; of curve: "
+                                  "that it would have ended better, by dominance in anything")
+    bound: Number | None = Field(None, description="Of race and curve: the least chance with which it would have gone "
+                                 "on")
+    expected: Number | None = Field(None, description="Of curve: where its own led, in the median")
+    low: Number | None = Field(None, description="Of curve: the end of it is above this with a chance of 95 %")
+    high: Number | None = Field(None, description="Of curve: the end of it is below this with a chance of 95 %")
+    horizon: Annotated[int, Field(ge=0)] | None = Field(None, description="Of curve: the last step")
 
 
 class _Outcome(_Data):

@@ -37,6 +37,7 @@ PruneRule = Literal[
     "asha",
     "hyperband",
     "race",
+    "curve",
 ]
 WinnerRule = Literal["best", "mean", "one-se", "robust", "pareto"]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/@-]{0,63}$")]
@@ -150,6 +151,9 @@ class Budget(_Part):
     wall: Seconds | None = Field(None, description="Open, unpaused time while the daemon lives.")
     cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Sum of the costs that workers report.")
+    fidelity: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] | None = Field(
+        None, description="How far all trials are trained together, in the unit of [fidelity], for example epochs; for "
+                          "[prune] with resume = true. The last of it goes to the leaders of the highest rungs.")
 
 
 class Lease(_Part):
@@ -196,17 +200,26 @@ class Prune(_Part):
                             "what complete trials reported at the same step. asha: stopped at a rung of "
                             "[fidelity] unless among the best 1/reduction that reached it; hyperband: the same in "
                             "brackets that begin to judge at different rungs. race: cross-validated trials, with "
-                            "[folds], stopped when they can hardly beat the best one on all folds any more.")
-    metric: MetricName | None = Field(None, description="Which of several objectives is looked at.")
+                            "[folds], stopped when they can hardly beat the best one on all folds any more. "
+                            "curve: stopped when the trial's learning curve hardly leads to a better end than the "
+                            "best trial has.")
+    by: MetricName | None = Field(None, description="Which of several objectives is looked at, by name; or "
+                                "dominance: all of them at once. Stopped is then what too many dominate, what is not "
+                                "among the best of its rung by how many dominate it, or what hardly ends better in "
+                                "anything than one trial on the front.")
+    metric: MetricName | None = Field(None, description="The earlier name of by.")
     warmup: Annotated[int, Field(ge=0, le=INTEGER_MAX, strict=True)] = Field(
         0, description="Reports of steps before it are not judged.")
     startup: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] | None = Field(
-        None, description="So many complete trials must have reported at a step first (median and percentile; "
-                          "default 5), or trials have reached a rung (asha and hyperband; default 1), or complete "
-                          "trials be known by fold (race; default 3).")
+        None, description="So many complete trials must have reported at a step first (median and percentile, "
+                          "default 5; curve, default 8), or trials have reached a rung (asha and hyperband; default "
+                          "1), or complete trials be known by fold (race; default 3).")
     percentile: Annotated[float, Field(gt=0, lt=100, allow_inf_nan=False)] | None = Field(
         None, description="Of percentile: the share of the best that go on, in percent. Default 25.")
 
+    chance: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] | None = Field(
+        None, description="Of curve: a trial whose chance to end better than the best is below it is stopped. "
+                          "Default 0.05.")
     error: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = Field(
         0.05, description="Of race: the probability that a trial is stopped which would have won.")
     min_folds: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
@@ -214,19 +227,43 @@ class Prune(_Part):
     resume: Annotated[bool, Field(strict=True)] = Field(
         False, description="Of asha and hyperband: a trial is leased up to a rung, told, and paused there; one that is "
                            "among the best 1/reduction of its rung goes on later, from its checkpoint.")
+    shared: Annotated[bool, Field(strict=True)] = Field(
+        False, description="Of hyperband: a rung is one for all brackets, so that a trial is held against all that "
+                           "reached it. Else each bracket has rungs of its own.")
 
     @model_validator(mode="after")
     def _fitting(self) -> "Prune":
         if self.percentile is not None and self.rule != "percentile":
             raise ValueError('percentile is for rule = "percentile"')
+        if self.chance is not None and self.rule != "curve":
+            raise ValueError('chance is for rule = "curve"; a race has error')
+        if self.by is not None and self.metric is not None:
+            raise ValueError("by and metric say the same: give by alone")
         if self.resume and self.rule not in ("asha", "hyperband"):
             raise ValueError('resume is for rule = "asha" and "hyperband", which have rungs to go on from')
+        if self.shared and self.rule != "hyperband":
+            raise ValueError('shared is for rule = "hyperband", which has brackets')
         return self
 
     @property
     def needed(self) -> int:
         """`startup`, or the rule's default."""
-        return self.startup or {"median": 5, "percentile": 5, "race": 3}.get(self.rule, 1)
+        return self.startup or {"median": 5, "percentile": 5, "race": 3, "curve": 8}.get(self.rule, 1)
+
+    @property
+    def looks_at(self) -> str | None:
+        """The objective that is looked at; None: the first, or with `by_dominance` all."""
+        return self.metric if self.by is None or self.by_dominance else self.by
+
+    @property
+    def by_dominance(self) -> bool:
+        """Whether all objectives are looked at together. An objective of that name is named by `metric`."""
+        return self.by == "dominance"
+
+    @property
+    def least_chance(self) -> float:
+        """Below it the rule curve stops."""
+        return 0.05 if self.chance is None else self.chance
 
     @property
     def share(self) -> float:
@@ -387,6 +424,9 @@ class StudySpec(_Part):
             raise ValueError("limits: two of them have the same name")
         if self.prune is not None:
             self._prunable(self.prune)
+            if info.context != LOGGED:
+                self._one_kind_of_report(self.prune)
+        self._trainable()
         if self.stop is not None and self.stop.by_model and (
                 self.surrogate != "gp" or len(self.goals) > 1 or self.limits):
             raise ValueError("stop.improvement, stop.regret and stop.converged need one objective and surrogate = "
@@ -405,14 +445,30 @@ class StudySpec(_Part):
                 raise ValueError(f"enqueue, point {i}: {error}") from error
         return self
 
+    def _trainable(self) -> None:
+        most = self.budget.fidelity
+        if most is not None and (not self.resumes or self.fidelity is None):
+            raise ValueError("budget.fidelity is for trials that climb rungs with pauses; it needs [fidelity], and "
+                             "[prune] with rule = \"asha\" or \"hyperband\" and resume = true")
+        if most is not None and self.fidelity is not None and most < self.fidelity.max:
+            raise ValueError(f"budget.fidelity, {most}, is below fidelity.max, {self.fidelity.max}: not one trial "
+                             "could be trained to the end")
+
     def _prunable(self, prune: Prune) -> None:
         if prune.rule in ("asha", "hyperband") and self.fidelity is None:
             raise ValueError(f"prune: rule {prune.rule} needs [fidelity], for example with name = \"epochs\", max = 81")
         names = [goal.name for goal in self.goals]
-        if prune.metric is None and len(names) > 1:
-            raise ValueError(f"prune: with several objectives, metric says which one is looked at: {', '.join(names)}")
-        if prune.metric is not None and prune.metric not in names:
-            raise ValueError(f"prune: metric {prune.metric} is none of the objectives {', '.join(names)}")
+        if prune.by_dominance:
+            if len(names) == 1:
+                raise ValueError('prune: by = "dominance" is for several [[objectives]]; with one, leave by out')
+            if prune.rule == "race":
+                raise ValueError(f'prune: a race looks at one objective: write by = "{names[0]}", or take another rule '
+                                 'for by = "dominance"')
+        elif prune.looks_at is None and len(names) > 1:
+            raise ValueError("prune: with several objectives, by says what is looked at: "
+                             + ", ".join(f'by = "{name}"' for name in names) + ', or by = "dominance" for all of them')
+        if prune.looks_at is not None and prune.looks_at not in names:
+            raise ValueError(f"prune: by names {prune.looks_at}, which is none of the objectives {', '.join(names)}")
         if prune.rule == "race":
             if self.folds is None:
                 raise ValueError('prune: rule = "race" compares folds, so [folds] has to say how many make a full '
@@ -420,8 +476,15 @@ class StudySpec(_Part):
             if prune.min_folds >= self.folds.count:
                 raise ValueError(f"prune: min_folds is {prune.min_folds}, but folds.count is {self.folds.count}: "
                                  "nothing would ever be stopped")
-            if prune.metric not in (None, names[0]):
+            if prune.looks_at not in (None, names[0]):
                 raise ValueError(f"prune: a race is for the first objective, {names[0]}")
+
+    def _one_kind_of_report(self, prune: Prune) -> None:
+        if self.folds is not None and self.fidelity is not None and prune.rule in ("asha", "hyperband") and (
+                not prune.resume):
+            raise ValueError(f"prune: with [folds] a report is a fold, and rule {prune.rule} takes its step for "
+                             f"{self.fidelity.name}: leave [folds] out, or give resume = true, with which what is told "
+                             "at the rungs decides, and not the reports")
 
     @property
     def resumes(self) -> bool:

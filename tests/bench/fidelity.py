@@ -1,18 +1,22 @@
 """Pruning rules on real training: how good with a quarter of the epochs, and what a report costs the daemon.
 
     python -m tests.bench.fidelity                     # 10 seeds: a network on digits, full training against rungs
-    python -m tests.bench.fidelity --seeds 3 --trials 40
-    python -m tests.bench.fidelity --lcbench FOLDER --task 189873     # curves of LCBench; see lcbench.py
+    python -m tests.bench.fidelity --method random --trials 20 40 80 --cache FOLDER     # curves are kept there
+    python -m tests.bench.fidelity --lcbench FOLDER --task 168868 34539     # curves of LCBench; see lcbench.py
     python -m tests.bench.fidelity --reports           # CPU time of a report among 10,000 trials of 20 reports, and of
                                                        # a tell at a rung among 10,000 trials that climb
 
 Training is scikit-learn's MLPClassifier on the digits that it brings, epoch by epoch; the metric is the log-loss on
 held-out images. Full training gets `--trials` trials of all epochs, each rule a quarter of those epochs with the
-same engine, one worker. The figure is the best loss of a trial that was trained to the end, and how much worse it is
-than that of full training with the same seed.
+same method, one worker, and ends there, whatever is under way; where trials pause the study knows that as its budget of
+fidelity. The figure is the median over the seeds of the best loss
+of a trial that was trained to the end; beside it the median of how much worse that is than with full training on the
+same seed, and on how many seeds it is as good.
 """
 
 import argparse
+import hashlib
+import json
 import statistics
 import time
 import warnings
@@ -28,6 +32,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from tests.bench import lcbench
 
+from bayesd import collector
 from bayesd.optimize import suggest
 from bayesd.study import rules
 from bayesd.study.desk import Desk
@@ -42,8 +47,11 @@ SPACE: dict[str, Any] = {
 RULES: dict[str, dict[str, Any]] = {
     "full": {}, "asha": {"prune": {"rule": "asha"}}, "hyperband": {"prune": {"rule": "hyperband"}},
     "median": {"prune": {"rule": "median", "startup": 2}},
+    "curve": {"prune": {"rule": "curve", "startup": 4}},
     "asha-resume": {"prune": {"rule": "asha", "resume": True}},
-    "hyper-resume": {"prune": {"rule": "hyperband", "resume": True}}}
+    "hyper-resume": {"prune": {"rule": "hyperband", "resume": True}},
+    "hyper-shared": {"prune": {"rule": "hyperband", "shared": True}},
+    "hyper-resume-shared": {"prune": {"rule": "hyperband", "resume": True, "shared": True}}}
 
 
 class World:
@@ -56,12 +64,13 @@ class World:
         self.desk.record("study.created", {"spec": {"name": "s", **spec}}, study="s")
         self.asked = 0
 
-    def ask(self) -> dict[str, Any]:
+    def ask(self) -> dict[str, Any] | None:
+        """A grant; None once the study has ended."""
         self.asked += 1
         rules.on_ask(self.desk, "w", Ask(id=f"a{self.asked}", run="r", study="s"))
         for order in rules.orders(self.desk):
             rules.supply(self.desk, order, suggest(order.problem, order.wanted))
-        return next(letter.body for letter in self.said() if letter.kind == "grant")
+        return next((letter.body for letter in self.said() if letter.kind == "grant"), None)
 
     def report(self, trial: int, step: int, value: float, fence: int = 1) -> bool:
         """Whether the trial is to stop."""
@@ -80,10 +89,28 @@ class World:
 class Digits:
     """A network that is trained for real."""
 
-    epochs, least, space, goal = EPOCHS, 1, SPACE, {"metric": "loss", "direction": "minimize"}
+    epochs, least, space, goal = EPOCHS, 2, SPACE, {"metric": "loss", "direction": "minimize"}
+    name = "digits"
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
 
     def curve(self, params: dict[str, Any], seed: int) -> Iterator[float]:
-        """Log-loss on held-out images after each epoch."""
+        """Log-loss on held-out images after each epoch; what the cache knows of it is not trained again."""
+        if self.cache is None:
+            yield from self._trained(params, seed)
+            return
+        key = json.dumps([seed, sorted(params.items())]).encode()
+        file = self.cache / f"{hashlib.sha256(key).hexdigest()[:20]}.json"
+        known: list[float] = json.loads(file.read_text()) if file.exists() else []
+        yield from known
+        for step, value in enumerate(self._trained(params, seed), start=1):
+            if step > len(known):
+                known.append(value)
+                file.write_text(json.dumps(known))
+                yield value
+
+    def _trained(self, params: dict[str, Any], seed: int) -> Iterator[float]:
         images, labels = load_digits(return_X_y=True)
         parts = train_test_split(images / 16.0, labels, test_size=0.4, random_state=seed, stratify=labels)
         network = MLPClassifier((params["units"],), learning_rate_init=params["rate"], alpha=params["alpha"],
@@ -99,21 +126,25 @@ class Lcbench:
     epochs, least, space, goal = lcbench.EPOCHS, 2, lcbench.SPACE, {"metric": "accuracy", "direction": "maximize"}
 
     def __init__(self, folder: Path, task: str) -> None:
+        self.name = f"LCBench {task}"
         self.curves = lcbench.Curves(folder, task)
 
     def curve(self, params: dict[str, Any], seed: int) -> Iterator[float]:
         yield from self.curves.of(params)
 
 
-def run(task: Digits | Lcbench, rule: str, seed: int, epochs: int) -> tuple[float, int, int]:
+def run(task: Digits | Lcbench, method: str, rule: str, seed: int, epochs: int) -> tuple[float, int, int]:
     """(Best value of a whole training, less is better; trials begun; whole trainings) within so many epochs."""
-    world = World({"method": "bayes", "seed": seed, "space": task.space, **task.goal,
-                   "fidelity": {"name": "epochs", "min": task.least, "max": task.epochs}, **RULES[rule]})
+    world = World({"method": method, "seed": seed, "space": task.space, **task.goal,
+                   "fidelity": {"name": "epochs", "min": task.least, "max": task.epochs}, **RULES[rule],
+                   "budget": {"fidelity": epochs} if "resume" in rule else {}})
     left, best, whole = epochs, float("inf"), 0
     sign = 1.0 if task.goal["direction"] == "minimize" else -1.0
     checkpoints: dict[str, tuple[Iterator[float], int]] = {}      # in the worker's memory: a training and its epochs
     while left > 0:
         grant = world.ask()
+        if grant is None:
+            break
         trial, fence, fidelity = grant["trial"], grant["fence"], grant["fidelity"]
         curve, done = (checkpoints.pop(fidelity["from"]) if "from" in fidelity
                        else (task.curve(grant["params"], seed), 0))
@@ -132,15 +163,16 @@ def run(task: Digits | Lcbench, rule: str, seed: int, epochs: int) -> tuple[floa
     return best, len(world.desk.state.studies["s"].trials), whole
 
 
-def quality(task: Digits | Lcbench, seeds: int, trials: int) -> None:
+def quality(task: Digits | Lcbench, method: str, chosen: list[str], seeds: int, trials: int) -> None:
     name, most = task.goal["metric"], trials * task.epochs
-    full = [run(task, "full", seed, most) for seed in range(seeds)]
-    print(f"full         {most} epochs: {name} {abs(statistics.median(each[0] for each in full)):.4f}, {seeds} seeds",
-          flush=True)
-    for rule in RULES:
-        found = [run(task, rule, seed, most // 4) for seed in range(seeds)]
+    full = [run(task, method, "full", seed, most) for seed in range(seeds)]
+    print(f"{task.name}, method {method}: full training of {trials} trials, {most} epochs: {name} "
+          f"{abs(statistics.median(each[0] for each in full)):.4f}, {seeds} seeds", flush=True)
+    for rule in chosen:
+        found = [run(task, method, rule, seed, most // 4) for seed in range(seeds)]
         worse = [mine[0] - whole[0] for mine, whole in zip(found, full, strict=True)]
-        print(f"{rule:12} {most // 4} epochs: {name} {abs(statistics.median(each[0] for each in found)):.4f}, "
+        print(f"    {rule:20} {most // 4 / most:.2f} of the epochs: {name} "
+              f"{abs(statistics.median(each[0] for each in found)):.4f}, "
               f"worse by {statistics.median(worse):+.4f}, as good or better in {sum(each <= 0 for each in worse)}; "
               f"{statistics.median(each[1] for each in found):g} trials, "
               f"{statistics.median(each[2] for each in found):g} whole", flush=True)
@@ -151,9 +183,13 @@ def reports(rule: str, trials: int = 10_000, steps: int = 20) -> None:
     draw = np.random.default_rng(0)
     world = World({"method": "random", "space": {"x": {"type": "float", "low": 0, "high": 1}},
                    "fidelity": {"name": "epochs", "max": steps}, **RULES[rule]})
-    spent = []
+    spent, looked = [], 0
+    collector.set_aside()
     for _ in range(trials):
-        trial = world.ask()["trial"]
+        looked = collector.grown(looked, world.desk.state.seq)       # as the daemon does, between messages
+        grant = world.ask()
+        assert grant is not None
+        trial = grant["trial"]
         level, stopped = draw.random(), False
         for step in range(1, steps + 1):
             value = level + 1.0 / step + 0.01 * draw.random()
@@ -167,7 +203,7 @@ def reports(rule: str, trials: int = 10_000, steps: int = 20) -> None:
                 break
         world.tell(trial, **({"state": "pruned"} if stopped else {"value": value}))
     spent.sort()
-    print(f"{rule:12} {len(spent)} reports of {trials} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
+    print(f"{rule:20} {len(spent)} reports of {trials} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
           f"99th percentile {1e3 * spent[len(spent) * 99 // 100]:.3f} ms, worst {1e3 * spent[-1]:.3f} ms", flush=True)
 
 
@@ -177,8 +213,11 @@ def climbs(rule: str, trials: int = 10_000) -> None:
     world = World({"method": "random", "space": {"x": {"type": "float", "low": 0, "high": 1}},
                    "fidelity": {"name": "epochs", "max": 27}, **RULES[rule]})
     spent: list[float] = []
+    looked = 0
+    collector.set_aside()
     grant = world.ask()
-    while grant["trial"] < trials:
+    while grant is not None and grant["trial"] < trials:
+        looked = collector.grown(looked, world.desk.state.seq)
         message = Tell(id="t", study="s", trial=grant["trial"], fence=grant["fence"], value=draw.random())
         began = time.process_time()
         rules.on_tell(world.desk, "w", message)
@@ -193,7 +232,7 @@ def climbs(rule: str, trials: int = 10_000) -> None:
                 rules.supply(world.desk, order, suggest(order.problem, order.wanted))
             grant = next(letter.body for letter in world.said() if letter.kind == "grant")
     spent.sort()
-    print(f"{rule:12} {len(spent)} tells of {len(said.trials)} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
+    print(f"{rule:20} {len(spent)} tells of {len(said.trials)} trials: mean {1e3 * statistics.fmean(spent):.3f} ms, "
           f"99th percentile {1e3 * spent[len(spent) * 99 // 100]:.3f} ms, worst {1e3 * spent[-1]:.3f} ms", flush=True)
 
 
@@ -201,14 +240,24 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", ConvergenceWarning)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--least", type=int, help="the lowest rung (2 epochs)")
+    parser.add_argument("--trials", type=int, nargs="+", default=[TRIALS])
+    parser.add_argument("--method", nargs="+", choices=["bayes", "random"], default=["bayes", "random"])
+    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--cache", type=Path, help="folder for the curves of networks, which makes later runs fast")
     parser.add_argument("--lcbench", type=Path, help="folder of the scenario")
-    parser.add_argument("--task", default="189873", help="a data set of LCBench")
+    parser.add_argument("--task", nargs="+", default=["189873"], help="data sets of LCBench")
     parser.add_argument("--reports", action="store_true")
     arguments = parser.parse_args()
     if arguments.reports:
-        for name in RULES:
-            (climbs if name.endswith("resume") else reports)(name)
+        for name in arguments.rules:
+            (climbs if "resume" in name else reports)(name)
     else:
-        task = Digits() if arguments.lcbench is None else Lcbench(arguments.lcbench, arguments.task)
-        quality(task, arguments.seeds, arguments.trials)
+        if arguments.cache is not None:
+            arguments.cache.mkdir(parents=True, exist_ok=True)
+        for task in ([Digits(arguments.cache)] if arguments.lcbench is None
+                     else [Lcbench(arguments.lcbench, each) for each in arguments.task]):
+            task.least = arguments.least or task.least
+            for method in arguments.method:
+                for trials in arguments.trials:
+                    quality(task, method, arguments.rules, arguments.seeds, trials)

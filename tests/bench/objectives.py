@@ -1,6 +1,6 @@
 """Two objectives, some with limits: the hypervolume that bayesd and Optuna's samplers reach, in one run.
 
-    python tests/bench/objectives.py --seeds 5 --budget 100 --q 1,4 --optimisers bayesd,nsga2,tpe,gp
+    python tests/bench/objectives.py --seeds 5 --budget 100 --q 1,4 --optimisers bayesd,nsga2,tpe,gp:3
 
 Printed is the hypervolume of what keeps the limits, as a share of that of the front: the true one of ZDT and DTLZ, else
 of what all runs of this call found together. With q > 1 workers ask on a virtual clock, while others are pending. gp is
@@ -17,13 +17,16 @@ GPSampler and needs torch.
 
 import argparse
 import heapq
+import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -264,33 +267,59 @@ def volume(task: Task, told: list[Told]) -> float:
                                    np.array(task.reference))
 
 
+@dataclass(frozen=True)
+class Run:
+    told: list[Told]
+    ms: float
+
+
+def kept(path: Path | None) -> dict[str, Run]:
+    """The runs that a file has by now: a call that was cut short goes on where it was."""
+    if path is None or not path.exists():
+        return {}
+    lines = map(json.loads, path.read_text().splitlines())
+    return {each["run"]: Run([(tuple(values), tuple(limits)) for values, limits in each["told"]], each["ms"])
+            for each in lines}
+
+
+def rows(q: int, task: Task, name: str, runs: Mapping[str, list[Run]]) -> Iterator[str]:
+    whole = volume(task, task.front() or [told for each in runs.values() for out in each for told in out.told])
+    shares = {optimiser: [volume(task, out.told) / whole for out in each] for optimiser, each in runs.items()}
+    for optimiser, got in shares.items():
+        apart = [a - b for a, b in zip(shares.get("bayesd", got), got, strict=False)]       # of the seeds of both
+        score = "" if optimiser == "bayesd" else ", ".join(map(str, (
+            sum(d > 1e-9 for d in apart), sum(abs(d) <= 1e-9 for d in apart), sum(d < -1e-9 for d in apart))))
+        yield (f"| {q} | {name} | {optimiser} | {len(got)} | {statistics.mean(got):.3f} | {min(got):.3f} "
+               f"| {max(got):.3f} | {score} | {statistics.mean(out.ms for out in runs[optimiser]):.1f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget", type=int, default=100)
     parser.add_argument("--q", default="1")
     parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--optimisers", default="bayesd,nsga2,tpe,random")
+    parser.add_argument("--optimisers", default="bayesd,nsga2,tpe,random",
+                        help="gp:3 gives one the first three seeds alone")
+    parser.add_argument("--out", type=Path, help="a file that keeps the runs; those in it are not made again")
     said = parser.parse_args()
-    names = said.optimisers.split(",")
+    seeds = {name: int(count or said.seeds) for name, _, count in
+             (each.partition(":") for each in said.optimisers.split(","))}
     warnings.filterwarnings("ignore", category=FutureWarning)       # Optuna says that constraints_func will go
-    for q in map(int, said.q.split(",")):
-        print("| q | task | optimiser | mean | least | most | won, tied, lost by bayesd | ms |\n|" + "---|" * 8,
-              flush=True)
-        for task_name in said.tasks.split(","):
-            task = TASKS[task_name]
-            runs = {name: [run(name, task, seed, said.budget, q) for seed in range(said.seeds)] for name in names}
-            whole = volume(task, task.front() or [told for each in runs.values() for out, _ in each for told in out])
-            shares = {name: [volume(task, out) / whole for out, _ in each] for name, each in runs.items()}
-            for name, got in shares.items():
-                ours = shares.get("bayesd", got)
-                apart = [a - b for a, b in zip(ours, got, strict=True)]
-                score = "" if name == "bayesd" else (f"{sum(d > 1e-9 for d in apart)}, "
-                                                     f"{sum(abs(d) <= 1e-9 for d in apart)}, "
-                                                     f"{sum(d < -1e-9 for d in apart)}")
-                ms = statistics.mean(spent for _, spent in runs[name])
-                print(f"| {q} | {task_name} | {name} | {statistics.mean(got):.3f} | {min(got):.3f} | {max(got):.3f} "
-                      f"| {score} | {ms:.1f} |", flush=True)
+    had = kept(said.out)
+    print("| q | task | optimiser | seeds | mean | least | most | won, tied, lost by bayesd | ms |\n|" + "---|" * 9,
+          flush=True)
+    for q, name in product(map(int, said.q.split(",")), said.tasks.split(",")):
+        runs: dict[str, list[Run]] = {optimiser: [] for optimiser in seeds}
+        for optimiser, seed in ((optimiser, seed) for optimiser, count in seeds.items() for seed in range(count)):
+            key = f"{name} {optimiser} seed {seed} q {q} of {said.budget}"
+            if key not in had:
+                had[key] = Run(*run(optimiser, TASKS[name], seed, said.budget, q))
+                if said.out is not None:
+                    with said.out.open("a") as file:
+                        file.write(json.dumps({"run": key, "told": had[key].told, "ms": had[key].ms}) + "\n")
+            runs[optimiser].append(had[key])
+        print("\n".join(rows(q, TASKS[name], name, runs)), flush=True)
 
 
 if __name__ == "__main__":

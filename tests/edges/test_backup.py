@@ -20,6 +20,7 @@ from bayesd import Study, backup
 from bayesd.log import read_events, verify
 from bayesd.logfile import CannotOpen, take_lock
 from bayesd.notes import Signer
+from bayesd.segments import Misused
 from bayesd.study.merkle import root_of
 
 
@@ -242,6 +243,8 @@ def test_a_copy_comes_back_and_nothing_is_overwritten(log: Path, sh: Shell, tmp_
     assert events(log) == events(copy)
     assert events(Path(f"{log}.before-1")) == newer
     assert sh(f"log restore {copy} -o {log} --move-aside -f json").json["aside"] == f"{log}.before-2"
+    with pytest.raises(Misused, match="is a folder"):
+        backup.put_back(copy, tmp_path, verify)
     fresh = tmp_path / "fresh" / "log.db"
     assert sh(f"log restore {copy} -o {fresh} -f json").json["lacks"] is None
     more(fresh)                                     # and it can be written

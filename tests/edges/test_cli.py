@@ -254,6 +254,8 @@ def test_a_study_by_hand(at_home: Home, sh: Shell) -> None:
     ask_and_tell(sh, "by-hand", "-0.25")
     grant = sh("ask by-hand").json
     sh(f"tell by-hand {grant['trial']} --state fail --class oom --error 'out of memory'")
+    shown = sh(f"trial show by-hand {grant['trial']}").out
+    assert re.search(r"error +out of memory\n", shown), shown
     grant = sh("ask by-hand").json
     sh(f"tell by-hand {grant['trial']} 0.1 0.3 0.2 --folds --seconds 3 --cost 0.5")
     assert "trial 99 with fence 1 was not leased to" in sh("tell by-hand 99 1", code=1).err

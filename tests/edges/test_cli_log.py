@@ -35,7 +35,7 @@ async def work(reach: call.Reach, path: Path) -> None:
     for i in range(10):
         grant = await _ask(reach, "hand", "kept", 60.0)
         x = grant["params"]["x"]
-        outcome: dict[str, Any] = {"state": "fail", "class": "oom"} if i == 4 else \
+        outcome: dict[str, Any] = {"state": "fail", "class": "oom", "error": "no room"} if i == 4 else \
             {"folds": [x * x, x * x + 0.1], "seconds": 2.0} if i == 5 else {"value": x * x, "seconds": 4.0}
         await _tell(reach, "hand", {"id": f"t.kept.{grant['trial']}.1", "study": "kept", "trial": grant["trial"],
                                     "fence": 1, **outcome})
@@ -99,7 +99,8 @@ def test_a_file_answers_like_its_daemon(log: Path, sh: Shell) -> None:
         assert sh(f"study best kept --rule {rule} --log {log} -f json").json["rule"] == rule
     assert len(sh(f"study export kept --log {log}").out.splitlines()) == 11
     assert [row["trial"] for row in sh(f"trial list kept --log {log} -f json").json] == list(range(1, 11))
-    assert sh(f"trial show kept 5 --log {log} -f json").json["class"] == "oom"
+    shown = sh(f"trial show kept 5 --log {log} -f json").json
+    assert (shown["class"], shown["error"]) == ("oom", "no room")
     assert "no trial 99" in sh(f"trial show kept 99 --log {log}", code=1).err
     assert "no study 'other'" in sh(f"study show other --log {log}", code=1).err
 

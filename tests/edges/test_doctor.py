@@ -236,7 +236,7 @@ def test_our_certificate_ends(here: Installation, monkeypatch: pytest.MonkeyPatc
     found = asyncio.run(examine(here.reach(name), here.daemon.log))
     named(found, "our certificate", words, "bayesd deploy certs FOLDER --renew")
     if days > 90:
-        named(found, "broker", here.url, "our certificate has ended")
+        named(found, "broker", here.url, "what to do stands at `our certificate` above")
 
 
 def test_a_broker_with_an_old_certificate(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,38 @@ def test_a_new_log_is_made_by_a_connection_that_flushes(tmp_path: Path, monkeypa
     monkeypatch.setattr(sqlite3, "connect", lambda *what, **how: connect(*what, factory=Connection, **how))
     create(tmp_path / "log.db")
     assert seen == [(2, 1)]
+
+
+def test_a_private_file_keeps_who_may_read_it_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    write_private(path, b"one")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o4640)
+    if os.geteuid() == 0:
+        os.chown(path, 4321, 4322)
+        path.chmod(0o4640)         # a change of owner takes the bit away
+    before = path.stat()
+    write_private(path, b"two")
+    after = path.stat()
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(after.st_mode) == 0o640
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+
+
+def test_a_private_file_that_cannot_be_written_is_what_it_was_and_nothing_is_left(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys"
+    write_private(path, b"old")
+    flushed: list[int] = []
+
+    def fails(file: int) -> None:
+        flushed.append(os.fstat(file).st_size)
+        raise OSError(5, "input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(OSError, match="input/output"):
+            write_private(path, b"newer")
+    assert flushed == [5]           # all of it, before it gets the name
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["keys"]

@@ -200,3 +200,19 @@ def test_a_script_that_closes_nothing_ends_and_leaves_a_whole_log(tmp_path: Path
     assert (done.returncode, done.stdout) == (0, "0.5\n")
     assert not (tmp_path / "log.db-wal").exists()
     assert Study.replay(tmp_path / "log.db").best is not None
+
+
+def test_what_is_known_before_the_first_trial_and_what_trials_take_may_be_said(tmp_path: Path) -> None:
+    log = tmp_path / "log.db"
+    with a_study(name="earlier", log=log) as study:
+        for value in (0.5, 0.25):
+            study.tell(study.ask(), value)
+    with Study(SPACE, direction="minimize", name="later", log=log, prior={"x": {"centre": 1.0, "confidence": "low"}},
+               warm_start=[{"study": "earlier", "points": 1}], cost={"per": "seconds"}) as study:
+        trial = study.ask()
+        assert trial.params == Study.replay(log, "earlier").trials[1].params      # its best point goes first
+        study.tell(trial, 0.1, seconds=3.0)
+        assert study.problem.history[0].spent == 3.0
+        assert [name for name, _ in study.problem.prior] == ["x"]
+    with pytest.raises(StudyError, match="has no study nobody"):
+        a_study(warm_start=[{"study": "nobody"}])

@@ -81,6 +81,21 @@ def test_signatures_of_others_beside_ours_are_no_matter() -> None:
     assert open_note(NOTE.replace("\n\n", "\n\n" + other), SIGNER.vkey).size == 1842
 
 
+def test_a_note_of_any_length_is_not_read() -> None:
+    other = Signer.generate("witness").sign_text(Checkpoint(LOG, 1842, ROOT).text).split("\n\n")[1]
+    full = NOTE + other * ((notes.NOTE_MAX_BYTES - len(NOTE)) // len(other))
+    assert open_note(full, SIGNER.vkey).size == 1842
+    assert len(full) <= notes.NOTE_MAX_BYTES < len(full + other)
+    with pytest.raises(BadNote, match="not a signed note"):
+        open_note(full + other, SIGNER.vkey)
+
+
+@pytest.mark.parametrize("log", ["", "a b", "a+b", "a\tb"])
+def test_a_name_that_a_note_could_not_hold_is_none_of_a_key(log: str) -> None:
+    with pytest.raises(BadKey, match="cannot be in the name of a key"):
+        Signer(log, bytes(32))
+
+
 def test_a_text_that_could_hide_a_signature_is_not_signed() -> None:
     for text in ("", "no newline", "an\n\nempty line\n", "\nempty first\n"):
         with pytest.raises(ValueError, match="empty"):

@@ -302,6 +302,7 @@ def test_the_report_tells_what_people_did_and_why(tmp_path: Path) -> None:
                   "closed by rule operator", "amended once"):
         assert words in told, words
     assert 'class="voided"' in text   # in the pictures
+    assert "bayesd study warnings" in told
 
 
 def test_free_text_beside_the_events_is_packed_and_checked(tmp_path: Path) -> None:

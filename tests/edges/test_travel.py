@@ -239,7 +239,8 @@ def test_what_changed_between_two_moments(home: Home, sh: Shell) -> None:
 def test_what_if_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) -> None:
     first, *_ = lived(sh, home, "judged", (3.0, 1.0, 2.0, 0.5))
     for flags in ("--trials 2 --rule mean", "--no-improvement 1", "--target 1.0 --order trial", "--wall 1h", "--cost 3",
-                  "--trials 3 --order shuffled --seed 4", "--prune median --startup 1", "--method grid --next 2",
+                  "--trials 3 --order shuffled --seed 4", "--prune median --startup 1", "--prune curve", "--prune asha",
+                  "--method grid --next 2",
                   f"--method random --at {first['seq']} --next 3", f"--trials 1 --at {first['seq']}"):
         said = sh(f"study what-if judged {flags} -f json").json
         assert said == sh(f"study what-if judged {flags} --log {home.log} -f json").json
@@ -250,10 +251,24 @@ def test_what_if_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) -> Non
     assert "trial 2, 1 " in said.out
     assert "0.5 of the metric" in said.out
     assert "no result is invented" in said.out
+    assert "give its log" in sh("study what-if judged --converged", code=2).err
+    assert sh(f"study what-if judged --converged --regret 0.1 --log {home.log} -f json").json["stop"]["rule"] is None
     for more in ("", f" --log {home.log}"):
+        assert "so [folds] has to say" in sh(f"study what-if judged --prune race{more}", code=2).err
         assert "needs a limit" in sh(f"study what-if judged --order shuffled{more}", code=2).err
         assert "no study 'nobody'" in sh(f"study what-if nobody{more}", code=1).err
     assert "never measured" in sh("study what-if judged --method sobol --next 2").out
+
+
+def test_warnings_stand_in_short_beside_what_is_read(home: Home, sh: Shell) -> None:
+    lived(sh, home, "wary", (3.0, 1.0))
+    assert [each["code"] for each in sh("study warnings wary -f json").json["warnings"]] == ["few-trials"]
+    for page in ("show", "best"):
+        for more in ("", f" --log {home.log}"):
+            said = sh(f"study {page} wary{more}").out
+            assert "2 complete trials for 1 parameters" in said
+            assert "more: bayesd study warnings wary" in said
+            assert "study warnings" not in sh(f"study {page} wary{more} -f json").out
 
 
 def test_what_mattered_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) -> None:
@@ -265,6 +280,7 @@ def test_what_mattered_asked_of_a_daemon_and_of_its_file(home: Home, sh: Shell) 
         assert sh(f"study {line}").out
         assert sh(f"study {line} --log {home.log} -f value").out is not None
     assert "few-trials" not in sh("study warnings mattered").out
+    assert "study warnings" not in sh("study show mattered").out
     for more in ("", f" --log {home.log}"):
         assert "a parameter of mattered" in sh(f"study effect mattered nothing{more}", code=2).err
         assert "no trial has failed" in sh(f"study importance mattered --of success{more}", code=1).err

@@ -153,14 +153,14 @@ def test_a_page_says_what_was_known_before_and_what_it_weighed(
         measure(study, 10, off=0.5)
     said = [" ".join(sh(f"why later {trial} --log {log}").out.split()) for trial in range(1, 11)]
     assert "It was one of the best of study earlier" in said[0]
-    assert any("The prior on x gets half of the start design" in page for page in said)
+    assert any("The prior on x gets a part of the start design" in page for page in said)
     proposed = [event.data for event in events_of(log) if event.type == "trial.proposed" and event.study == "later"]
     weights = [(data.get("prior"), data["sources"]["earlier"], page)
                for data, page in zip(proposed, said, strict=True) if data["sampler"] == "bayes"]
     assert weights
     for prior, weight, page in weights:
         assert f"what it expects counts {weight:.3g} times" in page
-        assert (f"{prior:.3g} times the logarithm" if prior is not None else "The prior on x was forgotten") in page
+        assert (f"{prior:.3g} times the logarithm" if prior is not None else "The prior on x had no say") in page
     assert "earlier is to help, with 12 results" in sh(f"log show {log}").out
 
 

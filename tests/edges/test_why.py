@@ -17,6 +17,7 @@ from tests.edges.test_cli_log import spoil
 from tests.edges.test_service import Worker, begin
 from tests.study.races import raced
 from tests.study.story import Story
+from tests.study.test_promotion import climbing
 
 from bayesd import Study
 from bayesd.inprocess import Exhausted
@@ -396,6 +397,14 @@ def test_a_study_that_closed_says_by_what_and_what_to_do() -> None:
     story = Engine(space={"x": FLOAT}, budget={"cost": 3.0})
     story.a_trial(value=1.0, cost=5.0)
     assert "Its cost budget of 3 was used up" in page_of(story.rows)["answer"]
+    story = Engine(method="random", budget={"fidelity": 5}, fidelity={"name": "epochs", "min": 2, "max": 4},
+                   prune={"rule": "asha", "resume": True})
+    story.a_trial(value=1.0)
+    facts, _ = story.ask("w1", id="on")         # another would leave too little to finish the first
+    assert [(type, number) for type, number, _ in facts] == [("trial.leased", 1)]
+    story.tell("w1", 1, fence=2, value=0.5)
+    assert "Its budget of 5 epochs was used up" in page_of(story.rows)["answer"]
+    assert "trained for 4 together" in page_of(story.rows)["answer"]
 
     story = Engine(space={"x": FLOAT}, budget={"wall": 60})
     story.a_trial("w9")
@@ -794,3 +803,13 @@ def test_a_page_says_when_nothing_is_feasible_yet() -> None:
     assert page["winner"] is None
     assert "There is no winner: none of 14 complete trials keeps every limit" in flat(page)
     assert "No point is believed to keep every limit yet" in flat(page_of(story.rows, 13))
+
+
+def test_a_leader_at_a_rung_is_called_no_finished_trial() -> None:
+    story = climbing([2.0, 1.0, 3.0])
+    story.ask("v1")
+    story.tell("v1", 2, fence=2, value=0.5)
+    text = flat(page_of(story.rows))
+    assert "No result stands behind it yet: it is what was told after 3 of 9 epochs" in text
+    assert "It is the only trial at that rung" in text
+    assert "only finished trial" not in text

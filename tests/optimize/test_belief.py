@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from bayesd.optimize import belief, suggest
+from bayesd.optimize import belief, opening, suggest
 from bayesd.optimize.acquisition import Improvement
 from bayesd.optimize.kernel import Design
 from bayesd.optimize.posterior import Posterior
@@ -35,12 +35,24 @@ def held(of: Problem) -> belief.Belief:
     return found
 
 
-def test_every_density_has_mass_one() -> None:
-    u = (np.arange(20_000) + 0.5) / 20_000
-    for side in held(problem()).sides:
-        density = np.array(side.shares) if side.shares is not None else np.exp(side.log_density(u))
-        assert float(density.mean()) == pytest.approx(1.0, abs=1e-6)
-        assert float(density.min()) >= belief.EVERYWHERE / 2      # no part of the space is ruled out
+def test_a_density_is_highest_and_flat_at_its_centre_and_rules_nothing_out() -> None:
+    u = (np.arange(2_000) + 0.5) / 2_000
+    x, kind, n = held(problem()).sides
+    for side in (x, n):
+        density = np.exp(side.log_density(u))
+        near = np.abs(u - side.centre) < side.spread
+        assert float(density.max()) <= 1
+        assert float(density[near].min()) > 0.93
+        assert float(density.min()) >= side.outside
+    assert np.array(kind.shares) == pytest.approx([1.0, 0.1 / 2.125, 0.775 / 2.125])
+
+
+def test_what_speaks_against_a_point_is_bounded_however_many_parameters_do() -> None:
+    space = Space.model_validate({f"x{j}": {"type": "float", "low": 0, "high": 1} for j in range(12)})
+    prior = held(problem(space=space, prior=tuple((name, Prior(centre=0.1, confidence="high")) for name in space)))
+    near, far = prior.log_density(np.array([[0.1] * 12, [0.9] * 12]))
+    assert near == 0
+    assert -belief.BOUND <= far < -0.9 * belief.BOUND
 
 
 def test_the_term_has_the_gradient_of_its_value() -> None:
@@ -67,15 +79,15 @@ def test_trust_stays_while_dense_points_are_good_and_goes_when_they_are_bad() ->
     assert belief.trust(density[:1], density[:1]) == 1.0
 
 
-def test_half_of_the_start_is_drawn_from_the_prior_and_its_mode_comes_first() -> None:
+def test_the_start_is_drawn_from_the_prior_but_for_every_fourth_point_and_its_mode_comes_first() -> None:
     points, now = [], problem()
     for number in range(1, 6):
         proposal = suggest(now).proposals[0]
         points.append(proposal)
         now = replace(now, number=number + 1, drawn=proposal.drawn, pending=(*now.pending, proposal.params))
     assert points[0].params == {"x": 100.0, "kind": "a", "n": 3}
-    assert [each.prior for each in points] == [1.0, None, 1.0, None, 1.0]
-    assert all(20 < float(each.params["x"] or 0) < 500 for each in points[::2])
+    assert [each.prior for each in points] == [1.0, 1.0, 1.0, None, 1.0]
+    assert all(20 < float(each.params["x"] or 0) < 500 for each in points if each.prior)
     assert [suggest(problem(), 5).proposals[i].params for i in range(5)] == [each.params for each in points]
 
 
@@ -118,3 +130,57 @@ def test_a_wrong_prior_is_dropped_by_what_was_measured() -> None:
 def test_an_opinion_that_says_nothing_is_refused_in_words(prior: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         StudySpec.model_validate({"name": "s", "space": SPACE, "prior": prior})
+
+
+def far_and_near(near: float, far: float, parameters: int = 6) -> Problem:
+    """Somebody is sure of every parameter; six results near what was said and six elsewhere."""
+    space = Space.model_validate({f"x{j}": {"type": "float", "low": 0, "high": 1} for j in range(parameters)})
+    random = np.random.default_rng(3)
+    U = np.vstack([0.25 + 0.05 * random.standard_normal((6, parameters)), random.uniform(0.6, 1, (6, parameters))])
+    history = tuple(Observation(i + 1, dict(zip(space, map(float, u), strict=True)), (
+        (near if i < 6 else far) + 0.1 * float(np.sum(u)),)) for i, u in enumerate(U))
+    return Problem(space, ("minimize",), "bayes", 5, True, 13, 13, history,
+                   prior=tuple((name, Prior(centre=0.25, confidence="high")) for name in space))
+
+
+def test_a_sure_prior_keeps_the_search_where_it_is_until_results_are_better_elsewhere() -> None:
+    for near, far, stays in ((0.0, 1.0, True), (1.0, 0.0, False)):
+        proposal = suggest(far_and_near(near, far)).proposals[0]
+        apart = max(abs(float(value or 0) - 0.25) for value in proposal.params.values())
+        assert (apart < 0.25) == stays
+        assert (proposal.prior is not None) == stays
+
+
+def test_the_search_looks_where_the_prior_is() -> None:
+    now = far_and_near(0.0, 1.0)
+    prior = held(now)
+    model = Posterior.of(design := Design(prior.of), tuple(design.prior[0]), np.zeros((1, design.width)), np.zeros(1),
+                         np.zeros(1))
+    gain = Improvement(model, 0.0)
+    draws = belief.likely(now, belief.with_belief(now, gain, gain))
+    assert draws is not None
+    assert np.mean(np.abs(draws - 0.25).max(axis=1) < 0.2) > 0.9
+    assert belief.likely(replace(now, prior=()), gain) is None
+
+
+def test_the_model_begins_earlier_where_somebody_is_sure_of_much_of_the_space() -> None:
+    names = [f"x{j}" for j in range(9)]
+    space = Space.model_validate({name: {"type": "float", "low": 0, "high": 1} for name in names})
+
+    def before_the_model(sure: int, confidence: Any) -> int:
+        prior = tuple((name, Prior(centre=0.5, confidence=confidence)) for name in names[:sure])
+        return opening.size_of(problem(space=space, prior=prior), 10)
+
+    assert [before_the_model(sure, "high") for sure in (0, 1, 3, 9)] == [10, 9, 7, 5]
+    assert before_the_model(9, "low") == 10
+
+
+@pytest.mark.parametrize("other", [{"surrogate": "forest"}, {"directions": ("minimize", "minimize")}])
+def test_a_prior_has_its_say_in_every_model(other: dict[str, Any]) -> None:
+    now = far_and_near(0.0, 1.0, parameters=3)
+    k = len(other.get("directions", ("minimize",)))
+    proposal = suggest(replace(now, **other, history=tuple(
+        replace(each, values=(each.values or ()) * k) for each in now.history))).proposals[0]
+    assert proposal.fallback is None
+    assert proposal.prior is not None
+    assert max(abs(float(value or 0) - 0.25) for value in proposal.params.values()) < 0.25

@@ -1,8 +1,10 @@
 """How far a search has converged, by the model's own word: from a bowl that is found to a stop that an audit finds."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bayesd import audit
@@ -35,7 +37,7 @@ def test_less_is_left_to_gain_the_more_is_known() -> None:
     assert late is not None
     assert late.regret < early.regret / 10
     assert 0 <= late.improvement <= late.regret
-    assert late.expected_regret <= late.regret
+    assert late.expected_regret < early.expected_regret / 10
     assert (late.results, late.steady) == (16, 0)          # nobody looks back before the best has stood a while
 
 
@@ -49,6 +51,16 @@ def test_the_direction_and_the_unit_of_the_metric_change_nothing(sign: float) ->
     assert other is not None
     assert other.regret == pytest.approx(1000 * plain.regret, rel=0.05)
     assert other.best == pytest.approx(sign * 1000 * plain.best, rel=0.05, abs=1e-3 * 1000)
+
+
+def test_a_function_of_many_waves_has_more_parts_to_see_than_a_bowl() -> None:
+    waves = replace(bowl(16), fit=None, history=tuple(
+        Observation(i, {"x": x}, (math.cos(3 * x) + 0.01 * x,))
+        for i, x in enumerate(np.linspace(-5, 5, 50).tolist(), start=1)))
+    many, one = convergence(waves), convergence(bowl(8))
+    assert many is not None
+    assert one is not None
+    assert one.cells < 2 < 3 < many.cells
 
 
 def test_being_judged_moves_no_proposal() -> None:

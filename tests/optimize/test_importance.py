@@ -14,6 +14,7 @@ from bayesd.optimize import sobol
 from bayesd.optimize.encode import cube
 from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Observation, Problem
+from bayesd.warned import brief
 from bayesd_schemas.space import Space
 
 Function = Callable[[Floats], Floats]
@@ -60,6 +61,16 @@ def test_shares_of_known_functions(function: Callable[[dict[str, Any]], float], 
     assert said["pairs"][0]["params"] == (["x0", "x2"] if len(space) == 3 else ["x0", "x1"])
     for row in rows.values():
         assert row["total"]["low"] <= row["total"]["value"] <= row["total"]["high"]
+
+
+def test_values_whose_squares_are_beyond_all_numbers_have_the_same_shares() -> None:
+    space = floats(2)
+    plain = indices.of(Belief.of(measured(space, lambda at: at["x0"] + 0.2 * at["x1"], 24)), None, False)
+    huge = indices.of(Belief.of(measured(space, lambda at: 1e290 * (at["x0"] + 0.2 * at["x1"]), 24)), None, False)
+    for one, other in zip(plain["params"], huge["params"], strict=True):
+        assert other["param"] == one["param"]
+        assert other["total"]["value"] == pytest.approx(one["total"]["value"], abs=0.01)
+    assert huge["spread"]["value"] == pytest.approx(1e290 * plain["spread"]["value"], rel=0.01)
 
 
 def test_what_has_no_weight_can_be_dropped_and_costs_nothing() -> None:
@@ -116,10 +127,19 @@ def test_paths_have_the_mean_and_the_spread_of_the_posterior() -> None:
     belief = Belief.of(measured(floats(2), lambda point: math.sin(6 * point["x0"]) + point["x1"], 12))
     U = np.array([[0.05, 0.95], [0.5, 0.5], [0.97, 0.02]])
     drawn = belief.latent(U)
-    mean, variance = belief.posterior.predict(belief.posterior.design.features(U))
-    assert drawn[:, 0] == pytest.approx(mean, abs=1e-6)
-    assert drawn[:, 1:].mean(axis=1) == pytest.approx(mean, abs=0.5 * float(np.sqrt(variance).max()) + 0.02)
-    assert drawn[:, 1:].std(axis=1) == pytest.approx(np.sqrt(variance), rel=0.5, abs=0.02)
+    X = belief.posterior.design.features(U)
+    assert drawn[:, 0] == pytest.approx(belief.posterior.predict(X)[0], abs=1e-6)
+    means, variances = map(np.array, zip(*(group.posterior.predict(X) for group in belief._groups), strict=True))
+    spread = np.sqrt(variances.mean(axis=0) + means.var(axis=0))        # of models at several hyperparameters
+    assert drawn[:, 1:].mean(axis=1) == pytest.approx(means.mean(axis=0), abs=0.5 * float(spread.max()) + 0.02)
+    assert drawn[:, 1:].std(axis=1) == pytest.approx(spread, rel=0.5, abs=0.02)
+    assert np.all(means.std(axis=0) > 0)
+
+
+def test_an_interval_holds_its_value_in_the_middle_unless_it_meets_an_end() -> None:
+    paths = np.linspace(0.2, 0.3, 101)
+    assert indices.share(np.concatenate([[0.2], paths])) == {"value": 0.2, "low": 0.105, "high": 0.295}
+    assert indices.share(np.concatenate([[0.05], paths]))["low"] == 0.0
 
 
 def test_success_has_an_importance_of_its_own() -> None:
@@ -180,3 +200,9 @@ def test_leaders_within_the_noise() -> None:
     trials = [Fact(seen.trial, seen.params, seen.values and seen.values[0], False, "w", 1.0)  # type: ignore[arg-type]
               for seen in problem.history]
     assert "noise-exceeds-differences" in [w.code for w in warnings.of(facts(trials), Belief.of(problem))]
+
+
+@pytest.mark.parametrize(("count", "lines"), [(0, []), (2, ["w0", "w1", "more: bayesd study warnings s"]),
+                                              (5, ["w0", "w1", "w2", "more (2): bayesd study warnings s"])])
+def test_three_warnings_stand_in_short_and_where_the_rest_is(count: int, lines: list[str]) -> None:
+    assert list(brief("s", [{"text": f"w{i}", "code": "c"} for i in range(count)])) == lines

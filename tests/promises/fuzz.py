@@ -46,6 +46,7 @@ SEEDS: dict[str, list[dict[str, Any]]] = {
                {"id": "r", "study": "s", "trial": 1, "fence": 1, "step": 7, "values": {"value": 1e-3, "other": 2}}],
     "tell": [{"id": "t.s.1.1", "study": "s", "trial": 1, "fence": 1, "value": 0.5, "seconds": 1.5, "cost": 2},
              {"id": "t", "study": "s", "trial": 1, "fence": 1, "folds": [0.1, 0.2, 0.3]},
+             {"id": "t", "study": "s", "trial": 1, "fence": 1, "folds": {"value": [0.1, 1e200]}, "checkpoint": "c/1"},
              {"id": "t", "study": "s", "trial": 1, "fence": 1, "state": "fail", "class": "oom", "error": "no memory",
               "ask": {"id": "a4", "run": "r1", "study": "s"}}],
     "request": [{"id": "q1", "verb": "study.show", "args": {"study": "s"}},
@@ -54,7 +55,17 @@ SEEDS: dict[str, list[dict[str, Any]]] = {
                 {"id": "q4", "verb": "study.amend", "args": {"study": "s", "changes": {"budget": {"trials": 5}}}},
                 {"id": "q5", "verb": "events", "args": {"after": 0, "limit": 10}},
                 {"id": "q6", "verb": "why", "args": {"study": "s", "trial": 1}},
-                {"id": "q7", "verb": "study.whatif", "args": {"study": "s", "trials": 2}}]}
+                {"id": "q7", "verb": "study.whatif", "args": {"study": "s", "trials": 2}},
+                {"id": "q8", "verb": "study.importance", "args": {"study": "s", "pairs": True, "of": "value"}},
+                {"id": "q9", "verb": "study.effect", "args": {"study": "s", "param": "x"}},
+                {"id": "q10", "verb": "study.warnings", "args": {"study": "s"}},
+                {"id": "q11", "verb": "study.best", "args": {"study": "s", "rule": "one-se"}},
+                {"id": "q12", "verb": "study.enqueue", "args": {"study": "s", "again": 1, "repeats": 2}},
+                {"id": "q13", "verb": "study.create", "args": {"spec": {
+                    "name": "u", "space": SPACE, "limits": [{"name": "size", "at_most": 1}], "cost": {"per": "cost"},
+                    "prior": {"x": {"centre": 1.0}}, "warm_start": [{"study": "s", "assume": {"k": "a"}}],
+                    "prune": {"rule": "asha", "resume": True}, "fidelity": {"name": "epochs", "max": 9},
+                    "stop": {"patience": 3}}}}]}
 NASTY: list[Any] = [
     None, True, False, 0, -0.0, -1, 1e308, 2**53, 2**64, 10**400, 5e-324, math.nan, math.inf, "", "nan", "-Infinity",
     "\x00", "../../etc/passwd", "a" * 5000, "s'; DROP TABLE event;--", "$(reboot)", "{x}", "%s%n", "\u202e\u0000\ud800",

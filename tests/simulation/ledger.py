@@ -76,6 +76,13 @@ class Trial:
     """The leader that it measures again."""
     rungs: dict[int, tuple[float, ...]] = field(default_factory=dict)
     """What it told when it paused."""
+    broke: dict[int, bool] = field(default_factory=dict)
+    """Whether what it told then broke a limit."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """Every metric of its result, or of its highest rung until there is one."""
+    spent: float | None = None
+    """Of its result: what a study with a model of costs learns."""
+    outcome_seq: int = 0
 
     @property
     def provisional(self) -> bool:
@@ -107,10 +114,33 @@ class Study:
     reopened: str | None = None
     stopping: str | None = None
     """The stop rule that fired and was not taken back."""
+    warmed: dict[str, int] = field(default_factory=dict)
+    """Earlier study that helps -> the last event that counts."""
+    doubted_seq: int = 0
+    """When a result of an earlier study was taken back last."""
 
     @property
     def used(self) -> int:
         return sum(trial.status != "voided" and trial.of is None for trial in self.trials)
+
+    def measured(self, trial: Trial) -> list[Any]:
+        """What was told of each limit."""
+        return [trial.told.get(limit.get("metric", limit["name"])) for limit in self.spec.get("limits", ())]
+
+    def keeps(self, trial: Trial) -> bool:
+        return self.allows(self.measured(trial))
+
+    def allows(self, measured: list[Any]) -> bool:
+        return all(value is not None and (value <= limit["at_most"] if "at_most" in limit else
+                                          value >= limit["at_least"])
+                   for limit, value in zip(self.spec.get("limits", ()), measured, strict=True))
+
+    def results(self, at: float = math.inf) -> list[tuple[Trial, float]]:
+        """Complete trials by an event, each with its value turned so that lower is better."""
+        goal = self.spec["objectives"][0] if "objectives" in self.spec else self.spec
+        sign = -1.0 if goal.get("direction") == "maximize" else 1.0
+        return [(trial, sign * trial.values[0]) for trial in self.trials if trial.status == "complete"
+                and trial.values is not None and trial.of is None and trial.outcome_seq <= at]
 
     def retry(self, failure: str) -> int:
         return int(self.spec.get("retry", {}).get(failure, 2 if failure == "lost" else 0))
@@ -249,6 +279,17 @@ class Ledger:
                                    queued=len(spec.get("enqueue", ())))
         self.studies[name].lost_max = self.studies[name].retry("lost")
 
+    def _study_warmed(self, body: Message, data: Message) -> None:
+        """An earlier study helps with what it had measured when the new one was declared."""
+        at, source = data["at"], self.studies[data["source"]]
+        if self.bodies[at]["type"] != "study.created" or self.bodies[at]["study"] != body["study"]:
+            self.fault(f"{body['study']} is helped by {data['source']} as of {at}, and was not created after that")
+        if data["hash"] != self.bodies[at]["prev"]:
+            self.fault(f"{body['study']} is helped by {data['source']} at another hash than that of event {at}")
+        if data["n"] != len(source.results(at)):
+            self.fault(f"{data['source']} helps with {data['n']} results; it had {len(source.results(at))}")
+        self.studies[body["study"]].warmed[data["source"]] = at
+
     def _study_amended(self, body: Message, data: Message) -> None:
         study = self._changing(body)
         study.spec = data["spec"]
@@ -299,9 +340,9 @@ class Ledger:
         study.stopping = data["rule"]
         stop, sign = study.spec["stop"], 1 if study.spec.get("direction", "minimize") == "minimize" else -1
         done = [trial for trial in study.trials if trial.status == "complete" and trial.of is None]
-        values = [sign * trial.values[0] for trial in done if trial.values is not None]
-        if data["rule"] == "target" and not min(values) <= sign * stop["target"]:
-            self.fault(f"stopped by its target {stop['target']} with {sign * min(values)}")
+        values = [sign * trial.values[0] for trial in done if trial.values is not None and study.keeps(trial)]
+        if data["rule"] == "target" and not min(values, default=math.inf) <= sign * stop["target"]:
+            self.fault(f"stopped by its target {stop['target']} with {values}")
         if data["rule"] == "patience" and not len(done) > stop["patience"]:
             self.fault(f"stopped by its patience of {stop['patience']} with {len(done)} results")
 
@@ -315,10 +356,12 @@ class Ledger:
                 self.fault(f"{body['study']} was opened again by nobody")
         sign = 1 if study.spec.get("direction", "minimize") == "minimize" else -1
         found = [sign * (self._reached(study.trials[number - 1]) or (math.nan,))[0] for number in data["trials"]]
-        whole = any(trial.status == "complete" and trial.of is None for trial in study.trials)
+        whole = any(trial.status == "complete" and trial.of is None and study.keeps(trial) for trial in study.trials)
         chosen = [study.trials[number - 1] for number in data["trials"]]
         if found != sorted(found) or any(trial.status != "complete" and (whole or not trial.rungs) for trial in chosen):
             self.fault(f"the leaders {data['trials']} of {body['study']} have {found}")
+        if not all(study.keeps(trial) for trial in chosen):
+            self.fault(f"a leader of {data['trials']} of {body['study']} breaks a limit")
         study.repeats = {number: [] for number in data["trials"]}
         study.confirm = [number for number in data["trials"] for _ in range(data["repeats"])]
 
@@ -347,10 +390,12 @@ class Ledger:
         for number, repeats in (study.announced or {}).items():
             leader = study.trials[number - 1]
             told = self._reached(leader)
-            if told is not None:
+            measured = [trial for trial in (study.trials[each - 1] for each in repeats) if trial.status == "complete"]
+            each_limit = zip(*map(study.measured, measured), strict=True) if measured else study.measured(leader)
+            if told is not None and study.allows([math.fsum(limit) / len(limit) if measured else limit
+                                                  for limit in each_limit]):
                 first[number] = sign * told[0]
-                values = [sign * trial.values[0] for trial in (study.trials[each - 1] for each in repeats)
-                          if trial.status == "complete" and trial.values is not None]
+                values = [sign * trial.values[0] for trial in measured if trial.values is not None]
                 if values:
                     again[number] = sum(values) / len(values)
         found = again or first
@@ -419,6 +464,9 @@ class Ledger:
             study.queued -= 1
         if data["sampler"] in ("random", "grid") and data["stream"].split("/")[1] != str(body["trial"]):
             self.fault(f"{name} proposes trial {body['trial']} from the stream {data['stream']}")
+        if study.doubted_seq > data["as_of"]:
+            self.fault(f"{name} proposes what was made at {data['as_of']}; a result that helps it was voided at "
+                       f"{study.doubted_seq}")
         params = study.space.check(data["params"])
         for text in study.spec.get("constraints", ()):
             if not ALLOWED[text](params):
@@ -575,20 +623,52 @@ class Ledger:
         return [1, 2, 4][first:]
 
     def _going_on(self, study: Study) -> list[int]:
-        """Trials that are paused at a rung and in the better half of all that were there, in the same bracket."""
+        """Trials that are paused at a rung and in the better half of all that were there, in the same bracket or in any
+        where they share their rungs."""
+        shared = study.spec.get("prune", {}).get("shared", False)
+        if study.spec.get("prune", {}).get("by") == "dominance":
+            return self._going_on_by_dominance(study, shared)
         metric = study.spec.get("prune", {}).get("metric")
         goal = study.goals.index(metric) if metric else 0
         objective = study.spec["objectives"][goal] if "objectives" in study.spec else study.spec
         sign = -1 if objective.get("direction") == "maximize" else 1
-        there: dict[tuple[int, int], list[tuple[float, int]]] = {}
+        there: dict[tuple[int, int], list[tuple[bool, float, int]]] = {}
         for number, trial in enumerate(study.trials, start=1):
             if trial.status != "voided":
                 for rung, values in trial.rungs.items():
-                    there.setdefault((len(self._rungs(study, number, trial)), rung), []).append(
-                        (sign * values[goal], number))
+                    bracket = 0 if shared else len(self._rungs(study, number, trial))
+                    there.setdefault((bracket, rung), []).append((trial.broke[rung], sign * values[goal], number))
         return [number for (_, rung), entries in there.items()
-                for _, number in sorted(entries)[:len(entries) // 2]
+                for *_, number in sorted(entries)[:len(entries) // 2]
                 if (trial := study.trials[number - 1]).status == "paused" and max(trial.rungs) == rung]
+
+    def _going_on_by_dominance(self, study: Study, shared: bool) -> list[int]:
+        """The same by how many dominate a trial, and then by the room between its neighbours; pair by pair."""
+        signs = [-1 if goal.get("direction") == "maximize" else 1 for goal in study.spec["objectives"]]
+        there: dict[tuple[int, int], dict[int, tuple[float, ...]]] = {}
+        for number, trial in enumerate(study.trials, start=1):
+            if trial.status != "voided":
+                for rung, values in trial.rungs.items():
+                    bracket = 0 if shared else len(self._rungs(study, number, trial))
+                    there.setdefault((bracket, rung), {})[number] = tuple(
+                        float("inf") if trial.broke[rung] else sign * value
+                        for sign, value in zip(signs, values, strict=True))
+        out = []
+        for (_, rung), points in there.items():
+            behind = {number: sum(other != point and all(a <= b for a, b in zip(other, point, strict=True))
+                                  for other in points.values()) for number, point in points.items()}
+            room = dict.fromkeys(points, 0.0)
+            for k in range(len(signs)):
+                for count in set(behind.values()):
+                    row = sorted((points[number][k], number) for number in points if behind[number] == count)
+                    low, high = row[0][0], row[-1][0]
+                    for i, (value, number) in enumerate(row):
+                        room[number] += float("inf") if value in (low, high) else (
+                            row[i + 1][0] - row[i - 1][0]) / (high - low)
+            order = sorted(points, key=lambda number: (behind[number], -room[number], number))
+            out += [number for number in order[:len(order) // 2]
+                    if (trial := study.trials[number - 1]).status == "paused" and max(trial.rungs) == rung]
+        return out
 
     def _trial_paused(self, body: Message, data: Message) -> None:
         """The first tell of the newest fence, at the rung of its lease."""
@@ -605,7 +685,8 @@ class Ledger:
         self._superseded(trial)
         values = self._values(study, data)
         assert values is not None
-        trial.rungs[data["fidelity"]] = values
+        trial.rungs[data["fidelity"]], trial.told = values, data["values"]
+        trial.broke[data["fidelity"]] = not study.keeps(trial)
         trial.known.append(values)
         trial.status, trial.failure, trial.given = "paused", None, None
 
@@ -692,7 +773,10 @@ class Ledger:
             self._superseded(trial)
         trial.status, trial.failure = status, data.get("class")
         trial.values = self._values(study, data) if status == "complete" else None
-        trial.given = None
+        trial.given, trial.outcome_seq = None, self.seq
+        if status == "complete":
+            cost = study.spec.get("cost")
+            trial.told, trial.spent = data["values"], data.get(cost["per"]) if cost is not None else None
         if status == "fail":
             trial.known.append(None)
         elif status == "pruned":
@@ -760,6 +844,9 @@ class Ledger:
             trial.leases[-1].ended = "voided"
         trial.status = "voided"
         trial.known.clear()
+        for other in self.studies.values():
+            if 0 < trial.outcome_seq <= other.warmed.get(body["study"], 0):
+                other.doubted_seq = self.seq
         if study.confirm is not None:
             study.confirm = [number for number in study.confirm if number != body["trial"]]
         study.remeasure = [number for number in study.remeasure if number != body["trial"]]
@@ -774,13 +861,16 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
+def _mean(folds: list[float | None]) -> float | None:
+    return None if None in folds else math.fsum(folds) / len(folds)    # type: ignore[arg-type]  # no None
+
+
 def agrees(goals: list[str], body: Message, tell: Message) -> bool:
     """Whether an event says what a tell said, by the words of the contract."""
     data, state = body["data"], tell.get("state", "complete")
     if "folds" in tell:
-        folds = [_number(value) for value in tell["folds"]]
-        mean = None if None in folds else math.fsum(folds) / len(folds)    # type: ignore[arg-type]  # no None
-        values: Message | None = {goals[0]: mean}
+        by_name = tell["folds"] if isinstance(tell["folds"], dict) else {goals[0]: tell["folds"]}
+        values: Message | None = {name: _mean([_number(value) for value in folds]) for name, folds in by_name.items()}
     elif "values" in tell:
         values = {name: _number(value) for name, value in tell["values"].items()}
     elif "value" in tell:

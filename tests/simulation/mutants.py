@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
 HEADS, CONFIRM, PRUNING = "bayesd.heads", "bayesd.study.confirm", "bayesd.study.pruning"
-STOPPING, LADDER = "bayesd.study.stopping", "bayesd.study.ladder"
+STOPPING, LADDER, WARM = "bayesd.study.stopping", "bayesd.study.ladder", "bayesd.study.warm"
 
 MUTANTS = [
     # Nothing goes outward before its commit.
@@ -122,6 +122,19 @@ MUTANTS = [
     Mutant("a study goes on after its stop rule fired", RULES,
            "return study.reopened is None and study.stopping is None and (", "return study.reopened is None and ("),
     Mutant("patience ends one result early", STOPPING, "barren >= stop.patience", "barren + 1 >= stop.patience"),
+    # Limits, costs and earlier studies.
+    Mutant("a trial that breaks a limit leads its study", STATE,
+           "and trial.of is None and limits.keeps(trial)", "and trial.of is None"),
+    Mutant("a trial that breaks a limit is confirmed", CONFIRM,
+           "                    and limits.keeps(trial))", "                    )"),
+    Mutant("a trial that breaks a limit goes on first", LADDER,
+           "return bool(limits.broken(study, rung.measured)), self", "return False, self"),
+    Mutant("what a trial took is not learned", STATE,
+           "return None if study.spec.cost is None else _float(data.get(study.spec.cost.per))", "return None"),
+    Mutant("what was voided in an earlier study still helps", WARM,
+           'return trial.status == "complete" and trial', "return bool(trial.values) and trial"),
+    Mutant("what was made with a voided result is handed out", ADMIN,
+           "        if other.learned_from(trial):\n            desk", "        if False:\n            desk"),
     # Retries.
     Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
     Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),
@@ -218,6 +231,11 @@ SEEDS = {
     "the drawer is not emptied for a point by hand": 15,
     "points that a plainer sampler made are made again": 15,
     "a revoked worker gets trials": 48,
+    "a trial that breaks a limit leads its study": 19,
+    "a trial that breaks a limit is confirmed": 19,
+    "a trial that breaks a limit goes on first": 43,
+    "what was voided in an earlier study still helps": 119,
+    "what was made with a voided result is handed out": 119,
     "a tell is forgotten when its trial is given up": 1017,
     "while the disk is full, operators decide": 1798,
 }

@@ -58,6 +58,7 @@ class Truth(Protocol):
     """What the world hears from its workers, to judge the daemon by."""
 
     goals: dict[str, list[str]]
+    limits: dict[str, list[str]]
     rng: Random
 
     def saved(self, machine: "Machine", key: Key, tell: Message) -> None: ...
@@ -252,7 +253,19 @@ class Process:
         self.link.publish(self.machine.broker.topics.sent(self.machine.name, kind), json.dumps(message).encode())
 
     def outcome(self, study: str) -> Message:
-        """What a training ends with."""
+        """What a training ends with: where the study has limits, the metrics that they are about, too."""
+        said = self._measured(study)
+        beside = self.machine.world.limits[study]
+        if not beside or said.get("state", "complete") != "complete":
+            return said
+        goal = self.machine.world.goals[study][0]
+        if "folds" in said:
+            each = {name: [round(self.rng.gauss(0, 1), 3) for _ in said["folds"]] for name in beside}
+            return {**said, "folds": {goal: said["folds"], **each}}
+        values = said.pop("values", None) or {goal: said.pop("value")}
+        return {**said, "values": {**{name: round(self.rng.gauss(0, 1), 3) for name in beside}, **values}}
+
+    def _measured(self, study: str) -> Message:
         rng = self.rng
         goals = self.machine.world.goals[study]
         more: Message = {"cost": round(rng.uniform(0.5, 2.0), 3), "seconds": round(rng.uniform(1, 9), 2)}
@@ -527,10 +540,10 @@ class ModelProcess(Process):
         self.later(seconds, lambda: self.finish(key, held))
 
     def report(self, key: Key, held: _Held, step: int) -> None:
-        if not held.halted and self.held.get(key) is held and len(self.machine.world.goals[key[0]]) == 1:
+        if not held.halted and self.held.get(key) is held:
             study, trial, fence = key
             self.send("report", {"id": f"r.{study}.{trial}.{fence}.{step}", "study": study, "trial": trial,
-                                 "fence": fence, "step": step, "value": round(self.rng.random(), 3)})
+                                 "fence": fence, "step": step, **reported(self.machine.world.goals[study], self.rng)})
 
     def finish(self, key: Key, held: _Held) -> None:
         if held.halted or self.held.get(key) is not held:
@@ -588,6 +601,13 @@ class ModelProcess(Process):
                 return
         if not self.spool.tells and not self.asks:
             self.machine.ended(0)
+
+
+def reported(goals: list[str], rng: Random) -> dict[str, Any]:
+    """What a report says of a study's objectives."""
+    if len(goals) == 1:
+        return {"value": round(rng.random(), 3)}
+    return {"values": {goal: round(rng.random(), 3) for goal in goals}}
 
 
 def tell_id(key: Key) -> str:
@@ -666,13 +686,14 @@ class AgentProcess(Process):
 
     def train(self, lease: client.Lease) -> None:
         seconds = self.rng.uniform(0.2, self.habits.train_s)
-        if self.habits.reports and len(self.machine.world.goals[lease.study]) == 1 and self.rng.random() < 0.5:
+        if self.habits.reports and self.rng.random() < 0.5:
             for step in range(self.rng.randint(1, 3)):
                 self.later(seconds * (step + 1) / 5, lambda step=step: self.report(lease.key, step))    # type: ignore[misc]  # mypy cannot infer a lambda with a default
         self.later(seconds, lambda: self.finish(lease.key))
 
     def report(self, key: Key, step: int) -> None:
-        self.carry_out(self.agent.report(key, step, {"value": round(self.rng.random(), 3)}, self.loop.time()))
+        said = reported(self.machine.world.goals[key[0]], self.rng)
+        self.carry_out(self.agent.report(key, step, said, self.loop.time()))
 
     def finish(self, key: Key) -> None:
         if key not in self.agent.training:

@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 from tests.simulation.ledger import Ledger, Message, agrees
+from tests.simulation.ledger import Study as LedgerStudy
 from tests.simulation.workers import Habits, Key, Machine, tell_id
 from tests.study.story import untidy
 
@@ -31,7 +32,8 @@ from bayesd.replay import event_of, fold
 from bayesd.service import Settings
 from bayesd.study import snapshot
 from bayesd.study.merkle import root_of
-from bayesd.study.state import State, replay
+from bayesd.study.state import State, Study, replay
+from bayesd.study.warm import sources_of
 from bayesd.testing import Daemon, MemoryBroker, MemoryBus, MemoryClient, Weather, inline, run, slow
 
 CALM = Weather()
@@ -123,6 +125,8 @@ class World:
         self.rng = Random(seed)
         self.faults: list[str] = []
         self.goals: dict[str, list[str]] = {}
+        self.limits: dict[str, list[str]] = {}
+        """Study -> metrics that it has a limit on."""
         self.sent: dict[tuple[str, str], list[Message]] = {}
         """(worker, id of a tell) -> the different tells that were sent under it."""
         self.spooled: dict[tuple[str, Key], list[tuple[Machine, Message]]] = {}
@@ -480,7 +484,8 @@ class World:
         self.trace(f"{self.storm} tick {self.tick_s} commit {self.commit_s}")
         specs = [self.make_study(i) for i in range(rng.choice([1, 1, 2, 3]))]
         for spec in specs:
-            self.later(rng.uniform(0.0, 10.0), lambda spec=spec: self.operator.ask("study.create", {"spec": spec}))    # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            warm(spec, specs[0])
+            self.later(rng.uniform(0.0, 10.0), lambda spec=spec: self.create(spec))    # type: ignore[misc]  # mypy cannot infer a lambda with a default
         for i in range(rng.choice([1, 2, 2, 3, 4, 6])):
             self.make_machine(f"w{i}", rng.choice([None, *[spec["name"] for spec in specs]]))
         await self.first_act(rng.uniform(30.0, 90.0))
@@ -508,6 +513,18 @@ class World:
         if error is not None:
             self._trace_error(error)
 
+    def create(self, spec: Message) -> None:
+        """Have a study made; one that is to be helped waits until there is help, and does without in the end."""
+        for start in spec.get("warm_start", ()):
+            earlier = self.ledger.studies.get(start["study"])
+            if earlier is None or not earlier.results():
+                if self.acting:
+                    self.later(3.0, lambda: self.create(spec))
+                    return
+                del spec["warm_start"]
+                break
+        self.operator.ask("study.create", {"spec": spec})
+
     def make_study(self, i: int) -> Message:
         rng = self.rng
         which = rng.randrange(len(SPACES))
@@ -534,12 +551,15 @@ class World:
         if spec["seed"] % 3 == 0:
             spec["fidelity"] = {"name": "epochs", "max": 5, "reduction": 2}
             spec["prune"] = [{"rule": "median", "startup": 1}, {"rule": "asha"}, {"rule": "hyperband"},
-                             {"rule": "race", "startup": 1, "error": 0.4}][spec["seed"] // 3 % 4]
+                             {"rule": "race", "startup": 1, "error": 0.4},
+                             {"rule": "curve", "startup": 3, "chance": 0.4}][spec["seed"] // 3 % 5]
             if spec["prune"]["rule"] == "race":
                 del spec["fidelity"]
                 spec["folds"] = {"count": 5}
-            elif spec["prune"]["rule"] != "median" and spec["seed"] // 12 % 2:
+            elif spec["prune"]["rule"] in ("asha", "hyperband") and spec["seed"] // 12 % 2:
                 spec["prune"]["resume"] = True
+            if spec["prune"]["rule"] == "hyperband" and spec["seed"] // 24 % 2:
+                spec["prune"]["shared"] = True
         if spec["seed"] % 3 == 2:
             spec["stop"] = ({"target": spec["seed"] / 500 - 1} if spec["seed"] % 2
                             else {"patience": spec["seed"] % 5 + 2})
@@ -558,7 +578,16 @@ class World:
             spec["objectives"] = [{"name": "loss"}, {"name": "size", "direction": "maximize"}]
             if "prune" in spec:
                 spec["prune"]["metric"] = "loss" if "folds" in spec else "size"      # a race is for the first
+                if "folds" not in spec and spec["seed"] // 3 % 2:
+                    del spec["prune"]["metric"]
+                    spec["prune"]["by"] = "dominance"
         self.goals[name] = [goal["name"] for goal in spec["objectives"]] if "objectives" in spec else ["value"]
+        if spec["seed"] % 7 == 2:
+            spec["limits"] = [{"name": "latency", "at_most": 0.5},
+                              {"name": "floor", "metric": "size", "at_least": -0.5}][:spec["seed"] % 2 + 1]
+        self.limits[name] = [limit.get("metric", limit["name"]) for limit in spec.get("limits", ())]
+        if spec["seed"] % 4 == 3:
+            spec["cost"] = {"per": ["seconds", "cost"][spec["seed"] // 4 % 2]}
         return spec
 
     def make_machine(self, name: str, study: str | None, *, twin: bool = False, habits: Habits | None = None,
@@ -905,6 +934,7 @@ class World:
                     self.fault(f"the optimiser knows {knows} of {name}/{number}; it should know {trial.known}")
                 if (other.failures or {}).get("lost", 0) != trial.lost:
                     self.fault(f"{name}/{number} was lost {trial.lost} times, and {other.failures} are counted")
+            self._compare_beside(name, study, folded)
             if counts != folded.counts:
                 self.fault(f"{name} counts {folded.counts}; the log says {counts}")
             if abs(folded.cost - study.cost) > 1e-9:
@@ -916,8 +946,40 @@ class World:
                            f"{self.ledger.replaced[worker]}")
 
 
+    def _compare_beside(self, name: str, study: LedgerStudy, folded: Study) -> None:
+        """What is known beside the values: limits, costs, and what earlier studies measured."""
+        sign = 1 if folded.goals[0].direction == "minimize" else -1
+        values = {number: sign * trial.values[0] for number, trial in enumerate(study.trials, start=1)
+                  if trial.status == "complete" and trial.of is None and trial.values is not None
+                  and study.keeps(trial)}
+        best = folded.best.number if folded.best is not None else None
+        if (best is None) != (not values) or (best is not None and values.get(best) != min(values.values())):
+            self.fault(f"{name} is led by {best}, of {values}")
+        for number, trial in enumerate(study.trials, start=1):
+            seen = [each for each in folded.history if each.trial == number and each.values is not None]
+            if trial.status == "complete" and not trial.late and [(each.spent, [*each.limits]) for each in seen] != [
+                    (trial.spent, [float(value) for value in study.measured(trial)])]:
+                self.fault(f"{name}/{number} took {trial.spent} and measured {trial.told}; the optimiser knows {seen}")
+        for source, at in study.warmed.items():
+            known = [(params, value) for each in sources_of(folded) for params, value in each.rows]
+            there = self.ledger.studies[source].results(at)
+            if known != [(trial.params, value) for trial, value in there]:
+                self.fault(f"{source} helps {name} with {known}; it measured {there} by event {at}")
+
+
 def _floats(known: list[Any]) -> list[Any]:
     return [None if values is None else tuple(map(float, values)) for values in known]
+
+
+def warm(spec: Message, first: Message) -> None:
+    """Let the first study of a world help a later one: in the same space, and with the same metric."""
+    if spec is not first and spec["seed"] % 3 != 1 and "grid" not in (spec["method"], first["method"]) and (
+            ("objectives" in spec) == ("objectives" in first)):
+        spec.pop("enqueue", None)
+        spec.pop("constraints", None)
+        spec |= {"space": first["space"], "warm_start": [{"study": first["name"]}]}
+        if "constraints" in first:
+            spec["constraints"] = first["constraints"]
 
 
 class _Reader:

@@ -149,6 +149,22 @@ def test_amend_changes_the_future_only() -> None:
     story.check()
 
 
+def test_what_cannot_be_amended_says_why_and_what_to_do() -> None:
+    story = Story(prune={"rule": "asha", "resume": True}, fidelity={"name": "epochs", "max": 9})
+    for i, (changes, words) in enumerate([
+            ({"fidelity": {"max": 27}}, "is counted in it: fork the study"), ({"prune": None}, "stand at their rungs"),
+            ({"prune": {"resume": False}}, "fork the study"), ({"seed": 3}, "came from it: fork the study"),
+            ({"warm_start": []}, "create another"), ({"name": "t"}, "budget, stop")]):
+        _, letters = story.request("op", "study.amend", id=f"bad{i}", changes=changes)
+        assert words in letters[0][2]["error"]["message"]
+    assert replied(story.request("op", "study.amend", changes={"prune": {"startup": 4}, "winner": {"rule": "best"}}))[
+        0] == "ok"
+    prune = story.desk.state.studies["s"].spec.prune
+    assert prune is not None
+    assert (prune.rule, prune.resume, prune.startup) == ("asha", True, 4)
+    story.check()
+
+
 def test_amend_of_the_budget_below_what_was_done_closes() -> None:
     story = Story(budget={"trials": 3})
     story.ask("w1")

@@ -309,3 +309,14 @@ def test_an_audit_works_out_the_winner_again(change: dict[str, Any], said: dict[
         if body["type"] == "study.winner":
             body["data"].update(change)
     assert judged(confirmed(measured(TWO, confirm={"top": 2})), forge) == said
+
+
+def test_a_snapshot_keeps_the_order_of_the_leaders() -> None:
+    """The winner is said with them in that order, whether the daemon started from a snapshot meanwhile or not."""
+    story = measured({1: ("w1", 3.0), 2: ("w2", 1.0)}, confirm={"top": 2, "repeats": 1})
+    study = story.desk.state.studies["s"]
+    assert list(study.repeated) == [2, 1]
+    loaded = snapshot.load(*snapshot.dump(story.desk.state))
+    assert loaded is not None
+    assert list(loaded.studies["s"].repeated.items()) == [(2, []), (1, [])]
+    assert snapshot.digest(loaded) == snapshot.digest(story.replayed())

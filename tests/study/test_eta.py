@@ -68,3 +68,48 @@ def test_four_of_five_studies_end_within_their_interval() -> None:
         assert ends is not None
         inside += ends.low_s <= sum(random.expovariate(1.0) for _ in range(20)) <= ends.high_s
     assert 0.77 < inside / 2000 < 0.83
+
+
+def test_a_cost_of_nearly_nothing_promises_no_end() -> None:
+    story = Story(budget={"cost": 1e10})
+    story.ask("w1")
+    story.at(10.0)
+    story.tell("w1", 1, value=1.0, cost=5e-324)
+    assert (page(story)["eta_s"], page(story)["eta"]) == (None, None)
+
+
+def test_trials_that_measure_a_point_again_bring_the_end_no_nearer() -> None:
+    story = at_work(4, 10.0, budget={"trials": 10})
+    story.request("op", "study.enqueue", again=1, repeats=4)
+    for number in range(5, 9):
+        story.ask("w1", f"a{number}")
+        story.at(story.now + 10.0)
+        story.tell("w1", number, value=1.0)
+    ends = eta.forecast(story.desk.state.studies["s"], 80.0)
+    assert ends is not None
+    assert ends.eta_s == 120.0       # six are left, and of two that come one counts
+
+
+@pytest.mark.parametrize("rule", ["asha", "hyperband"])
+def test_what_trials_that_climb_rungs_have_still_to_train_is_counted(rule: str) -> None:
+    """A second for each epoch, one worker: the forecast is near the truth from the first third on, and ends at it."""
+    story = Story(budget={"trials": 60}, prune={"rule": rule, "resume": True}, fidelity={"name": "epochs", "max": 27})
+    study, draw = story.desk.state.studies["s"], Random(0)
+    said: list[tuple[float, eta.Forecast | None]] = []
+    while study.status != "closed":
+        ask = f"a{len(said)}"
+        story.ask("w1", ask)
+        trial = next(iter(study.running.values()))
+        lease = trial.open_lease
+        assert lease is not None
+        began = max(trial.rungs or (0,))
+        story.at(story.now + (lease.fidelity or 27) - began)
+        ends = eta.forecast(study, story.desk.elapsed(study))
+        story.tell("w1", trial.number, fence=lease.fence, value=draw.random())
+        said.append((story.desk.elapsed(study), ends))
+    took = said[-1][0]
+    for elapsed, ends in said[len(said) // 3:]:
+        assert ends is not None
+        assert ends.rule == "trials"
+        assert abs(elapsed + ends.eta_s - took) < took / 4
+        assert ends.low_s <= ends.eta_s <= ends.high_s

@@ -263,6 +263,25 @@ def test_candidates_lie_ready_in_a_fork_as_in_any_study() -> None:
     assert streams == ["0/9/random", "0/10/random", "0/11/random"]
 
 
+def test_of_a_trial_stopped_after_some_folds_the_estimate_is_taken_over_as_its_outcome() -> None:
+    story = Story(folds={"count": 3}, prune={"rule": "race"}, retry={"lost": 2})
+    story.ask("w1")
+    story.tell("w1", 1, folds=[1.0, 2.0, 3.0])
+    story.ask("w1", "a2")
+    story.tick(700.0)
+    story.ask("w2")
+    story.tell("w1", 2, value=5.0)                      # late, and known before the outcome
+    story.report("w2", 2, 0, 2.0, fence=2)
+    story.tell("w2", 2, fence=2, state="pruned")
+    known = story.desk.state.studies["s"].history
+    assert [(seen.trial, seen.values) for seen in known] == [(1, (2.0,)), (2, (5.0,)), (2, (3.0,))]
+    fork(story)
+    made = story.desk.state.studies["t"]
+    assert [(seen.trial, seen.values) for seen in made.history] == [(1, (2.0,)), (2, (5.0,)), (2, (3.0,))]
+    assert (made.trials[1].status, made.trials[1].values) == ("pruned", (3.0,))
+    story.check()
+
+
 def test_the_general_form_of_an_import_is_valid_and_folds() -> None:
     story = Story()
     for trial, x, values, number in ((1, 1, {"value": 2}, 0), (1, 1, None, 4), (2, 2, None, 1)):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from tests.study.story import BASE, Story
 
 from bayesd import Study, audit, winner
 from bayesd.replay import event_of
-from bayesd.study import view
-from bayesd_schemas.study import StudySpec
+from bayesd.study import ladder, view
+from bayesd.study.board import bracket_of
+from bayesd_schemas.study import Fidelity, StudySpec
 
 RUNGS: dict[str, Any] = {"prune": {"rule": "asha", "resume": True},
                          "fidelity": {"name": "epochs", "max": 9, "reduction": 3}}
@@ -61,6 +63,59 @@ def test_the_best_third_goes_on_before_a_new_trial_and_nobody_waits() -> None:
     story.restart()
     assert grants(story.ask("w7")) == [(5, 2, {"name": "epochs", "value": 3, "from": "best"})]     # its copy
     story.check()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_brackets_may_share_their_rungs(shared: bool) -> None:
+    """Three trials reached rung 3, two of them from there: one of three goes on where they are counted together."""
+    fidelity = {"name": "epochs", "max": 9}
+    late = [number for number in range(1, 6) if bracket_of(Fidelity(**fidelity), number)]
+    assert len(late) == 2
+    story = climbing([5.0 if number in late else float(number) for number in range(1, 6)], fidelity=fidelity,
+                     prune={"rule": "hyperband", "resume": True, "shared": shared})
+    assert grants(story.ask("v")) == [(1, 2, {"name": "epochs", "value": 3, "from": "c1"})]
+    story.tell("v", 1, fence=2, value=4.0, checkpoint="d1")
+    assert grants(story.ask("u"))[0][:2] == ((1, 3) if shared else (6, 1))
+    story.check()
+
+
+@pytest.mark.parametrize("rule", ["asha", "hyperband"])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_budget_of_fidelity_is_kept_and_its_last_part_finishes_the_leaders(rule: str, workers: int) -> None:
+    most = 100
+    story = Story(budget={"fidelity": most}, prune={"rule": rule, "resume": True},
+                  fidelity={"name": "epochs", "max": 27})
+    study, draw = story.desk.state.studies["s"], Random(1)
+    asked = 0
+    while study.status != "closed":
+        for number in range(workers - len(study.running)):
+            asked += 1
+            story.ask(f"w{number}", f"a{asked}")
+        trial = next(iter(study.running.values()))
+        lease = trial.open_lease
+        assert lease is not None
+        assert ladder.trained(study) <= most
+        story.tell(lease.worker, trial.number, fence=lease.fence, value=draw.random())
+        story.check()
+    assert study.closed_by == "fidelity"
+    assert study.counts["complete"] >= 1
+    used = view.study_state(story.desk.state, study, 1.0)["budget"]["used_fidelity"]
+    assert used == sum(27 if trial.status == "complete" else max(trial.rungs or (0,)) for trial in study.trials)
+    assert most - 27 < used <= most
+    assert not study.paused
+    rows = [event_of(row.body, row.hash) for row in story.rows]
+    plan = audit.Plan()
+    for event in rows:
+        plan.note(event)
+    climbs = [case for case in plan.cases if rows[case.seq - 1].type != "trial.proposed"]
+    assert {audit.judge(each, "").outcome for each in audit.moments(rows, climbs)} == {"same"}
+
+
+def test_a_budget_of_fidelity_needs_rungs_to_pause_at_and_room_for_one_trial() -> None:
+    with pytest.raises(ValidationError, match="with pauses"):
+        StudySpec.model_validate({**BASE, "budget": {"fidelity": 99}, "fidelity": RUNGS["fidelity"]})
+    with pytest.raises(ValidationError, match="not one trial"):
+        StudySpec.model_validate({**BASE, **RUNGS, "budget": {"fidelity": 8}})
 
 
 def test_equals_do_not_all_go_on() -> None:
@@ -280,3 +335,22 @@ def test_in_one_process_a_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> N
 def test_who_goes_on_needs_rungs() -> None:
     with pytest.raises(ValidationError, match="resume is for"):
         StudySpec.model_validate({**BASE, "prune": {"rule": "median", "resume": True}})
+
+
+LATENCY: dict[str, Any] = {"limits": [{"name": "latency", "at_most": 1.0}]}
+
+
+def test_what_breaks_a_limit_at_its_rung_goes_on_behind_what_keeps_all() -> None:
+    """Else the ones that may not lead would be the only ones that are trained to the end."""
+    story = Story(**RUNGS, **LATENCY)
+    for number, (value, latency) in enumerate([(1.0, 5.0), (2.0, 0.5), (3.0, 0.5)], start=1):
+        story.ask(f"w{number}")
+        story.tell(f"w{number}", number, values={"value": value, "latency": latency})
+    assert grants(story.ask("w4"))[0][:2] == (2, 2)
+    found = view.best(story.desk.state.studies["s"])
+    assert found is not None
+    assert found["trial"] == 2          # trial 1 told less, and breaks the limit
+    story.check()
+    rungs = story.replayed().studies["s"].trials[0].rungs
+    assert rungs is not None
+    assert rungs[1].measured == (5.0,)

@@ -9,9 +9,9 @@ from tests.study.story import BASE, Letter, Story
 
 from bayesd import Study, audit
 from bayesd.replay import event_of
-from bayesd.study.board import bracket_of
+from bayesd.study.board import Board, board_of, bracket_of
 from bayesd.study.pruning.quantile import percentile
-from bayesd_schemas.study import Fidelity, StudySpec
+from bayesd_schemas.study import LOGGED, Fidelity, StudySpec
 
 MEDIAN = {"rule": "median", "startup": 2}
 STOP: Letter = ("w3", "stop", {"study": "s", "trial": 3, "fence": 1, "reason": "pruned"})
@@ -148,10 +148,14 @@ def test_percentiles_are_between_values() -> None:
 
 
 def test_the_study_file_says_what_does_not_fit() -> None:
-    with pytest.raises(ValidationError, match="metric says which one"):
+    with pytest.raises(ValidationError, match='by = "a", by = "b", or by = "dominance"'):
         StudySpec.model_validate({**BASE, "objectives": [{"name": "a"}, {"name": "b"}], "prune": {"rule": "median"}})
     with pytest.raises(ValidationError, match="none of the objectives"):
         StudySpec.model_validate({**BASE, "metric": "loss", "prune": {"rule": "median", "metric": "a"}})
+    with pytest.raises(ValidationError, match="by and metric say the same"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "median", "metric": "value", "by": "value"}})
+    with pytest.raises(ValidationError, match="chance is for rule"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "median", "chance": 0.1}})
     with pytest.raises(ValidationError, match="percentile is for"):
         StudySpec.model_validate({**BASE, "prune": {"rule": "median", "percentile": 10}})
 
@@ -213,9 +217,27 @@ def test_hyperband_gives_its_brackets_their_usual_shares() -> None:
     story.check()
 
 
-@pytest.mark.parametrize("rule", ["median", "percentile", "asha", "hyperband"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_brackets_that_share_a_rung_are_held_against_each_other(shared: bool) -> None:
+    """A late bracket's first trial has nobody before it in its own rung, and a trial of the first in a common one."""
+    spec = {**EPOCHS, "max": 5}
+    late = next(number for number in range(1, 12) if bracket_of(Fidelity(**spec), number) > 0)
+    story = Story(prune={"rule": "hyperband", "shared": shared}, fidelity=spec)
+    for number in range(1, late + 1):
+        story.ask(f"w{number}")
+    story.report("w1", 1, 1, 1.0)
+    story.report("w1", 1, 2, 1.0)
+    assert not story.report(f"w{late}", late, 1, 9.0)[1][0][2].get("stop")
+    facts, _ = story.report(f"w{late}", late, 2, 9.0)
+    stops = [data for type, _, data in facts if type == "trial.stopped"]
+    assert [(stop["bracket"], stop["rung"], stop["compared"]) for stop in stops] == ([(1, 2, 2)] if shared else [])
+    story.request("op", "trial.void", id="v", trial=1, reason="x")
+    story.check()
+
+
+@pytest.mark.parametrize("rule", ["median", "percentile", "asha", "hyperband", "curve"])
 def test_a_stop_is_made_again_by_the_audit_and_told_by_why(rule: str) -> None:
-    story = Story(prune={"rule": rule, "startup": 2}, fidelity=EPOCHS)
+    story = Story(prune={"rule": rule, "startup": 3 if rule == "curve" else 2}, fidelity=EPOCHS)
     for number in range(1, 20):
         story.ask(f"w{number}")
         for step in range(1, 10):
@@ -243,6 +265,17 @@ def test_rungs_need_a_fidelity() -> None:
         StudySpec.model_validate({**BASE, "prune": {"rule": "asha"}})
     with pytest.raises(ValidationError, match="not below max"):
         StudySpec.model_validate({**BASE, "fidelity": {"name": "epochs", "min": 9, "max": 9}})
+    with pytest.raises(ValidationError, match="has brackets"):
+        StudySpec.model_validate({**BASE, "prune": {"rule": "asha", "shared": True}, "fidelity": EPOCHS})
+
+
+def test_a_report_is_a_fold_or_so_many_epochs_and_not_both() -> None:
+    """A trial stopped after three epochs would be learned from as if it were three folds."""
+    said = {**BASE, "fidelity": {"name": "epochs", "max": 9}, "folds": {"count": 5}, "prune": {"rule": "asha"}}
+    with pytest.raises(ValidationError, match="a report is a fold, and rule asha takes its step for epochs"):
+        StudySpec.model_validate(said)
+    StudySpec.model_validate({**said, "prune": {"rule": "asha", "resume": True}})
+    StudySpec.model_validate(said, context=LOGGED)         # a log of before stays readable
 
 
 def test_in_one_process_a_study_says_when_to_stop(tmp_path: Path) -> None:
@@ -280,4 +313,48 @@ def test_what_a_stopped_trial_had_at_its_rungs_is_learned_as_that_and_a_fork_kno
     forked = story.desk.state.studies["f"].history
     assert [(each.values, each.fidelity, each.curve) for each in forked] == [
         (each.values, each.fidelity, each.curve) for each in seen]
+    story.check()
+
+
+@pytest.mark.parametrize("by", [None, "dominance"])
+@pytest.mark.parametrize("rule", ["median", "asha"])
+def test_what_breaks_a_limit_stops_nobody(rule: str, by: str | None) -> None:
+    """It is better because it may break the limit: held against it, what keeps the limit would never come to an end."""
+    goals = ["value", "other"] if by else ["value"]
+    story = Story(limits=[{"name": "latency", "at_most": 1.0}], prune={"rule": rule, "startup": 1, "by": by},
+                  fidelity={"name": "epochs", "max": 9}, objectives=[{"name": name} for name in goals])
+    for number, (value, latency) in enumerate([(1.0, 5.0), (1.5, 7.0)], start=1):
+        story.ask("w1", f"a{number}")
+        story.report("w1", number, 1, dict.fromkeys(goals, value))
+        story.tell("w1", number, values={**dict.fromkeys(goals, value), "latency": latency})
+    story.ask("w1", "a3")
+    assert "trial.stopped" not in [type for type, *_ in story.report("w1", 3, 1, dict.fromkeys(goals, 4.0))[0]]
+    story.tell("w1", 3, values={**dict.fromkeys(goals, 4.0), "latency": 0.5})
+    story.ask("w1", "a4")
+    last = story.report("w1", 4, 1, dict.fromkeys(goals, 5.0))
+    assert "trial.stopped" in [type for type, *_ in last[0]]        # it is behind one that keeps the limit
+    story.check()
+
+
+@pytest.mark.parametrize("rule", ["median", "asha"])
+def test_what_reports_come_to_is_kept_up_to_date_and_is_what_all_of_them_say(rule: str) -> None:
+    """Steps out of order, another lease and a replay: what was added up is what a look at all reports finds."""
+    story = Story(prune={"rule": rule, "startup": 100}, fidelity={"name": "epochs", "max": 9})
+    story.ask("w1")
+    board = board_of(story.desk.state.studies["s"])
+    trial = story.desk.state.studies["s"].trials[0]
+
+    def check(furthest: int, best: float) -> None:
+        seen = board.seen(trial)
+        assert (seen.furthest, seen.best) == (furthest, best)
+        assert seen.entered == Board(trial.study).seen(trial).entered
+
+    for step, value, furthest, best in ((2, 5.0, 2, 5.0), (0, 9.0, 2, 5.0), (4, None, 4, 5.0), (3, 4.0, 4, 4.0)):
+        story.report("w1", 1, step, value)
+        check(furthest, best)
+    story.tick(700.0)
+    story.ask("w2")
+    for step, value in ((0, 7.0), (1, 8.0), (2, 8.5), (3, 9.0), (4, 9.5)):
+        story.report("w2", 1, step, value, fence=2)
+    check(4, 7.0)
     story.check()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 from tests.study.races import Races
+from tests.study.story import Story
 
 from bayesd.study.paired import moderation
 from bayesd.study.race import decide
@@ -110,3 +111,23 @@ def test_variances_that_vary_little_weigh_much() -> None:
     assert scale == pytest.approx(1, rel=0.2)
     assert weight > 30
     assert moderation(other)[1] == pytest.approx(6, rel=0.5)
+
+
+@pytest.mark.parametrize("size", [1e155, 1e300, -1e300])
+def test_folds_whose_squares_are_beyond_all_numbers_hurt_nobody(size: float) -> None:
+    """A worker can tell them, so a rule has to take them."""
+    story = Story(folds={"count": 3}, prune={"rule": "race", "startup": 1, "error": 0.4})
+    for number, scores in enumerate(([1.0, 2.0, 3.0], [size, -size, 1.0], [-size, size], [1.5, size], [2.0, 2.5]),
+                                    start=1):
+        story.ask("w1", id=f"a{number}")
+        for step, score in enumerate(scores):
+            facts, _ = story.report("w1", number, step, score)
+            assert facts[0][0] == "trial.reported"
+        story.tell("w1", number, state="complete" if len(scores) == 3 else "pruned")
+    story.check()
+
+
+def test_an_error_of_next_to_nothing_stops_nobody() -> None:
+    """It cannot be shared out any more: the boundaries were 1, below which everybody is stopped."""
+    assert {*boundaries(1000, 1, 5e-324).values()} == {0.0}
+    assert all(0 < bound < 1e-8 for bound in boundaries(10, 1, 1e-9).values())

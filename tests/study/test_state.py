@@ -126,6 +126,41 @@ def test_life_and_replay_read_the_same_numbers() -> None:
     story.check()
 
 
+RANGE = {"type": "float", "low": 0, "high": 10}
+WHOLE: dict[str, dict[str, Any]] = {
+    "choices": {"space": {"x": RANGE, "k": {"type": "categorical", "choices": [1.0, 2.5]}}},
+    "condition": {"space": {"x": RANGE, "k": {"type": "ordinal", "choices": [1, 2.5]},
+                            "z": {**RANGE, "when": {"k": 1.0}}}},
+    "centre": {"space": {"x": RANGE}, "prior": {"x": {"centre": 1.0}}},
+    "order": {"space": {"x": RANGE, "a": RANGE}, "prior": {"x": {"centre": 2.5}, "a": {"centre": 3.0}}},
+    "enqueued": {"space": {"x": RANGE, "k": {"type": "ordinal", "choices": [1, 2.5]}}, "enqueue": [{"x": 1, "k": 1.0}]}}
+
+
+@pytest.mark.parametrize("spec", WHOLE.values(), ids=WHOLE)
+def test_life_and_replay_read_the_same_declaration(spec: dict[str, Any]) -> None:
+    """Canonical JSON writes 1.0 as 1 and sorts names, and a life goes on from what its log says."""
+    story = Story(**spec)
+    story.check()
+    life, again = story.desk.state.studies["s"].spec, story.replayed().studies["s"].spec
+    assert list(life.prior) == list(again.prior)
+    story.request("op", "study.amend", id="a1", changes={"prior": spec.get("prior", {}), "space": spec["space"]})
+    story.request("op", "study.fork", id="f1", **{"as": "t", "changes": {"space": spec["space"]}})
+    story.check()
+
+
+def test_a_choice_that_is_a_whole_float_is_the_same_in_a_fork_and_its_replay() -> None:
+    space = {"x": RANGE, "k": {"type": "ordinal", "choices": [1.0, 2.5]}}
+    story = Story(space=space, enqueue=[{"x": 1, "k": 1.0}])
+    story.ask("w1")
+    story.tell("w1", 1, value=1.0)
+    space["k"] = {"type": "ordinal", "choices": [1.0, 2.5, 4.0]}
+    story.request("op", "study.enqueue", id="e1", params={"x": 1, "k": 1.0})
+    story.request("op", "study.amend", id="a1", changes={"space": space})
+    story.request("op", "study.fork", id="f1", **{"as": "t", "changes": {"space": space}})
+    assert story.desk.state.studies["t"].trials[0].params == {"x": 1.0, "k": 1}
+    story.check()
+
+
 def test_an_event_that_is_not_known_stops_the_start_unless_it_says_that_it_may_be_skipped() -> None:
     story = Story()
     body = orjson.loads(story.rows[-1].body)

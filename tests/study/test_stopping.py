@@ -16,7 +16,7 @@ from bayesd.why.study import study_page
 from bayesd.why.witness import Witness
 from bayesd_schemas.study import Stop, StudySpec
 
-LITTLE = Convergence(results=40, barren=20, steady=5, best=1.0, noise=0.1, spread=10.0, improvement=0.05,
+LITTLE = Convergence(results=40, barren=15, steady=2, best=1.0, noise=0.1, spread=10.0, improvement=0.05,
                      expected_regret=0.1, regret=0.9)
 """Of a search that has just converged."""
 
@@ -138,7 +138,8 @@ def test_a_snapshot_keeps_what_fired() -> None:
 
 
 @pytest.mark.parametrize(("change", "rule"), [
-    ({}, "converged"), ({"steady": 4}, None), ({"barren": 19}, None), ({"results": 19}, None)])
+    ({}, "converged"), ({"steady": 1}, None), ({"barren": 14}, None), ({"results": 19}, None),
+    ({"cells": 4.1}, None), ({"cells": 4.0}, "converged")])
 def test_converged_asks_for_a_while_without_anything_to_gain(change: dict[str, Any], rule: str | None) -> None:
     found = stopping.by_model(Stop(converged=True), replace(LITTLE, **change))
     assert (found and found[0]) == rule

@@ -359,6 +359,14 @@ def trial_page(folded: Folded, name: str, number: int) -> dict[str, Any]:
     return {**need("bayesd.study.view").trial_page(trials[number - 1]), **moment_of(folded)}
 
 
+def data_of(file: Path, seq: int) -> dict[str, Any]:
+    """The data of one event."""
+    for _, body, _ in need("bayesd.logfile").read_events(file, seq - 1, seq):
+        data: dict[str, Any] = need("orjson").loads(body)["data"]
+        return data
+    return {}
+
+
 def winner(folded: Folded, name: str, rule: str | None) -> dict[str, Any]:
     choose = need("bayesd.winner")
     study = study_of(folded, name)

@@ -14,7 +14,7 @@ import click
 
 from bayesd import show, verdict
 from bayesd.call import Client, Refusal, once
-from bayesd.cli import offline
+from bayesd.cli import offline, warned
 from bayesd.cli.common import (
     NO,
     USAGE,
@@ -146,13 +146,13 @@ def show_(name: str, reach: Reaching, format: str, log: Path | None, at: str | N
         page = asyncio.run(once(reach(), "study.show", {"study": name, **at_args(at)}))
         if len(page["objectives"]) > 1:
             page["front"] = asyncio.run(once(reach(), "study.front", {"study": name, **at_args(at)}))
-        _show_study(format, page)
+        _show_study(format, page, warned.of_daemon(reach, name, at) if format == "table" else [])
     else:
         folded = offline.fold(log, at)
         page = offline.study_page(folded, name)
         if len(page["objectives"]) > 1:
             page["front"] = offline.front(folded, name)
-        _show_study(format, page)
+        _show_study(format, page, warned.of_file(folded, name) if format == "table" else [])
         folded.must_be_whole()
 
 
@@ -169,14 +169,15 @@ def _limit(limit: dict[str, Any]) -> str:
     return metric + (f"at most {limit['at_most']:g}" if "at_most" in limit else f"at least {limit['at_least']:g}")
 
 
-def _show_study(format: str, page: dict[str, Any]) -> None:
+def _show_study(format: str, page: dict[str, Any], warnings: Sequence[warned.Line] = ()) -> None:
     best, budget, spec = page["best"], page["budget"], page["spec"]
     counts = {state: n for state, n in page["trials"].items() if state != "total" and n}
     state = f"{page['state']} by {page['closed_by']}" if page["closed_by"] else page["state"]
     limits: list[tuple[str, Any, Any, Callable[[Any], str]]] = [
         ("trials", budget["trials"], budget["used_trials"], str),
         ("wall", budget["wall"], budget["used_wall"], show.duration),
-        ("cost", budget["cost"], budget["used_cost"], show.cell)]
+        ("cost", budget["cost"], budget["used_cost"], show.cell),
+        ("fidelity", budget.get("fidelity"), budget.get("used_fidelity"), str)]
     lines = [("study", page["study"]), *_from(page), ("state", state), ("method", f"{spec.get('method', 'bayes')}, "
                                                                     f"seed {spec.get('seed', 0)}"),
              ("objective", ", ".join(f"{goal['direction']} {goal['name']}{_bounds(goal)}"
@@ -190,6 +191,7 @@ def _show_study(format: str, page: dict[str, Any]) -> None:
              ("best", "-" if best is None else f"{show.cell(best['value'])}  trial {best['trial']}  "
                                                f"{show.params(best['params'])}"),
              *_front(page.get("front")),
+             *warnings,
              ("queued", page["queued"] or None),
              *((f"space {name}", _parameter(parameter)) for name, parameter in page["space"].items()),
              ("log", f"{page['log']}  epoch {page['epoch']}  seq {page['seq']}")]
@@ -442,16 +444,18 @@ def best(name: str, rule: str | None, reach: Reaching, format: str, log: Path | 
                     timeout_s=max(client.reach.timeout_s, BEST_TIMEOUT_S), again_s=BEST_AGAIN_S)
         with show.patience("the daemon weighs the trials"):
             page, chosen = asyncio.run(go())
-        _show_best(format, page, chosen)
+            warnings = warned.of_daemon(reach, name, at) if format == "table" else []
+        _show_best(format, page, chosen, warnings)
     else:
         folded = offline.fold(log, at)
         with show.patience("weighing the trials"):
             page, chosen = offline.study_page(folded, name), offline.winner(folded, name, rule)
-        _show_best(format, page, chosen)
+            warnings = warned.of_file(folded, name) if format == "table" else []
+        _show_best(format, page, chosen, warnings)
         folded.must_be_whole()
 
 
-def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> None:
+def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any], warnings: Sequence[warned.Line] = ()) -> None:
     goals = page["objectives"]
     if len(goals) > 1 and chosen["rule"] != "pareto":
         show.talk(f"chosen by the first of {len(goals)} objectives, {goals[0]['name']}; "
@@ -472,7 +476,7 @@ def _show_best(format: str, page: dict[str, Any], chosen: dict[str, Any]) -> Non
         *((name, value) for name, value in chosen["params"].items()),
         *((f"limit {limit['name']}", f"{show.cell(limit['measured'])}, {_limit(limit)}{_binds(limit)}")
           for limit in chosen.get("limits", ())),
-        *_trust(chosen), ("why", f"{chosen['reason']} (rule {chosen['rule']})")], [chosen["value"]])
+        *_trust(chosen), ("why", f"{chosen['reason']} (rule {chosen['rule']})"), *warnings], [chosen["value"]])
     if format == "table":
         others = [{"rule": rule, **each} for rule, each in chosen.get("others", {}).items()]
         if others:

@@ -1,13 +1,14 @@
 """`bayesd trial`: look at single trials, end them, or take them back."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bayesd import show
-from bayesd.call import Client, once
+from bayesd.call import Client
 from bayesd.cli import offline
 from bayesd.cli.common import (
     Reaching,
@@ -19,6 +20,7 @@ from bayesd.cli.common import (
     study_argument,
     verb,
 )
+from bayesd.cli.freetext import words_of
 from bayesd.show import Column
 
 
@@ -73,12 +75,31 @@ def list_(study: str, state: str | None, reach: Reaching, format: str, log: Path
 @log_option
 def show_(study: str, number: int, reach: Reaching, format: str, log: Path | None, at: str | None) -> None:
     """Everything about a trial: its leases, reports and late outcomes."""
+    async def go() -> dict[str, Any]:
+        async with Client(reach()) as client:
+            page: dict[str, Any] = await client.request("trial.show", {"study": study, "trial": number, **at_args(at)})
+            if _has_error(page):       # free text is no part of the state: it may be redacted
+                said = await client.request("events", {"study": study, "after": page["outcome_seq"] - 1, "limit": 1})
+                page |= _error(said["events"][0]["data"])
+            return page
     if log is None:
-        _show(format, asyncio.run(once(reach(), "trial.show", {"study": study, "trial": number, **at_args(at)})))
+        _show(format, asyncio.run(go()))
     else:
         folded = offline.fold(log, at)
-        _show(format, offline.trial_page(folded, study, number))
+        page = offline.trial_page(folded, study, number)
+        if _has_error(page):
+            page |= _error(words_of(log).of(offline.data_of(log, page["outcome_seq"])))
+        _show(format, page)
         folded.must_be_whole()
+
+
+def _has_error(page: Mapping[str, Any]) -> bool:
+    return bool(page.get("class")) and page.get("outcome_seq") is not None
+
+
+def _error(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What its worker, or the daemon, said of a failure."""
+    return {} if data.get("error") is None else {"error": data["error"]}
 
 
 def _show(format: str, page: dict[str, Any]) -> None:
@@ -89,6 +110,8 @@ def _show(format: str, page: dict[str, Any]) -> None:
         lines.append(("measured as", f"trial {page['origin']['trial']} of {page['origin']['study']}"))
     if page.get("class"):
         lines.append(("class", page["class"]))
+    if page.get("error"):
+        lines.append(("error", page["error"]))
     lines += [("params", page["params"]), ("value", _values(page["values"]) if page["values"] else None),
               ("se", page["se"]), ("seconds", page["seconds"]), ("sampler", page["sampler"])]
     for lease in page.get("leases", ()):

@@ -26,6 +26,7 @@ from bayesd.cli.studies import BEST_AGAIN_S, RULES, study
 from bayesd_schemas.study import seconds
 
 METHODS = ("grid", "random", "sobol", "bayes")
+PRUNING = ("median", "percentile", "asha", "hyperband", "race", "curve")
 ORDERS = ("recorded", "trial", "shuffled")
 LISTED_MAX = 20     # trials of one kind that a table lists
 
@@ -54,7 +55,7 @@ _COUNT = click.IntRange(min=1)
 
 
 @verb(study, "what-if", "bayesd study what-if digits-svm --trials 20 --no-improvement 10\n"
-                        "bayesd study what-if digits-svm --prune median --log tuning.db\n"
+                        "bayesd study what-if digits-svm --prune asha --log tuning.db\n"
                         "bayesd study what-if digits-svm --method sobol --at 120 --next 3")
 @study_argument("name")
 @click.option("--trials", type=_COUNT, help="Another budget of trials.")
@@ -66,14 +67,28 @@ _COUNT = click.IntRange(min=1)
 @click.option("--min-delta", type=click.FloatRange(min=0, min_open=True), metavar="D",
               help="For --patience, better means by more than this.")
 @click.option("--target", type=float, metavar="VALUE", help="Stop when a result is at least as good.")
+@click.option("--improvement", type=click.FloatRange(min=0, min_open=True), metavar="K",
+              help="Stop when the model expects less of any point than K deviations of the noise. With --log.")
+@click.option("--regret", type=click.FloatRange(min=0, min_open=True), metavar="R",
+              help="Stop when the model is 95 % sure that no point is better by R. With --log.")
+@click.option("--converged", is_flag=True, default=None, help="Stop when, by the model, little is left to gain. With "
+                                                              "--log.")
 @click.option("--rule", type=click.Choice(RULES),
               help="Another rule for the winner. Default: the study's own.")
 @click.option("--order", type=click.Choice(ORDERS), default="recorded", show_default=True,
               help="recorded: as the results came; trial: one after another; shuffled: in 1000 other orders.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the shuffled orders.")
-@click.option("--prune", type=click.Choice(["median"]), help="Judge the recorded reports by this pruning rule.")
-@click.option("--startup", type=_COUNT, default=5, show_default=True, help="Complete trials before anything is pruned.")
-@click.option("--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Steps that are never pruned.")
+@click.option("--prune", type=click.Choice(PRUNING), help="Judge the recorded reports by this pruning rule.")
+@click.option("--startup", type=_COUNT, help="Of --prune: so many trials to compare with before it stops one. Default: "
+                                             "the rule's.")
+@click.option("--warmup", type=click.IntRange(min=0), help="Of --prune: reports of steps before it are not judged.")
+@click.option("--percentile", type=click.FloatRange(0, 100, min_open=True, max_open=True), metavar="P",
+              help="Of --prune percentile: so many percent go on.")
+@click.option("--chance", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), metavar="P",
+              help="Of --prune curve: stop what has less of a chance to end better than the best.")
+@click.option("--error", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), metavar="P",
+              help="Of --prune race: the chance that it stops a trial which would have won.")
+@click.option("--by", metavar="METRIC|dominance", help="Of --prune, with several objectives: what it looks at.")
 @click.option("--method", type=click.Choice(METHODS), help="Name the next points of this method instead; see --next.")
 @click.option("--next", "count", type=click.IntRange(1, 100), default=1, show_default=True,
               help="How many points of --method.")
@@ -90,6 +105,10 @@ def what_if(name: str, reach: Reaching, format: str, log: Path | None, at: str |
     """
     args = {("next" if key == "count" else key): value for key, value in asked.items() if value is not None}
     if log is None:
+        if any(asked.get(name) for name in ("improvement", "regret", "converged")):
+            raise Trouble("--improvement, --regret and --converged fit a model at every result, which may take "
+                          "minutes, and no daemon does that beside its work: give its log, --log FILE", USAGE)
+
         async def go() -> Any:
             async with Client(reach()) as client:
                 return await client.request(
@@ -120,7 +139,10 @@ def _offline(log: Path, at: str | None, name: str, args: dict[str, Any]) -> tupl
         if question.needs_events:
             read = need("bayesd.log").read_events(log, there.created_seq - 1, folded.state.seq)
             bodies = [body for body in (loads(raw) for _, raw, _ in read) if body.get("study") == name]
-        answer = whatif.answer(question, bodies, known, measured)
+        try:
+            answer = whatif.answer(question, bodies, known, measured)
+        except ValueError as error:
+            raise Trouble(str(error), USAGE) from error
     return folded, {**answer, **offline.moment_of(folded)}
 
 
@@ -212,7 +234,8 @@ def _shuffled(answer: dict[str, Any]) -> Iterator[Line]:
 
 def _pruning(answer: dict[str, Any]) -> Iterator[Line]:
     rule, actual = answer["prune"], answer["actual"]["winner"]
-    yield "what if", f"prune={rule['rule']}  startup={rule['startup']}  warmup={rule['warmup']}"
+    yield "what if", show.params({"prune": rule["rule"], **{name: rule[name] for name in rule if name != "rule"}})
+    yield "stopped", f"{answer['pruned_count']} of {answer['reporting_trials']} trials that reported"
     yield "reports", f"{answer['reports']} of {answer['reporting_trials']} trials"
     share = answer["reports_saved"] / answer["reports"] if answer["reports"] else 0.0
     yield "saved", (f"{answer['reports_saved']} reported steps ({share:.0%}), an estimated "
@@ -220,7 +243,7 @@ def _pruning(answer: dict[str, Any]) -> Iterator[Line]:
     yield "winner", _won(actual)
     yield "pruned?", f"{'yes' if answer['winner_pruned'] else 'no'}, the winner would have " \
                      f"{'been pruned' if answer['winner_pruned'] else 'lived'}"
-    yield "winner then", _won(answer["winner"])
+    yield "winner then", ("the same" if answer["same_winner"] else "another: " + _won(answer["winner"]))
     yield "lost", _lost(answer["lost"]["value"])
     for each in answer["pruned"][:LISTED_MAX]:
         became = show.cell(each["value"]) if each["value"] is not None else "no value"

@@ -96,7 +96,8 @@ async def why_not(reach: Reach, said: str) -> str:
     if "certificate_required" in met.alert or (address.cert_file is None and met.alert):
         return "the broker wants a certificate of ours: give --cert-file and --key-file"
     if "expired" in met.alert:
-        return f"our certificate has ended; {RENEW}, then copy the pair to here"
+        return ("the broker says that our certificate has ended: what to do stands at `our certificate` above; if that "
+                "is good, set the clock of the broker's machine")
     if met.alert:
         return (f"the broker refuses our certificate ({met.alert}): take the pair that its own authority made, from "
                 "the folder of `bayesd deploy certs`")

@@ -115,7 +115,7 @@ def importance(known: Known, args: Mapping[str, Any]) -> Answer:
 def _notes(known: Known, found: Answer, among: str) -> list[str]:
     p, n = len(known.problem.space), sum(seen.values is not None for seen in known.problem.history)
     notes = ["Shares are of the variance that the model believes in over the whole space, noise left out; intervals "
-             "hold nine of ten responses drawn from the model, at its fitted hyperparameters."]
+             "hold nine of ten responses drawn from the model, its hyperparameters drawn as well."]
     if found["flat"]:
         notes.append("The model sees no differences at all: no parameter has a share.")
     if n < warnings.FEW_PER_PARAMETER * p:

@@ -12,17 +12,21 @@ sampling functions from Gaussian process posteriors", 2020, equation 13; Mathero
 phi are random Fourier features of Matern 5/2: cosines and sines at frequencies from Student's t with
 five degrees of freedom (Rahimi and Recht 2007; Rasmussen and Williams, section 4.2.1). Joint draws by a
 Cholesky factor would cost the cube of the thousands of points that a sensitivity index looks at.
+
+The paths come in groups, each at hyperparameters of its own, drawn by `laplace`: at the fitted ones alone the
+intervals of shares held the truth far too rarely (`tests/bench/importance.py`).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg.lapack import dpotrs
 from scipy.special import gammaincinv, ndtr, ndtri
 
-from bayesd.optimize import sobol, streams, surrogate
+from bayesd.optimize import laplace, sobol, streams, surrogate
 from bayesd.optimize.acquisition import Success
 from bayesd.optimize.encode import Cube
 from bayesd.optimize.outcomes import Outcomes
@@ -31,8 +35,10 @@ from bayesd.optimize.streams import Floats
 from bayesd.study.problem import Problem
 from bayesd_schemas.space import Params
 
-DRAWS = 48
-FREQUENCIES = 384
+THETAS = 8              # hyperparameters that paths are drawn at
+PATHS = 6               # at each
+DRAWS = THETAS * PATHS
+FREQUENCIES = 128       # of each group
 ROWS_MAX = 600          # results that the model holds; of more an even stride, since the whole space is asked about
 BLOCK = 4096
 NEEDED_MIN = 5          # results without which no share is worth naming
@@ -41,6 +47,36 @@ INTERVAL = (0.05, 0.95)
 
 class NothingToSay(Exception):
     """The study holds too little for this question; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Paths at one theta: (F, E) frequencies, (2F, PATHS) and (q, PATHS) weights, (n, PATHS) of the update."""
+
+    posterior: Posterior
+    omega: Floats
+    w: Floats
+    b: Floats
+    alpha: Floats
+
+    @classmethod
+    def of(cls, posterior: Posterior, stream: streams.Stream) -> "_Group":
+        kernel = posterior.kernel
+        spread = 2 * gammaincinv(2.5, np.clip(stream.uniform(FREQUENCIES), 1e-12, 1 - 1e-12)) / 5
+        omega = _normal(stream, FREQUENCIES, len(kernel.lengths)) / np.sqrt(spread)[:, None]
+        w = _normal(stream, 2 * FREQUENCIES, PATHS) * math.sqrt(kernel.s2 / FREQUENCIES)
+        b = _normal(stream, posterior.F.shape[1], PATHS) * math.sqrt(kernel.v)
+        e = _normal(stream, len(posterior.z), PATHS) * np.sqrt(posterior.noise)[:, None]
+        prior = _features(posterior.S, omega) @ w + posterior.F @ b
+        return cls(posterior, omega, w, b, dpotrs(posterior.L, posterior.z[:, None] - prior - e, lower=1)[0])
+
+    def latent(self, X: Floats) -> Floats:
+        """(n, PATHS)"""
+        S, F = self.posterior.kernel.embedded(X), self.posterior.kernel.trend(X)
+        out = self.posterior._with_data(X, S, F) @ self.alpha
+        out += _features(S, self.omega) @ self.w
+        out += F @ self.b
+        return np.asarray(out)
 
 
 @dataclass(frozen=True)
@@ -58,12 +94,13 @@ class Belief:
     seed: int
     space_U: Floats = field(repr=False)
     """(n, p) the whole history, in its order."""
-    _paths: tuple[Floats, ...] = field(repr=False, default=())
+    fitted_to: tuple[Floats, Floats, Floats] = field(repr=False)
+    """X, z and se2 that the hyperparameters were fitted to."""
 
     @classmethod
     def of(cls, problem: Problem, objective: int = 0) -> "Belief":
         """The belief of the objective at this place. Raises NothingToSay."""
-        base = _surrogate(problem, objective)
+        base, parts = _surrogate(problem, objective)
         posterior = base.posterior
         assert isinstance(posterior, Posterior)
         good = np.array([i for i, seen in enumerate(problem.history) if seen.values is not None])
@@ -73,47 +110,40 @@ class Belief:
         held = Posterior.of(posterior.design, tuple(posterior.kernel.theta.tolist()),
                             posterior.design.features(base.U[good[rows]]), base.outcomes.z[rows], se2[rows])
         sign = 1.0 if problem.directions[objective] == "minimize" else -1.0
-        return cls(of, held, base.outcomes, 0.0, sign, problem.seed, base.U)._with_paths()
+        return cls(of, held, base.outcomes, 0.0, sign, problem.seed, base.U, parts[0])
 
     @classmethod
     def of_success(cls, problem: Problem) -> "Belief":
         """The belief of whether a trial ends well: higher is better. Raises NothingToSay."""
         if all(seen.values is not None for seen in problem.history):
             raise NothingToSay("no trial has failed, so there is nothing to tell apart")
-        base = _surrogate(problem, 0)
+        base, parts = _surrogate(problem, 0)
         success = base.success
         assert isinstance(success, Success)
         assert isinstance(success.posterior, Posterior)
         return cls(success.posterior.design.of, success.posterior, None, success.level, -1.0, problem.seed,
-                   base.U)._with_paths()
+                   base.U, parts[1])
 
-    def _with_paths(self) -> "Belief":
-        kernel = self.posterior.kernel
-        wide = len(kernel.lengths)
-        stream = streams.Stream(self.seed, 0, "importance")
-
-        def normal(*shape: int) -> Floats:
-            return np.asarray(ndtri(np.clip(stream.uniform(*shape), 1e-12, 1 - 1e-12)))
-        spread = 2 * gammaincinv(2.5, np.clip(stream.uniform(FREQUENCIES), 1e-12, 1 - 1e-12)) / 5
-        omega = normal(FREQUENCIES, wide) / np.sqrt(spread)[:, None]
-        w = normal(2 * FREQUENCIES, DRAWS) * math.sqrt(kernel.s2 / FREQUENCIES)
-        b = normal(self.posterior.F.shape[1], DRAWS) * math.sqrt(kernel.v)
-        e = normal(len(self.posterior.z), DRAWS) * np.sqrt(self.posterior.noise)[:, None]
-        prior = _features(self.posterior.S, omega) @ w + self.posterior.F @ b
-        alpha = dpotrs(self.posterior.L, self.posterior.z[:, None] - prior - e, lower=1)[0]
-        return replace(self, _paths=(omega, w, b, np.column_stack([self.posterior.alpha, alpha])))
+    @cached_property
+    def _groups(self) -> tuple[_Group, ...]:
+        """Made when a path is asked for: what only looks at the posterior needs none."""
+        stream, held = streams.Stream(self.seed, 0, "importance"), self.posterior
+        design = held.design
+        thetas = laplace.draws(design, tuple(held.kernel.theta.tolist()), *self.fitted_to,
+                               _normal(stream, THETAS, design.size))
+        known = held.noise - held.kernel.noise
+        return tuple(_Group.of(Posterior.of(design, theta, held.X, held.z, known), stream) for theta in thetas)
 
     def latent(self, U: Floats) -> Floats:
         """(n, 1 + DRAWS): the mean and every path, in standardised units."""
-        omega, w, b, alpha = self._paths
-        kernel, out = self.posterior.kernel, np.empty((len(U), 1 + DRAWS))
+        out = np.empty((len(U), 1 + DRAWS))
         for at in range(0, len(U), BLOCK):
             X = self.posterior.design.features(self.cube.snap(U[at:at + BLOCK], sobol.BITS))
-            S, F = kernel.embedded(X), kernel.trend(X)
+            S, F = self.posterior.kernel.embedded(X), self.posterior.kernel.trend(X)
             here = out[at:at + BLOCK]
-            here[:] = self.posterior._with_data(X, S, F) @ alpha
-            here[:, 1:] += _features(S, omega) @ w
-            here[:, 1:] += F @ b
+            here[:, 0] = self.posterior._with_data(X, S, F) @ self.posterior.alpha
+            for k, group in enumerate(self._groups):
+                here[:, 1 + k * PATHS:1 + (k + 1) * PATHS] = group.latent(X)
         return out
 
     def values(self, U: Floats) -> Floats:
@@ -159,6 +189,10 @@ def inside(cube: Cube, U: Floats, j: int) -> Floats:
     return out
 
 
+def _normal(stream: streams.Stream, *shape: int) -> Floats:
+    return np.asarray(ndtri(np.clip(stream.uniform(*shape), 1e-12, 1 - 1e-12)))
+
+
 def _features(S: Floats, omega: Floats) -> Floats:
     angle = S @ omega.T
     return np.hstack([np.cos(angle), np.sin(angle)])
@@ -173,11 +207,13 @@ def _of(problem: Problem, objective: int) -> Problem:
                                          (seen.values[objective],)) for seen in problem.history))
 
 
-def _surrogate(problem: Problem, objective: int) -> surrogate.Surrogate:
+def _surrogate(problem: Problem, objective: int) -> tuple[surrogate.Surrogate, list[tuple[Floats, Floats, Floats]]]:
+    """The model, and what its hyperparameters are fitted to: of the outcomes, and of success where trials failed."""
     good = sum(seen.values is not None for seen in problem.history)
     if good < NEEDED_MIN:
         raise NothingToSay(f"{good} trials with a value are too few: {NEEDED_MIN} are needed, and some ten for each "
                            "parameter before the order means much")
     if problem.sources:      # what this study measured says how much each parameter matters here
         problem = replace(problem, sources=(), fit=None)
-    return surrogate.surrogate(_of(problem, objective), np.ones(1), refit=False)
+    one = _of(problem, objective)
+    return surrogate.surrogate(one, np.ones(1), refit=False), list(surrogate.Told.of(one, np.ones(1)).to_fit(one))

@@ -37,6 +37,7 @@ WITHIN_POINTS = 256
 PAIRED_MAX = 8          # parameters of largest total share, of which all pairs are looked at
 PAIR_BUDGET = 24_576
 FLAT = 1e-12
+LARGE = 1e100           # values beyond it are counted in units of the largest
 DROP = 0.05             # of the variance: parameters that decide less can be dropped
 
 Share = dict[str, float]
@@ -54,6 +55,8 @@ class Design:
     cut: float | None
     weights: Floats
     """(N, 1 + DRAWS): how often each row counts; once for the mean."""
+    unit: float = 1.0
+    """What values are counted in here, where the squares of their own unit would be beyond all numbers."""
 
     @classmethod
     def of(cls, belief: Belief, count: int, best: float | None = None, within: int | None = None) -> "Design":
@@ -63,12 +66,15 @@ class Design:
         if within is not None:
             A, B = inside(belief.cube, A, within), inside(belief.cube, B, within)
         a, b = belief.values(A), belief.values(B)
+        size = float(np.max(np.abs([a, b])))
+        unit = size if size > LARGE else 1.0
+        a, b = a / unit, b / unit
         cut = None if best is None else float(np.quantile(belief.sign * np.concatenate([a[:, 0], b[:, 0]]), best))
         again = np.ones((count, a.shape[1]))
         rows = (belief.uniform(count, a.shape[1] - 1) * count).astype(np.int64)
         for d in range(1, a.shape[1]):
             again[:, d] = np.bincount(rows[:, d - 1], minlength=count)
-        made = cls(belief, A, B, a, b, cut, again)
+        made = cls(belief, A, B, a, b, cut, again, unit)
         return replace(made, a=made.cutting(a), b=made.cutting(b))
 
     def cutting(self, values: Floats) -> Floats:
@@ -86,7 +92,7 @@ class Design:
         rows = np.concatenate([self.A] * len(sets))
         for k, u in enumerate(sets):
             rows[k * len(self.A):(k + 1) * len(self.A), list(u)] = self.B[:, list(u)]
-        return [self.cutting(each) for each in np.split(self.belief.values(rows), len(sets))]
+        return [self.cutting(each) for each in np.split(self.belief.values(rows) / self.unit, len(sets))]
 
     def closed(self, mixed: Floats) -> Floats:
         return np.asarray(1 - np.mean(self.weights * (self.b - mixed) ** 2, axis=0) / (2 * self.variance))
@@ -96,12 +102,18 @@ class Design:
 
 
 def share(values: Floats) -> Share:
-    """Of the mean (first) and of the paths, as a share from 0 to 1 with its interval."""
+    """Of the mean (first) and of the paths, as a share from 0 to 1 with its interval.
+
+    Both the quantiles of the paths and these reflected in the value are in it (Davison and Hinkley, "Bootstrap methods
+    and their application", 1997, sections 5.2 and 5.3): a path varies more than the mean, so that all of them may lie
+    above a small share, and the truth is as likely to differ from the mean as a path is.
+    """
     values = np.clip(values, 0.0, 1.0)
     low, high = np.quantile(values[1:], INTERVAL)
     value = float(values[0])
-    return {"value": round(value, 4), "low": round(min(float(low), value), 4),
-            "high": round(max(float(high), value), 4)}
+    half = max(value - float(low), float(high) - value)
+    return {"value": round(value, 4), "low": round(max(0.0, value - half), 4),
+            "high": round(min(1.0, value + half), 4)}
 
 
 def points(p: int) -> int:
@@ -126,7 +138,7 @@ def of(belief: Belief, best: float | None, pairs: bool) -> dict[str, Any]:
             here = Design.of(belief, WITHIN_POINTS, best, within=j)
             row["within"] = share(here.total(here.mixed([[j]])[0]))
         rows.append(row)
-    sd = np.sqrt(design.variance)
+    sd = np.sqrt(design.variance) * design.unit
     out: dict[str, Any] = {
         "params": rows, "flat": flat, "points": len(design.A),
         "spread": {"value": float(sd[0]), "low": float(np.quantile(sd[1:], INTERVAL[0])),

@@ -17,7 +17,7 @@ import numpy as np
 from bayesd.optimize import metrics, opening, samplers, search, streams
 from bayesd.optimize.acquisition import Improvement, Model, Together
 from bayesd.optimize.allowed import allowed
-from bayesd.optimize.belief import weighed, with_belief
+from bayesd.optimize.belief import likely, weighed, with_belief
 from bayesd.optimize.cost import with_costs
 from bayesd.optimize.encode import ABSENT, PINNED, Cube, cube
 from bayesd.optimize.metrics import Metrics, Sought
@@ -74,7 +74,7 @@ def enough(problem: Problem) -> bool:
     While every trial fails the design goes on: a model of failures alone only knows to go far from
     them, into the corners of the space, and took far longer to find a part that works.
     """
-    size = design_size(len(problem.space))
+    size = opening.size_of(problem, design_size(len(problem.space)))
     finished = len(problem.history)
     return (finished + len(problem.pending) >= size and 2 * finished >= size
             and any(observation.values is not None for observation in problem.history))
@@ -140,7 +140,8 @@ def _modelled(problem: Problem, base: Surrogate | Metrics) -> Suggestion:
     # not: allowing them was tried, and was worse even on tabulated runs whose repeats differ.
     stream = streams.Stream(problem.seed, problem.number, "bayes")
     judge = allowed(problem)
-    found = search.maximise(target, stream, centres, known, judge)
+    beside = likely(problem, target)
+    found = search.maximise(target, stream, centres, known, judge, beside)
     name = streams.name(problem.seed, problem.number, "bayes")
     pick, params = _first_new(problem, design.of, found.U)
     if params is None:
@@ -150,7 +151,7 @@ def _modelled(problem: Problem, base: Surrogate | Metrics) -> Suggestion:
                                         fallback=f"bayes: {NONE_NEW}"),))
         if not problem.repeats:
             return Suggestion((), exhausted=True)
-        found = search.maximise(target, stream, centres, known[:0], judge)
+        found = search.maximise(target, stream, centres, known[:0], judge, beside)
         if not len(found.U):
             return Suggestion((), exhausted=True)
         pick, params = 0, design.of.decode(found.U[:1])[0]

@@ -2,15 +2,18 @@
 
 Notation
     u           unit coordinate of one parameter; c its centre, s its spread there
-    pi(u)       density relative to the uniform one: e + (1 - e) N(u; c, s) / Z, the normal cut off at 0 and 1; of a
-                choice its weight times the number of choices, mixed alike
-    l (n,)      log pi of points, the sum over the parameters that have a prior
-    beta, n     strength of the prior, finished trials
+    pi(u)       density relative to that at the centre: o + (1 - o) exp(-((u - c) / 2 s)^4); of a choice its weight,
+                mixed with an even one, relative to that of the likeliest
+    l (n,)      B (exp(t / B) - 1) with t the sum of log pi over the parameters that have a prior: t near the centre,
+                never below -B
+    n           finished trials
 
-The acquisition of a point gets (beta / n) trust l added, so the prior fades as results come in (piBO: Hvarfner et al.,
-"piBO: Augmenting acquisition functions with user beliefs", 2022, equation 6). `e` keeps every point possible. Trust is
-what results so far say of the prior: near 1 while points of high density are no worse than others, 0 once they clearly
-are. piBO alone forgets a wrong prior only by counting; asking whether it is borne out takes a handful of results.
+The acquisition of a point gets a weight times l added (piBO: Hvarfner et al., "piBO: Augmenting acquisition functions
+with user beliefs", 2022, equation 6), but for three things. The density is flat over two spreads, so that it says where
+to look and does not pull there: a normal one draws each trial from the optimum towards the centre. It is bounded: what
+is expected to improve e^B times as much is tried wherever it is, so a lure is left once it is dry. And what fades it
+is less the count of trials than what they say: `trust` asks whether points of high density are better than others,
+which takes a handful of results.
 """
 
 import math
@@ -26,7 +29,7 @@ from bayesd.optimize.encode import ONE_HOT, Axis, Cube, cube
 from bayesd.optimize.fidelity import at_full
 from bayesd.optimize.kernel import CHOICES_MAX, Design
 from bayesd.optimize.search import Target
-from bayesd.optimize.streams import Floats
+from bayesd.optimize.streams import Floats, Stream
 from bayesd.study.problem import Problem
 from bayesd_schemas.prior import Confidence, Prior, spelled
 
@@ -34,8 +37,13 @@ SPREAD: dict[Confidence, float] = {"low": 0.3, "medium": 0.15, "high": 0.075}
 """s, in ranges."""
 SURE: dict[Confidence, float] = {"low": 0.3, "medium": 0.6, "high": 0.85}
 """Of a choice: how much of the density it gets, before the rest is shared evenly."""
-EVERYWHERE = 0.1        # e
-BETA = 3.0
+OUTSIDE: dict[Confidence, float] = {"low": 0.3, "medium": 0.1, "high": 0.02}
+"""o"""
+FLAT = 2.0              # spreads over which the density is flat
+BOUND = 12.0            # B
+EVERYWHERE = 0.1        # how much of the density of choices is even
+HALF = 100              # trials after which it counts half, come what may
+DRAWS = 256             # candidates of the search
 DOUBT_AT = 1.0          # standard deviations of Kendall's tau below 0 at which trust is gone
 LEAST = 1e-3            # a weight below which the term is left out
 
@@ -47,34 +55,29 @@ class Side:
     axis: int
     centre: float
     spread: float
+    outside: float
+    """The density far from the centre, relative to that at it."""
     shares: tuple[float, ...] | None
-    """Of a choice: the density of each cell."""
+    """Of a choice: the density of each cell, relative to the highest."""
 
     def log_density(self, u: Floats) -> Floats:
-        """log pi (n,) at coordinates of a numeric axis."""
-        return np.asarray(np.log(EVERYWHERE + self._normal(u)))
+        """log pi (n,) at coordinates of a numeric axis: 0 at the centre."""
+        return np.asarray(np.log(self.outside + (1 - self.outside) * self._near(u)))
 
     def slope(self, u: Floats) -> Floats:
         """Its derivative (n,)."""
-        normal = self._normal(u)
-        return np.asarray(normal / (EVERYWHERE + normal) * (self.centre - u) / self.spread**2)
+        near, width = (1 - self.outside) * self._near(u), FLAT * self.spread
+        return np.asarray(-4 * near / (self.outside + near) * (u - self.centre) ** 3 / width**4)
 
-    def _normal(self, u: Floats) -> Floats:
-        z = (u - self.centre) / self.spread
-        low, high = self._ends
-        return np.asarray((1 - EVERYWHERE) * np.exp(-0.5 * z * z) / (
-            math.sqrt(2 * math.pi) * self.spread * (high - low)))
-
-    @property
-    def _ends(self) -> tuple[float, float]:
-        return float(ndtr(-self.centre / self.spread)), float(ndtr((1 - self.centre) / self.spread))
+    def _near(self, u: Floats) -> Floats:
+        return np.asarray(np.exp(-((u - self.centre) / (FLAT * self.spread)) ** 4))
 
     def drawn(self, v: Floats, of: Axis) -> Floats:
         """Coordinates at the quantiles v (n,) of the opinion itself: the rest of the space has draws of its own."""
         if self.shares is not None:
             edges = np.cumsum(np.array(self.shares)) / sum(self.shares)
             return of.centre(np.minimum(np.searchsorted(edges, v, side="right"), of.cells - 1))
-        low, high = self._ends
+        low, high = (float(ndtr((end - self.centre) / self.spread)) for end in (0.0, 1.0))
         return np.asarray(np.clip(self.centre + self.spread * ndtri(low + v * (high - low)), 0.0, 1.0))
 
 
@@ -101,7 +104,7 @@ class Belief:
         return U
 
     def log_density(self, U: Floats) -> Floats:
-        """l (n,) of unit coordinates; parameters that are not active say nothing."""
+        """l (n,) of unit coordinates: 0 at the mode; parameters that are not active say nothing."""
         active = self.of.active(U)
         out = np.zeros(len(U))
         for side in self.sides:
@@ -110,7 +113,12 @@ class Belief:
             else:
                 l_ = side.log_density(U[:, side.axis])
             out += np.where(active[:, side.axis], l_, 0.0)
-        return out
+        return bounded(out)
+
+
+def bounded(t: Floats) -> Floats:
+    """l (n,) of sums of log densities t (n,), none above 0."""
+    return np.asarray(BOUND * np.expm1(t / BOUND))
 
 
 def belief(problem: Problem) -> Belief | None:
@@ -124,7 +132,7 @@ def belief(problem: Problem) -> Belief | None:
 
 def _side(j: int, axis: Axis, prior: Prior) -> Side:
     if axis.kind != "choice":
-        return Side(j, float(axis.units([prior.centre])[0]), SPREAD[prior.confidence], None)
+        return Side(j, float(axis.units([prior.centre])[0]), SPREAD[prior.confidence], OUTSIDE[prior.confidence], None)
     choices: Sequence[Any] = axis.cell_values(range(axis.cells))
     if prior.weights is not None:
         weights = [prior.weights.get(spelled(choice), 0.0) for choice in choices]
@@ -133,9 +141,10 @@ def _side(j: int, axis: Axis, prior: Prior) -> Side:
     else:
         sure, chosen = SURE[prior.confidence], axis.cell_of(prior.centre)
         shares = [(1 - sure) / axis.cells + sure * (cell == chosen) for cell in range(axis.cells)]
-    density = tuple(EVERYWHERE + (1 - EVERYWHERE) * share * axis.cells for share in shares)
+    mixed = [EVERYWHERE + (1 - EVERYWHERE) * share * axis.cells for share in shares]
+    density = tuple(each / max(mixed) for each in mixed)
     best = max(range(axis.cells), key=lambda cell: (density[cell], -cell))
-    return Side(j, float(axis.centre(np.array([best]))[0]), 0.0, density)
+    return Side(j, float(axis.centre(np.array([best]))[0]), 0.0, min(density), density)
 
 
 def trust(l_: Floats, cost: Floats) -> float:
@@ -167,8 +176,8 @@ def trusted(problem: Problem, held: Belief) -> float:
 
 
 def weight(problem: Problem, held: Belief) -> float:
-    """What the log density is multiplied with in the acquisition: (beta / n) trust."""
-    return BETA / max(len(problem.history), 1) * trusted(problem, held)
+    """What l is multiplied with in the acquisition."""
+    return HALF / (HALF + len(problem.history)) * trusted(problem, held)
 
 
 @dataclass(frozen=True)
@@ -190,12 +199,13 @@ class Opinion:
 
     def value(self, X: Floats) -> Floats:
         """(n,) of features (n, D)."""
-        return self._numeric(X)[0] + self._choices(X)
+        return self.weight * bounded(self._numeric(X)[0] + self._choices(X))
 
     def gradient(self, X: Floats) -> tuple[Floats, Floats]:
         """Value (n,) and its derivatives (n, m) in the numeric columns."""
         value, slope = self._numeric(X)
-        return value + self._choices(X), slope
+        t = value + self._choices(X)
+        return self.weight * bounded(t), self.weight * np.exp(t / BOUND)[:, None] * slope
 
     def _numeric(self, X: Floats) -> tuple[Floats, Floats]:
         design = self.design
@@ -205,7 +215,7 @@ class Opinion:
             if side.shares is not None:
                 continue
             column = design.numeric.index(side.axis)
-            active = self.weight * flags.get(column, np.ones(len(X)))
+            active = flags.get(column, np.ones(len(X)))
             value += active * side.log_density(X[:, column])
             slope[:, column] = active * side.slope(X[:, column])
         return value, slope
@@ -218,7 +228,7 @@ class Opinion:
             side = sides.get(j)
             if side is not None and side.shares is not None:      # choices that share a column share its density
                 density = [float(np.mean(side.shares[column::columns])) for column in range(columns)]
-                value += X[:, at:at + columns] @ (self.weight / ONE_HOT * np.log(np.array(density)))
+                value += X[:, at:at + columns] @ (np.log(np.array(density)) / ONE_HOT)
             at += columns
         return value
 
@@ -233,6 +243,15 @@ def with_belief(problem: Problem, gain: Target, target: Target) -> Target:
         return target
     terms: tuple[Target, *tuple[Term, ...]] = target.terms if isinstance(target, Together) else (target,)
     return Together((*terms, Opinion(gain, held, weighs)))
+
+
+def likely(problem: Problem, target: Target) -> Floats | None:
+    """(k, p) draws from the prior, for the search to look at: in six dimensions a thousand points that are even over
+    the space have none where somebody is sure. None where the prior has no part in the target."""
+    held = belief(problem)
+    if held is None or weighed(target) is None:
+        return None
+    return held.points(Stream(problem.seed, problem.number, "prior").uniform(DRAWS, held.of.p))
 
 
 def weighed(target: Target) -> float | None:

@@ -7,33 +7,41 @@ quantile of the draws (Wilson, "Stopping Bayesian optimization with probabilisti
 et al. ("Automatic termination for hyperparameter optimization", 2022) bound the same from a lower confidence
 bound on the minimum, which is never tight where many points are alike.
 
+The draws come from several models, at hyperparameters that the results allow beside the fitted ones (`laplace`): the
+fitted model alone is sure too soon, above all where its length scales are short and results are few. And a space of
+many cells of such length is not known after twenty results, whatever a model says: `cells` counts them.
+
 Pending trials are left out: what they bring is still to come.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from scipy.special import ndtri
 
-from bayesd.optimize import bayes, search, sobol, streams
+from bayesd.optimize import bayes, laplace, search, sobol, streams
 from bayesd.optimize.allowed import allowed
+from bayesd.optimize.kernel import Design
 from bayesd.optimize.posterior import Posterior
-from bayesd.optimize.surrogate import Surrogate, surrogate
+from bayesd.optimize.streams import Floats
+from bayesd.optimize.surrogate import Surrogate, Told, surrogate
 from bayesd.optimize.threads import one_blas_thread
 from bayesd.study.problem import Convergence, Problem
 
 TRIED_MAX = 60      # points that were tried, with the best beliefs
 FOUND_MAX = 64      # of the search for the largest improvement
 EVERYWHERE = 256    # points of the whole space
-DRAWS = 1024
+THETAS = 8          # models that the draws come from
+DRAWS = 128         # of each
 BOUND = 0.95        # the quantile that bounds the regret
 MOVED = 0.01        # of the spread: the best moved if it moved by so much
 DIGITS = 6
-SHARE, NOISES = 0.02, 0.5               # little in the mean: of the spread, or of the noise
-BOUND_SHARE, BOUND_NOISES = 0.1, 1.5    # ... and at the bound
-STEADY_MAX, STEP = 5, 2                 # looks back, each so many results before the last
-STEADY_FROM = 20                        # results without a move, before which nobody looks back
+SHARE, NOISES = 0.05, 0.5               # little in the mean: of the spread, or of the noise
+BOUND_SHARE, BOUND_NOISES = 0.15, 1.5   # ... and at the bound
+STEADY_MAX, STEP = 2, 4                 # looks back, each so many results before the last
+STEADY_FROM = 15                        # results without a move, before which nobody looks back
 
 
 def convergence(problem: Problem) -> Convergence | None:
@@ -83,8 +91,9 @@ def _of(problem: Problem, base: Surrogate) -> Convergence:
     candidates = np.vstack([tried[order], found.U[:FOUND_MAX], everywhere])
     _, first = np.unique(of.pin(candidates), axis=0, return_index=True)
     candidates = candidates[np.sort(first)]        # the best belief stays the first
-    normal = ndtri(np.clip(stream.uniform(DRAWS, len(candidates)), 1e-12, 1 - 1e-12))
-    drawn = posterior.draw(base.design.features(candidates), normal)
+    X = base.design.features(candidates)
+    drawn = np.vstack([model.draw(X, _normal(stream, DRAWS, len(candidates)))
+                       for model in _models(problem, base, posterior.kernel.theta, stream)])
     regrets = drawn[:, 0] - np.min(drawn, axis=1)
     random = posterior.predict(base.design.features(everywhere))[0] if len(everywhere) else means
 
@@ -101,7 +110,32 @@ def _of(problem: Problem, base: Surrogate) -> Convergence:
         noise=_rounded(float(noise[0])),
         spread=_rounded(spread),
         improvement=gain(math.exp(min(700.0, float(found.acquisition[0])))) if len(found.U) else 0.0,
-        expected_regret=gain(float(np.mean(regrets))), regret=gain(float(np.quantile(regrets, BOUND))))
+        expected_regret=gain(float(np.mean(regrets))), regret=gain(float(np.quantile(regrets, BOUND))),
+        cells=_cells(base.design, posterior.kernel.theta))
+
+
+def _models(problem: Problem, base: Surrogate, theta: Floats, stream: streams.Stream) -> Iterator[Posterior]:
+    """The model of the same results at other hyperparameters."""
+    fit = base.fit or problem.fit
+    assert fit is not None
+    part = next(Told.of(problem, np.ones(1)).to_fit(problem))
+    drawn = laplace.draws(base.design, tuple(theta.tolist()), *part, _normal(stream, THETAS, base.design.size))
+    for each in drawn:
+        there = replace(problem, fit=replace(fit, theta=(*each, *fit.theta[len(each):])))
+        posterior = surrogate(there, np.ones(1), refit=False).posterior
+        assert isinstance(posterior, Posterior)
+        yield posterior
+
+
+def _cells(design: Design, theta: Floats) -> float:
+    """How many boxes, each as wide as a length scale is expected to be, fit between points that are alike: the product
+    over the parameters of the prior's median over the length scale, none below 1."""
+    shorter = np.maximum(design.prior[0][:design.of.p] - theta[:design.of.p], 0.0)
+    return _rounded(math.exp(min(math.fsum(shorter), 700.0)))
+
+
+def _normal(stream: streams.Stream, *shape: int) -> Floats:
+    return np.asarray(ndtri(np.clip(stream.uniform(*shape), 1e-12, 1 - 1e-12)))
 
 
 def _barren(problem: Problem, least: float) -> int:

@@ -75,11 +75,11 @@ class Found:
 
 
 def maximise(target: Target, stream: Stream, centres: Floats, known: Floats,
-             judge: Callable[[Cube, Floats], Bools] | None = None) -> Found:
+             judge: Callable[[Cube, Floats], Bools] | None = None, beside: Floats | None = None) -> Found:
     """Search for the highest value.
 
     `centres` are the best data points; rows of `known` (both unit coordinates) are left out, and
-    so is what the judge does not allow.
+    so is what the judge does not allow. `beside` are more candidates for the sweep.
     """
     design = target.design
     of = design.of
@@ -99,7 +99,7 @@ def maximise(target: Target, stream: Stream, centres: Floats, known: Floats,
             return target.value(design.features(U))
         return np.concatenate([target.value(design.features(U[i:i + rows])) for i in range(0, len(U), rows)])
 
-    U = np.vstack([_everywhere(stream, of.p), _around(stream, of, centres)])
+    U = np.vstack([_everywhere(stream, of.p), _around(stream, of, centres), *(() if beside is None else (beside,))])
     U = of.snap(U, SWEEP_BITS)
     U = U[free(U)]
     if not len(U):

@@ -252,7 +252,15 @@ def study_confirm(desk: Desk, client: str, request: Request) -> Result:
 
 
 AMENDABLE = ("budget", "stop", "lease", "retry", "confirm", "folds", "late", "noise", "tags", "method", "surrogate",
-             "space", "constraints", "prior", "bounds", "objectives", "cost", "limits")
+             "space", "constraints", "prior", "bounds", "objectives", "cost", "limits", "prune", "winner")
+FIXED = {
+    "fidelity": "what trials told at their rungs, and how far workers train now, is counted in it: fork the study",
+    "warm_start": "what helps a study is read when it is created: create another",
+    "seed": "the points that were drawn already came from it: fork the study",
+    "enqueue": "its points are in the queue: enqueue others"}
+"""Why parts of a declaration cannot be amended, where somebody may expect it."""
+PARTS = ("budget", "stop", "lease", "retry", "confirm", "cost", "prune", "winner")
+"""Tables of which an amendment changes what it names, and the rest stays."""
 
 
 def study_amend(desk: Desk, client: str, request: Request) -> Result:
@@ -263,7 +271,9 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
         raise Refused("bad-field", "changes is empty", "changes")
     for key in changes:
         if key not in AMENDABLE:
-            raise Refused("bad-field", f"{cut(str(key), 80)} cannot be amended; {', '.join(AMENDABLE)} can", str(key))
+            why = f" ({FIXED[key]})" if key in FIXED else ""
+            raise Refused("bad-field", f"{cut(str(key), 80)} cannot be amended{why}; {', '.join(AMENDABLE)} can",
+                          str(key))
     spec = _spec(_changed(study.spec, changes))
     if [goal.model_copy(update={"bounds": None}) for goal in spec.goals] != [
             goal.model_copy(update={"bounds": None}) for goal in study.goals]:
@@ -275,6 +285,9 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
     if [limit.metric_name for limit in spec.limits] != [limit.metric_name for limit in study.spec.limits]:
         raise Refused("bad-field", "of limits only what they allow can be amended: trials were not asked for another "
                       "metric; fork the study", "limits")
+    if spec.resumes != study.spec.resumes:
+        raise Refused("bad-field", "of prune everything but resume can be amended: trials stand at their rungs, and "
+                      "workers train up to them; fork the study", "prune")
     new_space = spec.space != study.spec.space
     data: dict[str, Any] = {**spec_data(spec), "space_rev": study.space_rev + new_space}
     dropped = 0
@@ -295,11 +308,11 @@ def study_amend(desk: Desk, client: str, request: Request) -> Result:
 
 
 def _changed(spec: StudySpec, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A study file with parts of it changed; of budget, lease, retry and space, what is not named stays."""
+    """A study file with parts of it changed; of PARTS and of the space, what is not named stays."""
     before = spec.model_dump(mode="json", exclude_unset=True)
     before.pop("enqueue", None)            # handed out, or in the queue
     after = {**before, **changes}
-    for part in ("budget", "stop", "lease", "retry", "confirm", "cost"):
+    for part in PARTS:
         if isinstance(changes.get(part), dict):
             after[part] = {**(before.get(part) or {}), **changes[part]}
     if isinstance(changes.get("space"), dict):

@@ -5,13 +5,19 @@ Of n outcomes that come at a steady rate the time for m more is
 (m / n) times the time so far times a ratio of two gamma variables, F distributed with (2m, 2n) degrees of freedom: the
 interval is its central 80 %, for trials that take a time by chance (exponential ones); steadier trials end in it more
 often. Nothing here reads a clock: open seconds are given.
+
+Where trials climb rungs with pauses an outcome is what was told at a rung, and what is left is counted in fidelity: a
+trial is expected to train up to its first rung, and one of `reduction` of those that reach a rung up to the next.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scipy.special import fdtri
 
-from bayesd.study import stopping
+from bayesd.study import ladder, stopping
+from bayesd.study.board import shares_of
 from bayesd.study.state import Study
 
 INTERVAL = 0.8
@@ -38,6 +44,7 @@ def forecast(study: Study, elapsed_s: float) -> Forecast | None:
     if study.status == "closed":
         return None
     budget, done = study.spec.budget, _done(study)
+    counted = done - _repeats(study)
     found = [] if budget.wall is None else [_of(budget.wall - elapsed_s, None, 0, "wall")]
     if done and elapsed_s > 0:
         each_s = elapsed_s / done
@@ -45,14 +52,20 @@ def forecast(study: Study, elapsed_s: float) -> Forecast | None:
         if study.stopping is not None:
             left.append((study.stopping["rule"], len(study.running) + len(study.waiting)))
         if budget.trials is not None:
-            left.append(("trials", budget.trials - done))
+            left.append(("trials", done * _left(study, budget.trials) / max(ladder.ladder_of(study).trained, 1)
+                         if study.spec.resumes else
+                         (budget.trials - counted) * done / counted if counted else budget.trials))
+        if budget.fidelity is not None:
+            told = ladder.ladder_of(study).trained
+            left.append(("fidelity", done * (budget.fidelity - told) / max(told, 1)))
         if budget.cost is not None and study.cost > 0:
             left.append(("cost", (budget.cost - study.cost) * done / study.cost))
         if study.spec.stop is not None and study.spec.stop.patience is not None and study.best is not None:
             barren, _ = stopping.barren_results(study, study.spec.stop.min_delta)
             left.append(("patience", study.spec.stop.patience - barren))
         found += [_of(more * each_s, more, done, rule) for rule, more in left]
-    return min(found, key=lambda each: each.eta_s, default=None)
+    return min((each for each in found if math.isfinite(each.low_s + each.eta_s + each.high_s)),
+               key=lambda each: each.eta_s, default=None)       # a cost of nearly nothing lasts for ever
 
 
 def costs(study: Study, elapsed_s: float) -> dict[str, float | None]:
@@ -69,8 +82,30 @@ def costs(study: Study, elapsed_s: float) -> dict[str, float | None]:
 
 
 def _done(study: Study) -> int:
-    """Own trials with an outcome."""
+    """Own trials with an outcome; where they climb rungs, what was told."""
+    if study.spec.resumes:
+        return sum(len(trial.rungs or ()) + (trial.status in ("complete", "fail")) for trial in study.trials
+                   if trial.origin is None)
     return sum(study.counts[status] for status in ("complete", "fail", "pruned")) - study.imported
+
+
+def _repeats(study: Study) -> int:
+    """Of those, the ones that measured a point again: no budget counts them."""
+    return sum(trial.of is not None and trial.status in ("complete", "fail", "pruned") for trial in study.trials) if (
+        study.again) else 0
+
+
+def _left(study: Study, trials: int) -> float:
+    """How much fidelity so many trials are still to be trained in all; at least what is being trained now."""
+    spec = study.spec
+    assert spec.fidelity is not None
+    levels, most = spec.fidelity.levels, spec.fidelity.max
+    expected = 0.0
+    for bracket, share in enumerate(shares_of(spec.fidelity) if ladder.has_brackets(study) else (1.0,)):
+        steps = [level - before for before, level in pairwise((0, *levels[bracket:], most))]
+        expected += share * math.fsum(step / spec.fidelity.reduction**k for k, step in enumerate(steps))
+    at_work = ladder.trained(study) - ladder.ladder_of(study).trained
+    return max(trials * expected - ladder.ladder_of(study).trained, at_work)
 
 
 def _of(eta_s: float, more: float | None, done: int, rule: str) -> Forecast:

@@ -96,8 +96,9 @@ def _place(trial: Trial, seen: list[Observation]) -> int:
     early = [_late(trial, late) for late in trial.late or () if late.seq < told]
     after = [_late(trial, late) for late in trial.late or () if late.seq > told]
     for place in reversed(range(len(said))):
-        if said[place] == result and _within(said[:place], early) and _within(said[place + 1:], after):
-            return place
+        is_result = said[place] == result or (trial.status == "pruned" and trial.study.spec.folds is not None)
+        if is_result and _within(said[:place], early) and _within(said[place + 1:], after):
+            return place       # of a trial that was stopped after some folds an estimate is known, not what it reported
     return 0
 
 

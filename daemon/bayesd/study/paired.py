@@ -31,6 +31,7 @@ from scipy.special import digamma, polygamma
 from bayesd.study import limits
 from bayesd.study.folds import mean_and_se, scores
 from bayesd.study.state import Data, Study, Trial
+from bayesd_schemas.names import NUMBER_MAX
 
 REFERENCES = 3         # the best complete trials, whose mean others are compared with: more are further from the best
 NEIGHBOURS = 50        # complete trials, the latest, whose differences say what is usual
@@ -88,7 +89,7 @@ def compare(trial: Trial, goal: int = 0) -> Comparison | None:
     k = len(differences)
     mean = math.fsum(differences) / k
     freedom = weight + k - 1
-    square = math.fsum((each - mean) ** 2 for each in differences) + weight * usual
+    square = _squares(differences, mean) + weight * usual
     return Comparison(best.number, bool(references), tuple(references), k, count, mean + behind,
                       square / freedom if freedom else 0.0, freedom, known)
 
@@ -131,11 +132,16 @@ def _usual(study: Study, trial: Trial, references: Mapping[int, Mapping[int, flo
         if len(differences) > 1:
             n = len(differences)
             mean = math.fsum(differences) / n
-            found.append((math.fsum((one - mean) ** 2 for one in differences) / (n - 1), n - 1))
-    known = [(variance, freedom) for variance, freedom in found if variance > 0]
+            found.append((_squares(differences, mean) / (n - 1), n - 1))
+    known = [(variance, freedom) for variance, freedom in found if 0 < variance <= NUMBER_MAX]
     if not known:
         return 0.0, 0.0, len(found)
     return (*moderation(known), len(found))
+
+
+def _squares(differences: Sequence[float], mean: float) -> float:
+    """Sum of squared deviations; infinite where a square is beyond all numbers: nothing is known then."""
+    return math.fsum(apart * apart for apart in (each - mean for each in differences))
 
 
 def moderation(known: Sequence[tuple[float, int]]) -> tuple[float, float]:
@@ -195,11 +201,12 @@ def estimate(trial: Trial) -> Data | None:
             other = study.trials[found.against - 1]
             assert other.values is not None
             sign = 1.0 if goal.direction == "minimize" else -1.0
-            values[goal.name] = other.values[place] + sign * found.difference
+            said = other.values[place] + sign * found.difference
+            values[goal.name] = said if abs(said) <= NUMBER_MAX else mean_and_se(mine)[0]
             error = math.hypot(found.se, other.se or 0.0) if found.freedom else None
             against = found.against if place == 0 else against
         if place == 0:
-            se = error
+            se = error if error is not None and error <= NUMBER_MAX else None
     values = {name: None if value is None else rounded(value) for name, value in values.items()}
     return {"values": values, "folds": measured, **({} if se is None else {"se": rounded(se)}),
             **({} if against is None else {"against": against})}

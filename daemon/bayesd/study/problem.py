@@ -164,8 +164,8 @@ class Convergence:
     barren: int
     """Of those, the last ones, since the best observed value moved by a share of `spread` (see `convergence`)."""
     steady: int
-    """How many models in a row, of now and of some results ago each, say that little is left to gain; counted as far as
-    it decides."""
+    """At how many moments in a row, now and some results ago each, models fitted then say that little is left to gain;
+    counted as far as it decides."""
     best: float
     """The best belief at a point that was tried."""
     noise: float
@@ -178,6 +178,8 @@ class Convergence:
     """How much better the best point anywhere is expected to be than the best belief."""
     regret: float
     """Its upper bound: exceeded with a chance of 5 %."""
+    cells: float = 1.0
+    """How many parts of the space the model takes for unlike each other: 1 where its length scales are long."""
 
 
 @dataclass(frozen=True, slots=True)

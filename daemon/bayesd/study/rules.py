@@ -28,7 +28,7 @@ TICK_EVENT_S = 60.0        # open time is noted at most this often, while leases
 WITHDRAWN_MAX = 100_000    # withdrawn asks remembered; the oldest are forgotten first
 STANDING_MAX = 1000        # unserved asks kept for one worker
 STANDING_ALL_MAX = 50_000  # and for all: each takes about 1 KiB
-BUDGET_RULES = frozenset(("trials", "wall", "cost"))
+BUDGET_RULES = frozenset(("trials", "wall", "cost", "fidelity"))
 RETRIED = frozenset(("crash", "timeout", "oom"))
 
 # ---------------------------------------------------------------- asks [3]
@@ -163,7 +163,8 @@ def _next_trial(desk: Desk, study: Study, worker: str) -> Trial | None:
 
 def _has_room(study: Study) -> bool:
     budget = study.spec.budget.trials
-    return study.reopened is None and study.stopping is None and (budget is None or study.used < budget)
+    return (study.reopened is None and study.stopping is None and (budget is None or study.used < budget)
+            and ladder.may_begin(study))
 
 
 def _provenance(desk: Desk, study: Study, candidate: Candidate) -> Data:
@@ -820,7 +821,7 @@ def settle(desk: Desk, study: Study) -> None:
         if study.stopping is not None:
             rule = study.stopping["rule"]
         elif not _has_room(study):
-            rule = "trials"
+            rule = "trials" if ladder.may_begin(study) else "fidelity"
         elif desk.drawer(study.name).exhausted and not study.queue:
             rule = "exhausted"
         if rule is not None and ladder.going_on(study) is None:

@@ -13,7 +13,19 @@ import orjson
 from bayesd.study.knowledge import besides, read_besides
 from bayesd.study.ladder import Rung
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker, spec_data, spec_of
+from bayesd.study.state import (
+    Earlier,
+    Lease,
+    Origin,
+    Outcome,
+    Repair,
+    State,
+    Study,
+    Trial,
+    Worker,
+    spec_data,
+    spec_from,
+)
 
 CODEC = "bayesd-json-4"
 
@@ -112,7 +124,9 @@ def _confirmation(study: Study) -> dict[str, Any]:
         study.remeasure or (study.again and not study.repeated)) else {}
     if not study.repeated:
         return asked
+    leaders = list(study.repeated)      # best first; the keys of a table are sorted as they are written
     return {**asked, "confirm": study.confirm, "repeated": study.repeated, "again": study.again,
+            **({} if leaders == sorted(leaders, key=str) else {"leaders": leaders}),
             "reopened": study.reopened, "winner": study.winner, "is_announced": study.is_announced}
 
 
@@ -142,7 +156,8 @@ def _rungs(trial: Trial) -> dict[str, Any]:
     if any(lease.fidelity for lease in trial.leases):
         out["targets"] = [lease.fidelity for lease in trial.leases]
     if trial.rungs:
-        out["rungs"] = [[fidelity, *rung] for fidelity, rung in trial.rungs.items()]
+        out["rungs"] = [[fidelity, *rung[:3], *([rung.measured] if rung.measured else [])]
+                        for fidelity, rung in trial.rungs.items()]
         out["checkpoint"] = trial.checkpoint
     return out
 
@@ -201,8 +216,8 @@ def _find(state: State, key: list[Any]) -> Lease:
 
 
 def _load_study(data: dict[str, Any]) -> Study:
-    spec = spec_of(data)
-    created = None if data["created"] is None else spec_of(data["created"])
+    spec = spec_from(data)
+    created = None if data["created"] is None else spec_from(data["created"])
     study = Study(spec.name, spec, data["created_seq"], spec.goals, created, data["space_rev"], data["status"],
                   data["closed_by"])
     for number, each in enumerate(data["trials"], start=1):
@@ -228,7 +243,8 @@ def _load_study(data: dict[str, Any]) -> Study:
     study.remeasure, study.again = data.get("remeasure", []), data.get("again", 0)
     if "repeated" in data:
         study.confirm, study.reopened = data["confirm"], data["reopened"]
-        study.repeated = {int(number): repeats for number, repeats in data["repeated"].items()}
+        study.repeated = {number: data["repeated"][str(number)] for number in
+                          data.get("leaders") or map(int, data["repeated"])}
         study.winner, study.is_announced = data["winner"], data["is_announced"]
     return study
 
@@ -256,6 +272,7 @@ def _load_trial(study: Study, number: int, data: dict[str, Any]) -> Trial:
     for lease, fidelity in zip(trial.leases, data.get("targets", ()), strict=False):
         lease.fidelity = fidelity
     if "rungs" in data:
-        trial.rungs = {fidelity: Rung(tuple(values), seq, se) for fidelity, values, seq, se in data["rungs"]}
+        trial.rungs = {fidelity: Rung(tuple(values), seq, se, tuple(*measured))
+                       for fidelity, values, seq, se, *measured in data["rungs"]}
         trial.checkpoint = data["checkpoint"]
     return trial

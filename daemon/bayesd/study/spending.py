@@ -22,12 +22,15 @@ GRID = 301             # points of the density of those that are still in the ra
 REACH = 8.0            # standard deviations that it covers
 HALVINGS = 40          # of the interval that holds a boundary
 DIGITS = 4             # of a boundary
+ERROR_MIN = 1e-9       # less than this cannot be shared out in double precision: then nobody is stopped by chance
 
 
 @lru_cache(maxsize=256)
 def boundaries(count: int, min_folds: int, error: float) -> dict[int, float]:
     """Look, in folds -> the chance below which a trial is stopped there. There is none at all `count` folds."""
     looks = np.unique(np.linspace(min_folds, count - 1, min(LOOKS_MAX, count - min_folds)).round().astype(int))
+    if error < ERROR_MIN:
+        return dict.fromkeys(looks.tolist(), 0.0)
     parts = error * (count - looks) / (count - looks).sum()
     times = looks / (count - looks)
     out: dict[int, float] = {}

@@ -36,8 +36,11 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import orjson
+
 from bayesd.study import limits
 from bayesd.study.board import Board
+from bayesd.study.canonical import canonical
 from bayesd.study.folds import by_step
 from bayesd.study.ladder import Ladder, Rung
 from bayesd.study.problem import Fit, Observation
@@ -50,7 +53,8 @@ from bayesd_schemas.warm import WarmStart
 Data: TypeAlias = dict[str, Any]
 TrialStatus = Literal["running", "waiting", "paused", "complete", "fail", "pruned", "voided"]
 FINAL = frozenset(("complete", "fail", "pruned", "voided"))
-MEASURED = frozenset(("value", "threshold", "difference", "chance", "bound"))      # of a stop: numbers, even when whole
+MEASURED = frozenset((    # of a stop: numbers, even when whole
+    "value", "threshold", "difference", "chance", "bound", "expected", "low", "high"))
 
 
 class Event(NamedTuple):
@@ -524,7 +528,14 @@ def _study(state: State, event: Event) -> Study:
 
 
 def spec_of(data: Data) -> StudySpec:
-    """A study's declaration out of an event or a snapshot. Canonical JSON sorts keys, but the order of the
+    """A study's declaration out of an event. What has just been declared is read as a replay will read it, with 1 for
+    a choice of 1.0 and opinions in the order of their names: else a life would go on from another declaration than its
+    log."""
+    return spec_from({**data, "spec": orjson.loads(canonical(data["spec"]))})
+
+
+def spec_from(data: Data) -> StudySpec:
+    """The same out of what `spec_data` said, word for word. Canonical JSON sorts keys, but the order of the
     parameters is the order of the optimiser's axes, so it stands beside as a list."""
     said = data["spec"]
     order = data.get("order")
@@ -534,7 +545,7 @@ def spec_of(data: Data) -> StudySpec:
 
 
 def spec_data(spec: StudySpec) -> Data:
-    """What `spec_of` reads."""
+    """What `spec_from` reads."""
     return {"spec": spec.model_dump(mode="json", exclude_unset=True), "order": list(spec.space)}
 
 
@@ -735,6 +746,8 @@ def _typed(study: Study, params: dict[str, Any]) -> Params:
                 value = float(value)
             elif type(value) is str:
                 value = intern(value)      # a choice, said once for all trials
+            elif type(value) is float and parameter.type != "float" and value.is_integer():
+                value = int(value)
             out[name] = value
     return out
 
@@ -852,7 +865,8 @@ def _trial_reported(state: State, event: Event) -> None:
 
 def _trial_stopped(state: State, event: Event) -> None:
     _trial(state, event).stopped = {
-        name: _float(said) if name in MEASURED else said for name, said in event.data.items()}
+        name: _floats(said) if name == "values" else _float(said) if name in MEASURED else said
+        for name, said in event.data.items()}
 
 
 # ---------------------------------------------------------------- outcomes
@@ -1012,7 +1026,8 @@ def _trial_paused(state: State, event: Event) -> None:
     trial = _finish(state, event, "paused")
     _supersede(trial)
     assert trial.values is not None
-    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(trial.values, event.seq, trial.se)}
+    trial.rungs = {**(trial.rungs or {}), event.data["fidelity"]: Rung(
+        trial.values, event.seq, trial.se, trial.limits)}
     trial.checkpoint = event.data.get("checkpoint")
     if trial.study.ladder is not None:
         trial.study.ladder.note(trial)

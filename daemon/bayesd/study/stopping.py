@@ -6,10 +6,10 @@ is an event, `study.stopping`: nothing new is handed out, running trials finish,
 wanted, and the study closes by that rule. To amend the study before it has closed takes the decision back, and patience
 counts from there.
 
-`converged` has no number to set. It asks five models, fitted to the results of now and of two to eight results ago, and
-each must say that little is left to gain, in the mean and at its bound (2 % and 10 % of how far the search has come, or
-a half and one and a half deviations of one measurement, whichever is more); and for twenty results the best has not
-moved by 1 %. One model is surest before its first surprise.
+`converged` has no number to set. What is left to gain must be little, in the mean and at its bound (5 % and 15 % of how
+far the search has come, or a half and one and a half deviations of one measurement, whichever is more), by what was
+known four results ago as well as now; for fifteen results the best has not moved by 1 %; and there are ten results for
+each part of the space that the model takes for unlike the others. A model is surest before its first surprise.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,8 +20,9 @@ from bayesd.study.state import Data, Study, Trial
 from bayesd_schemas.study import Stop
 
 RESULTS_MIN = 20        # a model of fewer is not asked
-BARREN_MIN = 20         # results since the best moved ...
-STEADY_MIN = 5          # ... and models of now and of then that say little is left, before a search has converged
+BARREN_MIN = 15         # results since the best moved ...
+STEADY_MIN = 2          # ... and moments, now and before, at which little is left, before a search has converged
+CELL_RESULTS = 10       # results for each of `Convergence.cells`
 FLOOR = 0.001           # of the spread: the least that counts as noise, where results repeat to the last digit
 
 BY_RESULTS = frozenset(("target", "patience"))
@@ -88,7 +89,8 @@ def by_model(stop: Stop | None, seen: Convergence) -> Fired | None:
         return "improvement", {**asdict(seen), "at_most": stop.improvement * noise}
     if stop.regret is not None and seen.regret < stop.regret:
         return "regret", {**asdict(seen), "at_most": stop.regret}
-    if stop.converged and seen.steady >= STEADY_MIN and seen.barren >= BARREN_MIN:
+    if (stop.converged and seen.steady >= STEADY_MIN and seen.barren >= BARREN_MIN
+            and seen.results >= CELL_RESULTS * seen.cells):
         return "converged", asdict(seen)
     return None
 

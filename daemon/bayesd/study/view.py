@@ -27,7 +27,9 @@ def study_state(state: State, study: Study, elapsed_s: float) -> dict[str, Any]:
         "space": spec.space.model_dump(mode="json", exclude_unset=True), "space_rev": study.space_rev,
         "trials": {**counts(study), "total": study.used, **imported(study)},
         "budget": {"trials": spec.budget.trials, "wall": spec.budget.wall, "cost": spec.budget.cost,
-                   "used_trials": study.used, "used_wall": round(elapsed_s, 3), "used_cost": study.cost},
+                   "used_trials": study.used, "used_wall": round(elapsed_s, 3), "used_cost": study.cost,
+                   **({} if spec.budget.fidelity is None else {"fidelity": spec.budget.fidelity,
+                                                               "used_fidelity": ladder.trained(study)})},
         "best": best(study), **_forecast(study, elapsed_s),
         "log": state.log, "epoch": state.epoch, "seq": state.seq}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bayesd import winner
 from bayesd.optimize.explain import chances
+from bayesd.study import ladder
 from bayesd.study.limits import Reading, words
 from bayesd.study.problem import Problem
 from bayesd.study.state import Study, Trial
@@ -85,6 +86,12 @@ def _closed(seen: Witness) -> Page:
     if rule == "cost":
         return _reason("cost", f"Its cost budget of {number(budget.cost)} was used up {at}: its trials cost "
                        f"{number(study.cost)}.", longer.format(f"budget.cost={number(2 * (budget.cost or 1))}"))
+    if rule == "fidelity":
+        unit = "" if study.spec.fidelity is None else f" {study.spec.fidelity.name}"
+        return _reason("fidelity",
+                       f"Its budget of {budget.fidelity}{unit} was used up {at}: its trials were trained for "
+                       f"{ladder.trained(study)} together, and what was left brought none of them to the end.",
+                       longer.format(f"budget.fidelity={2 * (budget.fidelity or 1)}"))
     if rule == "exhausted":
         kept = " that the constraints allow" if study.spec.constraints else ""
         seldom = "" if study.repeats else " and no point is tried twice here" + (
@@ -342,6 +349,8 @@ def _winner(study: Study, problem: Problem) -> Page | None:
         top = sorted(probable.items(), key=lambda pair: (-pair[1], pair[0]))
         out["chances"] = [{"trial": trial, "probability": chance} for trial, chance in top[:5] if chance >= 0.01]
         out["chance"] = probable.get(best["trial"], 0.0)
+    if entries[0].fidelity is not None:
+        out["rung"] = entries[0].fidelity
     out["announced"] = {name: announced.get(name) for name in (
         "rule", "trial", "reason", "mean", "sd", "probability", "expected_loss")}
     out["words"] = list(_winner_words(study, out))
@@ -355,6 +364,10 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
     yield (f"Trial {won['trial']}, {name} {beside(won['value'], scale)}{spread}, by rule best: {won['reason']}."
            + (" By the first objective alone: the others are traded off, and bayesd study export has them all."
               if len(study.goals) > 1 else ""))
+    rung, fidelity = won.get("rung"), study.spec.fidelity
+    if rung is not None and fidelity is not None:
+        yield (f"No result stands behind it yet: it is what was told after {rung} of {fidelity.max} {fidelity.name}, "
+               "as of the others at that rung, and more training may change their order.")
     limits = Reading.of(study).beside({"trial": won["trial"]}).get("limits", [])
     if limits:
         yield f"It keeps the limits of the study: {words(limits)}."
@@ -370,7 +383,8 @@ def _winner_words(study: Study, won: Page) -> Iterator[str]:
         again = won["confirmed"]
         yield f"Confirmed is trial {again['trial']}: {again['reason']}."
     if second is None:
-        yield "It is the only finished trial, so that is all that can be said."
+        only = "finished trial" if rung is None else "trial at that rung"
+        yield f"It is the only {only}, so that is all that can be said."
         return
     yield f"The runner-up is trial {second['trial']} with {beside(second['value'], scale)}. {_apart(study, won)}"
     others = [f"{rule} takes trial {each['trial']} ({each['reason']})" for rule, each in won["rules"].items()

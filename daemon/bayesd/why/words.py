@@ -296,8 +296,8 @@ def _reason(page: Page) -> Iterable[Block]:
         yield ("It belongs to the start design: points of a Sobol sequence, which are spread evenly over the space. "
                "Their outcomes give the model something to learn from; none of them moved this point.")
     elif how == "prior":
-        yield (f"The prior on {listed(choice['priors'])} gets half of the start design, and this is one of its draws; "
-               "the other half is spread evenly over the space, so that a prior that is wrong is found out. It was "
+        yield (f"The prior on {listed(choice['priors'])} gets a part of the start design, and this is one of its "
+               "draws; the others are spread evenly over the space, so that a prior that is wrong is found out. It was "
                f"trusted {choice['prior']:.0%}: {_TRUST}")
     elif how == "earlier":
         yield (f"It was one of the best of study {', '.join(choice['sources'] or ())}, and stands at the beginning "
@@ -348,8 +348,8 @@ def _knew_before(choice: Page) -> Iterable[Block]:
     """What was known before the first trial, and what it still weighed."""
     if choice["priors"]:
         on = listed(choice["priors"])
-        yield (f"The prior on {on} was forgotten: results do not bear it out, or there are so many that it counts "
-               "no more." if choice["prior"] is None else
+        yield (f"The prior on {on} had no say: results do not bear it out, or weigh more by now."
+               if choice["prior"] is None else
                f"The prior on {on} had a say: {choice['prior']:.3g} times the logarithm of its density was added to "
                "that of the expected improvement. That factor falls with every result, and to 0 where results do "
                "not bear the prior out.")
@@ -535,6 +535,8 @@ def _rivals(page: Page) -> Iterable[Block]:
 
 def _stopped(said: Page) -> str:
     """At which step the pruning rule stopped it, and against what."""
+    if said.get("by") == "dominance":
+        return _dominated(said)
     value = "no number" if said.get("value") is None else number(said["value"])
     limit = "no number" if said.get("threshold") is None else number(said["threshold"])
     what = f"its {said['metric']}" if said.get("metric") else "it"
@@ -545,8 +547,42 @@ def _stopped(said: Page) -> str:
                 f"{said['kept']} went on, down to {limit}.")
     if said["rule"] == "race":
         return _raced(said, what, value, limit)
+    if said["rule"] == "curve":
+        return _curved(said, what, value, limit)
     return (f"Rule {said['rule']} stopped it at step {said['step']}: {what} was {value} at best, behind {limit} of the "
             f"{count(said['compared'], 'trial')} that it was held against.")
+
+
+def _dominated(said: Page) -> str:
+    """By how many it was beaten in everything, or beside which trial it led to nothing."""
+    at = " and ".join(f"{name} {'no number' if value is None else number(value)}"
+                      for name, value in said["values"].items())
+    where = f" of bracket {said['bracket']}" if said.get("bracket") is not None else ""
+    words = f"Rule {said['rule']}, by dominance, stopped it at step {said['step']}"
+    if said.get("rung") is not None:
+        return (f"{words}, at rung {said['rung']}{where}: it was at {at}, dominated by {said['dominated']} of the "
+                f"{count(said['compared'], 'trial')} that had reached the rung; {said['ahead']} were before it, and "
+                f"the best {said['kept']} went on.")
+    if said["rule"] == "curve":
+        return (f"{words}: it was at {at}, and as {said['compared']} complete trials that stood nearest to it there "
+                f"went on, its chances to end better than trial {said['against']} in any objective at step "
+                f"{said['horizon']} added up to {number(said['chance'])}, and below {number(said['bound'])} the rule "
+                "stops.")
+    return (f"{words}: {at} was the best that it had reported, and {said['dominated']} of the "
+            f"{count(said['compared'], 'complete trial')} that reported at that step were worse in nothing and better "
+            "in something.")
+
+
+def _curved(said: Page, what: str, value: str, limit: str) -> str:
+    """Where its learning curve led, against what the best trial has."""
+    best = f"{limit} of trial {said['against']}, the best then"
+    if said.get("expected") is None:
+        return (f"Rule curve stopped it at step {said['step']}: {what} was no number, and {best}, is out of reach of "
+                "that.")
+    return (f"Rule curve stopped it at step {said['step']}: {what} was {value}, and as {said['compared']} complete "
+            f"trials that stood nearest to it there went on, it led to {number(said['expected'])} at step "
+            f"{said['horizon']}, with 90 % between {number(said['low'])} and {number(said['high'])}. The chance to end "
+            f"better than {best}, was {number(said['chance'])}, and below {number(said['bound'])} the rule stops.")
 
 
 def _raced(said: Page, what: str, value: str, limit: str) -> str:

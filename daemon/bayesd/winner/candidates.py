@@ -72,7 +72,7 @@ def entries(study: Study) -> tuple[Entry, ...]:
                                             for each in repeats if each.values is not None)))
     if complete or not study.spec.resumes:
         return tuple(complete)
-    climbed = [(trial, max(trial.rungs)) for trial in ladder.furthest(study) if trial.rungs and limits.keeps(trial)]
+    climbed = [(trial, max(trial.rungs)) for trial in ladder.furthest(study) if trial.rungs]
     highest = max((rung for _, rung in climbed), default=0)
     return tuple(Entry(trial.number, trial.params, trial.rungs[highest].values[0], trial.rungs[highest].se,
                        trial.seconds, trial.rungs[highest].values, highest) for trial, _ in climbed if trial.rungs)

@@ -9,7 +9,8 @@ Each rule is a module with one function, `judge(study, trial, step, prune) -> Ve
 
 from collections.abc import Callable
 
-from bayesd.study.pruning import halving, quantile, racing
+from bayesd.study.board import board_of
+from bayesd.study.pruning import curve, dominated, halving, quantile, racing
 from bayesd.study.pruning.verdict import Verdict
 from bayesd.study.state import Study, Trial
 from bayesd_schemas.study import Prune
@@ -17,7 +18,7 @@ from bayesd_schemas.study import Prune
 Judge = Callable[[Study, Trial, int, Prune], Verdict | None]
 
 RULES: dict[str, Judge] = {"median": quantile.judge, "percentile": quantile.judge, "race": racing.judge,
-                          "asha": halving.judge, "hyperband": halving.judge}
+                          "asha": halving.judge, "hyperband": halving.judge, "curve": curve.judge}
 
 
 def verdict(study: Study, trial: Trial) -> Verdict | None:
@@ -32,9 +33,9 @@ def verdict(study: Study, trial: Trial) -> Verdict | None:
             or trial.open_lease is None):
         return None
     step = next(reversed(reports))
-    if step < prune.warmup or step != max(reports):
+    if step < prune.warmup or step != board_of(study).seen(trial).furthest:
         return None
-    return RULES[prune.rule](study, trial, step, prune)
+    return (dominated.RULES if prune.by_dominance else RULES)[prune.rule](study, trial, step, prune)
 
 
 __all__ = ["RULES", "Judge", "Verdict", "verdict"]

@@ -6,7 +6,9 @@ entered before it, and goes on when it is among the best 1/reduction, at least o
 A value stays in its rung whatever becomes of its trial, unless that is voided or leased anew.
 
 Hyperband (Li et al., 2018) hedges against rungs that say little: in bracket b the first rung is that of index b, so
-later brackets let a trial show more of itself before they judge; `board.bracket_of` says which a trial is in.
+later brackets let a trial show more of itself before they judge; `board.bracket_of` says which a trial is in. With
+`shared` the brackets have their rungs in common (as in Syne Tune, Salinas et al., 2022), so that the few trials of a
+late one are held against many.
 """
 
 import math
@@ -26,7 +28,7 @@ def judge(study: Study, trial: Trial, step: int, prune: Prune) -> Verdict | None
     board = board_of(study)
     bracket, levels = board.levels_of(trial)
     for level, (entered, value) in zip(levels, board.entries(trial), strict=False):
-        rung = board.rungs[bracket, level]
+        rung = board.rung(bracket, level)
         kept = max(1, len(rung) // fidelity.reduction)
         if entered != step or len(rung) < prune.needed or level < prune.warmup:
             continue

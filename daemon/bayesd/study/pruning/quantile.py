@@ -18,7 +18,7 @@ from bayesd_schemas.study import Prune
 def judge(study: Study, trial: Trial, step: int, prune: Prune) -> Verdict | None:
     """Stop at `step` when enough others are there to compare with, and the best so far is behind."""
     board = board_of(study)
-    own = min((value for _, value in board.curve(trial)), default=None)
+    own = board.seen(trial).best
     others = board.steps.get(step, ())
     threshold = limit(own, others, prune.share, prune.needed)
     if own is None or threshold is None:
