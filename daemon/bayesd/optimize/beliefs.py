@@ -47,6 +47,9 @@ from bayesd.optimize.streams import Floats
 
 NOISES = np.array([-9, -7.5, -6, -5, -4.25, -3.5, -2.75, -2, -1.25, -0.5, 0.25])       # logarithms of the variance
 PRIOR_NOISE = (-4.0, 2.0)       # mean and sd of that logarithm, of studies that say they are noisy
+# Where every parameter is a set of cells, most measured once, noise passes for interactions: the likelihood alone found
+# a third of it.
+PRIOR_NOISE_CELLS = (-2.0, 1.0)
 SMOOTH = {0.0: 10.0, 0.25: 1.0, 0.9: 0.1}               # share of the noise that belongs to the points -> its odds
 CELLS = {0.0: 1.0, 0.15: 2.0, 0.4: 0.5, 0.9: 0.05}      # where every parameter is a set of cells
 STEPS = 12          # of a climb
@@ -93,14 +96,15 @@ def beliefs(posterior: Posterior, known: Outcomes, arm: Ints, seed: int) -> list
     uneven = np.clip(slope / math.exp(float(np.mean(np.log(slope)))), *UNEVEN)
     ways: list[_Way] = []
     tops: dict[int, Floats] = {}
-    for shape in (np.ones(n), uneven):
-        ways += _ways(design, posterior.kernel.theta, X, z, se2, shape, tops, seed)
     finite = not any(axis.kind == "real" for axis in design.of.axes)
+    prior = PRIOR_NOISE_CELLS if finite else PRIOR_NOISE
+    for shape in (np.ones(n), uneven):
+        ways += _ways(design, posterior.kernel.theta, X, z, se2, shape, prior, tops, seed)
     return _believed(design, ways, X, z, se2, arm, CELLS if finite else SMOOTH)
 
 
 def _ways(design: Design, best: Floats, X: Floats, z: Floats, se2: Floats, shape: Floats,
-          tops: dict[int, Floats], seed: int) -> list[_Way]:
+          prior_noise: tuple[float, float], tops: dict[int, Floats], seed: int) -> list[_Way]:
     """Thetas for one shape of the noise. `tops` are those that another shape found, and become those of this one."""
     _, sd, low, high = design.prior
     at = design.of.p + 1        # of the noise, which is on the grid and so no part of theta here
@@ -116,7 +120,7 @@ def _ways(design: Design, best: Floats, X: Floats, z: Floats, se2: Floats, shape
         return found, slope[free]
 
     values = _climbed(value, best[free], float(best[at]), list(zip(low[free], high[free], strict=True)), len(z), tops)
-    prior = -0.5 * ((NOISES - PRIOR_NOISE[0]) / PRIOR_NOISE[1]) ** 2 + np.log(np.gradient(NOISES))
+    prior = -0.5 * ((NOISES - prior_noise[0]) / prior_noise[1]) ** 2 + np.log(np.gradient(NOISES))
     weights = {i: float(prior[i]) - found for i, found in values.items()}
     least = max(weights.values()) - DROP
     out = []
