@@ -405,6 +405,7 @@ def test_a_study_that_closed_says_by_what_and_what_to_do() -> None:
     story.tell("w1", 1, fence=2, value=0.5)
     assert "Its budget of 5 epochs was used up" in page_of(story.rows)["answer"]
     assert "trained for 4 together" in page_of(story.rows)["answer"]
+    assert "Budget used: 4 of 5 epochs." in flat(page_of(story.rows))
 
     story = Engine(space={"x": FLOAT}, budget={"wall": 60})
     story.a_trial("w9")

@@ -90,7 +90,7 @@ def _closed(seen: Witness) -> Page:
         unit = "" if study.spec.fidelity is None else f" {study.spec.fidelity.name}"
         return _reason("fidelity",
                        f"Its budget of {budget.fidelity}{unit} was used up {at}: its trials were trained for "
-                       f"{ladder.trained(study)} together, and what was left brought none of them to the end.",
+                       f"{ladder.trained(study)} together, and what was left would have brought no other to the end.",
                        longer.format(f"budget.fidelity={2 * (budget.fidelity or 1)}"))
     if rule == "exhausted":
         kept = " that the constraints allow" if study.spec.constraints else ""
@@ -299,6 +299,9 @@ def _progress(seen: Witness, live: Live | None) -> Iterator[str]:
         limits.append(f"{span(elapsed)} of {span(budget.wall)}")
     if budget.cost is not None:
         limits.append(f"{number(study.cost)} of a cost of {number(budget.cost)}")
+    if budget.fidelity is not None:
+        unit = "" if study.spec.fidelity is None else f" {study.spec.fidelity.name}"
+        limits.append(f"{ladder.trained(study)} of {budget.fidelity}{unit}")
     yield f"Budget used: {listed(limits)}." if limits else "It has no budget: it goes on until somebody closes it."
     if study.queue:
         yield f"{count(len(study.queue), 'point')} by hand {'is' if len(study.queue) == 1 else 'are'} in the queue."
