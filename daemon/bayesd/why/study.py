@@ -88,8 +88,8 @@ def _closed(seen: Witness) -> Page:
                        f"{number(study.cost)}.", longer.format(f"budget.cost={number(2 * (budget.cost or 1))}"))
     if rule == "fidelity":
         unit = "" if study.spec.fidelity is None else f" {study.spec.fidelity.name}"
-        return _reason("fidelity", f"Its budget of {budget.fidelity}{unit} was used up {at}: its trials were trained for "
-                       f"{ladder.trained(study)} together, and what was left brought none of them to the end.",
+        return _reason("fidelity", f"Its budget of {budget.fidelity}{unit} was used up {at}: its trials were trained "
+                       f"for {ladder.trained(study)} together, and what was left brought none of them to the end.",
                        longer.format(f"budget.fidelity={2 * (budget.fidelity or 1)}"))
     if rule == "exhausted":
         kept = " that the constraints allow" if study.spec.constraints else ""
