@@ -275,7 +275,9 @@ class Fidelity(_Part):
     """How far a trial is trained: at most `max` of a unit such as epochs, in which its reports count their steps."""
 
     name: MetricName = Field(description="The unit, for example epochs.")
-    min: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] = Field(1, description="The lowest rung.")
+    min: Annotated[int, Field(ge=1, le=INTEGER_MAX, strict=True)] = Field(
+        1, description="The lowest rung. One that is too low ranks trials by chance: a 25th of max is a good first "
+                       "choice.")
     max: Annotated[int, Field(ge=2, le=INTEGER_MAX, strict=True)] = Field(
         description="The whole of it; every grant says so.")
     reduction: Annotated[int, Field(ge=2, le=100, strict=True)] = Field(

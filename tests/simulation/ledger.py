@@ -324,6 +324,10 @@ class Ledger:
         active = any(trial.status in ("running", "waiting") for trial in study.trials)
         if data["rule"] == "trials" and (trials is None or study.used < trials or active):
             self.fault(f"closed by its trials with {study.used} of {trials} used, some of them open: {active}")
+        if data["rule"] == "fidelity" and (active or self._trained(study) + 5 < budget.get("fidelity", math.inf)
+                                           or any(trial.status == "paused" and self._trained(study) + 5 - max(
+                                               trial.rungs) <= budget["fidelity"] for trial in study.trials)):
+            self.fault(f"closed by its fidelity after {self._trained(study)} of {budget.get('fidelity')}: {active}")
         if data["rule"] == "cost" and not study.cost >= budget.get("cost", math.inf):
             self.fault(f"closed by its cost with {study.cost} of {budget.get('cost')} spent")
         if data["rule"] == "wall" and not data["elapsed_s"] >= budget.get("wall", math.inf):
@@ -452,7 +456,8 @@ class Ledger:
             self.fault(f"{name} proposes trial {body['trial']} although its rule {study.stopping} fired")
         if budget is not None and study.used >= budget and not again:
             self.fault(f"{name} proposes trial {body['trial']} beyond its budget of {budget} trials")
-        if not study.stopping and study.reopened is None and (better := self._going_on(study)):
+        if not study.stopping and study.reopened is None and (better := self._going_on(study)) and (
+                "fidelity" not in study.spec.get("budget", {})):        # they may be too dear
             self.fault(f"{name} proposes trial {body['trial']} while {better} may go on")
         if any(trial.status == "waiting" for trial in study.trials):
             self.fault(f"{name} proposes a new trial while another waits to be leased again")
@@ -491,8 +496,13 @@ class Ledger:
         rung = next((each for each in rungs if each not in trial.rungs), None)
         if data.get("fidelity") != rung:
             self.fault(f"{what} is leased up to {data.get('fidelity')}; its next rung is {rung}")
-        if trial.status == "paused" and (study.stopping or body["trial"] not in self._going_on(study)):
+        most = study.spec.get("budget", {}).get("fidelity")
+        if trial.status == "paused" and (study.stopping or (
+                most is None and body["trial"] not in self._going_on(study))):
             self.fault(f"{what} goes on from {[*trial.rungs]} and must not")
+        if most is not None and trial.status != "waiting" and trial.of is None and self._trained(study) + (
+                rung or 5) - max(trial.rungs, default=0) > most:
+            self.fault(f"{what} trains beyond a budget of {most}, of which {self._trained(study)} is used")
         if run in self.replaced.get(worker, ()):
             self.fault(f"{what} is leased to the replaced run {run} of {worker}")
         if worker in self.revoked:
@@ -621,6 +631,18 @@ class Ledger:
         first = bracket_of(Fidelity.model_validate(study.spec["fidelity"]), number) \
             if study.spec["prune"]["rule"] == "hyperband" else 0
         return [1, 2, 4][first:]
+
+    def _trained(self, study: Study) -> int:
+        """How far all trials were trained, or will have been when those at work have told."""
+        found = 0
+        for number, trial in enumerate(study.trials, start=1):
+            if trial.of is None and trial.status == "complete":
+                found += 5
+            elif trial.of is None and trial.status in ("running", "waiting"):
+                found += next((each for each in self._rungs(study, number, trial) if each not in trial.rungs), 5)
+            elif trial.status not in ("voided", "new"):
+                found += max(trial.rungs, default=0)
+        return found
 
     def _going_on(self, study: Study) -> list[int]:
         """Trials that are paused at a rung and in the better half of all that were there, in the same bracket or in any
@@ -809,7 +831,8 @@ class Ledger:
         if not is_lost and trial.status != "paused":
             self.fault(f"{what} ends at its rung while the trial is {trial.status}")
         if not is_lost and not self._is_over(study, trial) and not study.stopping and (
-                self._going_on(study) or any(each.status in ("running", "waiting") for each in study.trials)):
+                (self._going_on(study) and "fidelity" not in study.spec.get("budget", {}))
+                or any(each.status in ("running", "waiting") for each in study.trials)):
             self.fault(f"{what} ends at its rung while {self._going_on(study)} may go on, or others are at work")
         trial.status, trial.failure = "pruned", data.get("class")
 

@@ -83,6 +83,8 @@ MUTANTS = [
     # Trials that go on from rungs.
     Mutant("a trial goes on though it is not among the best of its rung", LADDER,
            "if rank < kept and (", "if (kept or 1) and ("),
+    Mutant("a budget of fidelity is not kept", LADDER,
+           "(first if leads is None else leads[0]) <= most", "(first if leads is None else leads[0]) <= most + 9"),
     Mutant("a new trial begins while one may go on", RULES, "if (trial := ladder.going_on(study)) is not None:",
            "if (trial := None) is not None:"),
     # Tells and fences.
@@ -219,6 +221,7 @@ MUTANTS = [
 
 # Those that take more than a few worlds.
 SEEDS = {
+    "a budget of fidelity is not kept": 70008,
     "while the disk is full, decisions are taken": 48,
     "the tell of somebody else counts": 51,
     "a late outcome is forgotten when its trial is lost": 73,

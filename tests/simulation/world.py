@@ -559,6 +559,8 @@ class World:
                 spec["folds"] = {"count": 5}
             elif spec["prune"]["rule"] in ("asha", "hyperband") and spec["seed"] // 12 % 2:
                 spec["prune"]["resume"] = True
+            if spec["prune"].get("resume") and spec["seed"] // 48 % 2:
+                spec["budget"] = {**budget, "fidelity": spec["seed"] % 20 + 5}
             if spec["prune"]["rule"] == "hyperband" and spec["seed"] // 24 % 2:
                 spec["prune"]["shared"] = True
         if spec["seed"] % 3 == 2:

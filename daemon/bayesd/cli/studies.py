@@ -299,8 +299,8 @@ def amend(name: str, changes: tuple[str, ...], reach: Reaching, format: str) -> 
     """Change parts of an open study from now on.
 
     These can be changed: budget, stop, prune (but not resume), winner, confirm, lease, retry, folds, late, noise, tags,
-    method, surrogate, space, constraints, prior, cost, limits, bounds. Old trials stay as they are. FILE holds the changed parts only. VALUE is JSON, or else text; a parameter of
-    the space that is set to null leaves it.
+    method, surrogate, space, constraints, prior, cost, limits, bounds. Old trials stay as they are. FILE holds the
+    changed parts only. VALUE is JSON, or else text; a parameter of the space that is set to null leaves it.
     """
     if len(changes) == 1 and "=" not in changes[0]:
         given = read_changes(changes[0])
