@@ -115,14 +115,14 @@ MUTANTS = [
     Mutant("a winner is announced while a leader is being measured", CONFIRM,
            "return bool(study.confirm) or any(", "return bool(study.confirm) and any("),
     Mutant("a study that is open for its confirmation goes on", RULES,
-           "return study.reopened is None and study", "return (study.reopened or True) and study"),
+           "return (study.reopened is None and study", "return ((study.reopened or True) and study"),
     Mutant("a leader that was voided is measured again", STATE,
            "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
     Mutant("a repeat leads its study", STATE,
            "and trial.of is None and limits.keeps(trial)", "and limits.keeps(trial)"),
     # Stop rules.
     Mutant("a study goes on after its stop rule fired", RULES,
-           "return study.reopened is None and study.stopping is None and (", "return study.reopened is None and ("),
+           "return (study.reopened is None and study.stopping is None and (", "return (study.reopened is None and ("),
     Mutant("patience ends one result early", STOPPING, "barren >= stop.patience", "barren + 1 >= stop.patience"),
     # Limits, costs and earlier studies.
     Mutant("a trial that breaks a limit leads its study", STATE,
