@@ -120,6 +120,9 @@ def _notes(known: Known, found: Answer, among: str) -> list[str]:
         notes.append("The model sees no differences at all: no parameter has a share.")
     if n < warnings.FEW_PER_PARAMETER * p:
         notes.append(f"{n} results for {p} parameters are few: the order may still change.")
+    if known.problem.method == "bayes":
+        notes.append("A search crowds its trials where results are good; of the rest of the space, which counts as "
+                     "much in a share, the model knows less than it believes.")
     if among == "best":
         notes.append(f"Differences between points outside the best {BEST:.0%} are left out.")
     if known.problem.constraints:
