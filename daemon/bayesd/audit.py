@@ -33,9 +33,11 @@ from bayesd.optimize import samplers
 from bayesd.study import again, confirm, ladder, paired, pruning, stopping, warm
 from bayesd.study.asked import Frozen, Known, asked, freeze
 from bayesd.study.canonical import canonical
+from bayesd.study.fold import apply
 from bayesd.study.fork import Prefix, prefix
 from bayesd.study.problem import Fit, Problem, Proposal
-from bayesd.study.state import Data, Event, State, Study, apply, spec_of
+from bayesd.study.spec import spec_of
+from bayesd.study.state import Data, Event, State, Study
 from bayesd_schemas.constraints import broken
 from bayesd_schemas.events import EVENTS
 from bayesd_schemas.study import Stop

@@ -27,7 +27,7 @@ from bayesd.metrics import CONTENT_TYPE, Exposition
 from bayesd.outside import HeadFiles, signer_of
 from bayesd.seals import Seals, load_keys
 from bayesd.service import Outside, Service, Settings
-from bayesd.study.state import refuse_newer
+from bayesd.study.fold import refuse_newer
 from bayesd_schemas.topics import Topics
 
 logger = logging.getLogger("bayesd")

@@ -30,8 +30,9 @@ from bayesd.optimize import suggest
 from bayesd.replay import Replay, fold
 from bayesd.study import admin, rules, view
 from bayesd.study.desk import Desk, Letter, note_engine, restart
+from bayesd.study.fold import refuse_newer
 from bayesd.study.problem import Problem
-from bayesd.study.state import State, refuse_newer
+from bayesd.study.state import State
 from bayesd.study.state import Study as Folded
 from bayesd.study.state import Trial as FoldedTrial
 from bayesd_schemas.messages import Ask, BadMessage, Beat, Request, validate

@@ -15,8 +15,9 @@ import orjson
 from bayesd.log import Damaged, Log, Snapshot
 from bayesd.study import snapshot
 from bayesd.study.envelope import NONSENSE, Envelopes
+from bayesd.study.fold import apply, refuse_newer
 from bayesd.study.row import Row
-from bayesd.study.state import Event, State, apply, refuse_newer
+from bayesd.study.state import Event, State
 from bayesd_schemas.upcast import VERSIONS, upcast
 
 logger = logging.getLogger("bayesd")

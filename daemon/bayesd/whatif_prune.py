@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from bayesd.study import pruning
-from bayesd.study.state import Event, State, apply
+from bayesd.study.fold import apply
+from bayesd.study.state import Event, State
 from bayesd_schemas.study import LOGGED, Fidelity, Prune, StudySpec
 
 Body = dict[str, Any]

@@ -280,7 +280,8 @@ def sign(path: Path) -> int:
 def memory(args: argparse.Namespace, folder: Path) -> None:
     from bayesd.log import read_events
     from bayesd.replay import event_of
-    from bayesd.study.state import State, apply
+    from bayesd.study.fold import apply
+    from bayesd.study.state import State
 
     path = folder / f"open-{args.trials[0]}.db"
     if not path.exists():

@@ -27,9 +27,10 @@ from bayesd.log import SqliteLog, read_events
 from bayesd.notes import Signer
 from bayesd.replay import event_of, fold
 from bayesd.study import snapshot
+from bayesd.study.fold import apply
 from bayesd.study.merkle import Tree
 from bayesd.study.row import Row
-from bayesd.study.state import State, apply
+from bayesd.study.state import State
 
 EVENTS = 200
 NOTE_EVERY = 20

@@ -27,9 +27,10 @@ from bayesd.replay import event_of
 from bayesd.study import snapshot
 from bayesd.study.canonical import ZERO
 from bayesd.study.desk import engine_id
+from bayesd.study.fold import replay
 from bayesd.study.problem import Problem, Suggestion
 from bayesd.study.row import Row
-from bayesd.study.state import Event, State, replay
+from bayesd.study.state import Event, State
 from bayesd.testing import Daemon, MemoryBroker, inline, run
 from bayesd.why.witness import Witness
 

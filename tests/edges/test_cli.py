@@ -30,7 +30,7 @@ from bayesd.cli.hand import _ask
 from bayesd.cli.phrases import of as phrase
 from bayesd.cli.studies import RULES
 from bayesd.log import CommitFailed, Damaged, Fenced, LockedOut
-from bayesd.study.state import UnknownEvent
+from bayesd.study.fold import UnknownEvent
 
 SOURCES = [str(Path(__file__).parents[2] / part) for part in ("daemon", "clients/python", "schemas")]
 

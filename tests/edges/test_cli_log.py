@@ -15,7 +15,7 @@ from tests.edges.test_cli import Shell, daemon, study
 from bayesd import call
 from bayesd.bus import BrokerAddress
 from bayesd.cli.hand import _ask, _tell
-from bayesd.study.state import KNOWN
+from bayesd.study.fold import KNOWN
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from bayesd.cli import offline
 from bayesd.evidence import Head
 from bayesd.log import CannotOpen, SqliteLog, read_events
 from bayesd.notes import Signer
+from bayesd.study.fold import UnknownEvent, refuse_newer
 from bayesd.study.row import Row
-from bayesd.study.state import UnknownEvent, refuse_newer
 
 SPACE: Any = {"x": {"type": "float", "low": 0, "high": 1}}
 

@@ -18,8 +18,8 @@ from bayesd.logfile import read_texts
 from bayesd.replay import event_of
 from bayesd.study import rules, texts
 from bayesd.study.desk import Desk
+from bayesd.study.fold import replay
 from bayesd.study.row import Row
-from bayesd.study.state import replay
 from bayesd_schemas.messages import validate
 
 SPACE: Any = {"x": {"type": "float", "low": 0, "high": 1}}

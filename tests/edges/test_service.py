@@ -22,8 +22,8 @@ from bayesd.optimize import suggest
 from bayesd.replay import fold
 from bayesd.service import Settings
 from bayesd.study import snapshot
+from bayesd.study.fold import refuse_newer
 from bayesd.study.problem import Problem, Suggestion
-from bayesd.study.state import refuse_newer
 from bayesd.testing import Daemon, MemoryBroker, MemoryClient, run
 from bayesd_schemas.constraints import parse
 from bayesd_schemas.messages import Request

@@ -15,7 +15,8 @@ from bayesd.log import read_events
 from bayesd.replay import event_of
 from bayesd.study import snapshot, warm
 from bayesd.study.desk import engine_id
-from bayesd.study.state import Event, State, replay
+from bayesd.study.fold import replay
+from bayesd.study.state import Event, State
 from bayesd_schemas.events import StudyWarmed
 
 ENGINE = engine_id(fingerprint("0"))

@@ -15,7 +15,7 @@ from bayesd import Study
 from bayesd.replay import event_of
 from bayesd.study import view
 from bayesd.study.diff import Diff
-from bayesd.study.state import apply, replay
+from bayesd.study.fold import apply, replay
 from bayesd.testing import Daemon, MemoryBroker, run
 from bayesd.why import words
 

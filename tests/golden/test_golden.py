@@ -8,8 +8,9 @@ import pytest
 from bayesd.replay import event_of
 from bayesd.study import snapshot
 from bayesd.study.canonical import ZERO, canonical, leaf_hash
+from bayesd.study.fold import KNOWN, apply, replay
 from bayesd.study.knowledge import knowledge_digest
-from bayesd.study.state import KNOWN, State, apply, replay
+from bayesd.study.state import State
 from bayesd_schemas import events
 from bayesd_schemas.upcast import VERSIONS
 

@@ -27,8 +27,9 @@ from bayesd.notes import BadNote, Signer, open_note
 from bayesd.replay import event_of
 from bayesd.study import snapshot
 from bayesd.study.canonical import leaf_hash
+from bayesd.study.fold import UnknownEvent, apply, refuse_newer, replay
 from bayesd.study.merkle import holds_inclusion, inclusion, root_of
-from bayesd.study.state import Event, State, UnknownEvent, apply, refuse_newer, replay
+from bayesd.study.state import Event, State
 
 # ---------------------------------------------------------------- a note that somebody else kept
 
@@ -187,7 +188,7 @@ def _upgrades(folder: Path) -> Iterator[Callable[[int], Round]]:
 
 
 LOGFILE, EVIDENCE, MERKLE, NOTES = "bayesd.logfile", "bayesd.evidence", "bayesd.study.merkle", "bayesd.notes"
-STATE = "bayesd.study.state"
+FOLD, COMMON, OUTCOMES = "bayesd.study.fold", "bayesd.study.fold.common", "bayesd.study.fold.outcomes"
 CUTS = sum(len(read(path)[0]) + 1 for path in LOGS)
 PROOFS = [
     Proof("falsified logs", ("P24",), "rounds of ten attacks", _attacks, quick=10, release=1000, within=20, faults=(
@@ -203,15 +204,15 @@ PROOFS = [
     Proof("voids", ("P32",), "lives with a void", _voids, quick=100, release=10_000, within=500, faults=(
         *(Fault(each.name, each.module, each.old, each.new) for each in MUTANTS
           if each.name == "a voided outcome is still known"),
-        Fault("a late outcome of a void trial is known", STATE,
+        Fault("a late outcome of a void trial is known", OUTCOMES,
               '== "use" and trial.status != "voided" and', '== "use" and'),
-        Fault("a fit outlives what it saw", STATE,
+        Fault("a fit outlives what it saw", COMMON,
               "does not depend on that (see `knowledge.py`).\n    study.fit = None",
               "does not depend on that (see `knowledge.py`)."))),
     Proof("replays", ("P20",), "golden logs cut at an event", _replays, quick=80, release=CUTS, within=20, faults=tuple(
         Fault(each.name, each.module, each.old, each.new) for each in MUTANTS
         if each.name in ("a snapshot forgets the replaced runs", "a lost lease is not counted"))),
     Proof("upgrades", ("P23",), "newer logs", _upgrades, quick=4, release=400, within=4, faults=(
-        Fault("an event that nobody knows is passed over", STATE, 'if envelope.get("crit", True):', "if False:"),
-        Fault("a later version of an event is taken for ours", STATE,
+        Fault("an event that nobody knows is passed over", FOLD, 'if envelope.get("crit", True):', "if False:"),
+        Fault("a later version of an event is taken for ours", FOLD,
               "if type in KNOWN and tv <= VERSIONS.get(type, 1):", "if type in KNOWN:")))]

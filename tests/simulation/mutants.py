@@ -54,6 +54,7 @@ class Mutant(NamedTuple):
 
 
 RULES, STATE, DESK = "bayesd.study.rules", "bayesd.study.state", "bayesd.study.desk"
+TRIALS, OUTCOMES = "bayesd.study.fold.trials", "bayesd.study.fold.outcomes"
 ADMIN, SNAPSHOT, SERVICE = "bayesd.study.admin", "bayesd.study.snapshot", "bayesd.service"
 HEADS, CONFIRM, PRUNING = "bayesd.heads", "bayesd.study.confirm", "bayesd.study.pruning"
 STOPPING, LADDER, WARM = "bayesd.study.stopping", "bayesd.study.ladder", "bayesd.study.warm"
@@ -116,7 +117,7 @@ MUTANTS = [
            "return bool(study.confirm) or any(", "return bool(study.confirm) and any("),
     Mutant("a study that is open for its confirmation goes on", RULES,
            "return (study.reopened is None and study", "return ((study.reopened or True) and study"),
-    Mutant("a leader that was voided is measured again", STATE,
+    Mutant("a leader that was voided is measured again", OUTCOMES,
            "for number in trial.study.confirm if number != trial.number]", "for number in trial.study.confirm]"),
     Mutant("a repeat leads its study", STATE,
            "and trial.of is None and limits.keeps(trial)", "and limits.keeps(trial)"),
@@ -131,8 +132,8 @@ MUTANTS = [
            "                    and limits.keeps(trial))", "                    )"),
     Mutant("a trial that breaks a limit goes on first", LADDER,
            "return bool(limits.broken(study, rung.measured)), self", "return False, self"),
-    Mutant("what a trial took is not learned", STATE,
-           "return None if study.spec.cost is None else _float(data.get(study.spec.cost.per))", "return None"),
+    Mutant("what a trial took is not learned", OUTCOMES,
+           "return None if study.spec.cost is None else as_number(data.get(study.spec.cost.per))", "return None"),
     Mutant("what was voided in an earlier study still helps", WARM,
            'return trial.status == "complete" and trial', "return bool(trial.values) and trial"),
     Mutant("what was made with a voided result is handed out", ADMIN,
@@ -140,10 +141,10 @@ MUTANTS = [
     # Retries.
     Mutant("a failure is never tried again", RULES, '        data["retry"] = True\n', "        pass\n"),
     Mutant("one retry too many", RULES, "+ after <= limit", "+ after <= limit + 1"),
-    Mutant("a lost lease is not counted", STATE,
-           '    _count_failure(trial, "lost")\n    _move(trial, "waiting")\n\n\ndef _lease_held',
-           '    _move(trial, "waiting")\n\n\ndef _lease_held'),
-    Mutant("a lease held again stays counted as lost", STATE, '_count_failure(trial, "lost", -1)', "pass"),
+    Mutant("a lost lease is not counted", TRIALS,
+           '    count_failure(trial, "lost")\n    move(trial, "waiting")\n\n\ndef lease_held',
+           '    move(trial, "waiting")\n\n\ndef lease_held'),
+    Mutant("a lease held again stays counted as lost", TRIALS, 'count_failure(trial, "lost", -1)', "pass"),
     # Leases and time.
     Mutant("a beat renews everything", RULES,
            "        if lease.run == beat.run and lease not in listed:",
@@ -203,16 +204,16 @@ MUTANTS = [
     Mutant("the constraints are forgotten", DESK, "constraints=study.spec.constrained", "constraints=()"),
     Mutant("points that a plainer sampler made are made again", RULES,
            "    if overtaken and not", "    if False and not"),
-    Mutant("a voided outcome is still known", STATE, "    _forget(trial, keep_late=False)\n", ""),
-    Mutant("a lost trial that is told is known twice", STATE,
-           "    if trial.is_provisional:\n        _forget(trial, keep_late=True)\n    if not promoted:",
+    Mutant("a voided outcome is still known", OUTCOMES, "    forget(trial, keep_late=False)\n", ""),
+    Mutant("a lost trial that is told is known twice", OUTCOMES,
+           "    if trial.is_provisional:\n        forget(trial, keep_late=True)\n    if not promoted:",
            "    if not promoted:"),
     Mutant("a request is done twice", ADMIN, "    if done is not None:\n",
            "    if done is not None and False:\n"),
     Mutant("a revoked worker gets trials", RULES,
            "    if known.revoked is not None:\n        reject(desk, known.name, id",
            "    if False:\n        reject(desk, known.name, id"),
-    Mutant("a tell is forgotten when its trial is given up", STATE,
+    Mutant("a tell is forgotten when its trial is given up", OUTCOMES,
            "        if told is not None:           #",
            "        lease.told = told\n        if told is not None:           #"),
     # Replay.

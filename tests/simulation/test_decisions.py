@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from bayesd.replay import event_of
+from bayesd.study.fold import replay
 from bayesd.study.knowledge import knowledge
-from bayesd.study.state import replay
 from bayesd.testing import Daemon, MemoryBroker, MemoryClient, run
 
 WORKERS, KILLS = 3, 25

@@ -31,8 +31,9 @@ from bayesd.notes import Signer, open_note
 from bayesd.replay import event_of, fold
 from bayesd.service import Settings
 from bayesd.study import snapshot
+from bayesd.study.fold import replay
 from bayesd.study.merkle import root_of
-from bayesd.study.state import State, Study, replay
+from bayesd.study.state import State, Study
 from bayesd.study.warm import sources_of
 from bayesd.testing import Daemon, MemoryBroker, MemoryBus, MemoryClient, Weather, inline, run, slow
 

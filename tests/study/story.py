@@ -18,8 +18,9 @@ from bayesd.log import Row
 from bayesd.replay import event_of
 from bayesd.study import admin, limits, rules, snapshot
 from bayesd.study.desk import Desk, restart
+from bayesd.study.fold import replay
 from bayesd.study.problem import Proposal, Suggestion
-from bayesd.study.state import State, Study, replay
+from bayesd.study.state import State, Study
 from bayesd_schemas import events
 from bayesd_schemas.messages import BadMessage, validate
 

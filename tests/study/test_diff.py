@@ -6,7 +6,7 @@ from tests.study.story import Story
 
 from bayesd.replay import event_of
 from bayesd.study.diff import Diff
-from bayesd.study.state import apply, replay
+from bayesd.study.fold import apply, replay
 
 
 def between(story: Story, a: int, b: int | None = None) -> dict[str, Any]:

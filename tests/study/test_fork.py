@@ -10,7 +10,8 @@ from bayesd.optimize import suggest
 from bayesd.replay import event_of
 from bayesd.study import admin, rules, snapshot, view
 from bayesd.study.desk import Desk, restart
-from bayesd.study.state import State, Study, replay
+from bayesd.study.fold import replay
+from bayesd.study.state import State, Study
 from bayesd_schemas import events
 from bayesd_schemas.messages import Request
 

@@ -8,7 +8,8 @@ from tests.study.story import Said, Story
 
 from bayesd.replay import event_of
 from bayesd.study import snapshot
-from bayesd.study.state import State, apply
+from bayesd.study.fold import apply
+from bayesd.study.state import State
 
 WORKERS = ("w1", "w2", "w3")
 

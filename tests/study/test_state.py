@@ -11,7 +11,8 @@ from tests.study.story import Story
 
 from bayesd.replay import event_of
 from bayesd.study import snapshot
-from bayesd.study.state import State, UnknownEvent, replay
+from bayesd.study.fold import UnknownEvent, replay
+from bayesd.study.state import State
 
 Step = Callable[[Story, int], Any]
 WORKERS = st.sampled_from(["w1", "w2", "w3"])

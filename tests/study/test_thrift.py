@@ -14,8 +14,9 @@ from bayesd.log import read_events
 from bayesd.replay import event_of
 from bayesd.study import admin, snapshot
 from bayesd.study.desk import problem_of
+from bayesd.study.fold import replay
 from bayesd.study.knowledge import knowledge, knowledge_digest
-from bayesd.study.state import Event, State, replay
+from bayesd.study.state import Event, State
 from bayesd.study.thrift import thrift
 from bayesd_schemas.messages import Request
 

@@ -8,8 +8,9 @@ from tests.study.story import Story
 
 from bayesd.replay import event_of
 from bayesd.study import snapshot
+from bayesd.study.fold import UnknownEvent, apply, refuse_newer
 from bayesd.study.row import Row
-from bayesd.study.state import State, UnknownEvent, apply, refuse_newer
+from bayesd.study.state import State
 from bayesd_schemas import events, upcast
 
 Data = dict[str, Any]

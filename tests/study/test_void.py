@@ -19,9 +19,10 @@ from bayesd.optimize.surrogate import surrogate
 from bayesd.replay import event_of
 from bayesd.study import rules
 from bayesd.study.desk import Desk
+from bayesd.study.fold import apply
 from bayesd.study.knowledge import knowledge, knowledge_digest
 from bayesd.study.problem import Fit, Problem, Proposal, Suggestion
-from bayesd.study.state import Event, State, Study, apply
+from bayesd.study.state import Event, State, Study
 
 CASES = 1000
 OUTCOMES = ("trial.completed", "trial.failed", "trial.pruned", "outcome.late")

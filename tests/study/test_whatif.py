@@ -14,7 +14,8 @@ from bayesd.optimize import suggest
 from bayesd.replay import event_of
 from bayesd.study import rules
 from bayesd.study.desk import Desk
-from bayesd.study.state import State, replay
+from bayesd.study.fold import replay
+from bayesd.study.state import State
 from bayesd.whatif import Limits, Question
 from bayesd_schemas.study import Stop
 

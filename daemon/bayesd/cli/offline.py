@@ -18,7 +18,8 @@ from bayesd.cli.common import USAGE, Trouble, need
 if TYPE_CHECKING:
     from bayesd.evidence import Head
     from bayesd.log import Damaged, Report
-    from bayesd.study.state import Event, State, Study, UnknownEvent
+    from bayesd.study.fold import UnknownEvent
+    from bayesd.study.state import Event, State, Study
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from bayesd.study import again, confirm, fork, view, warm
 from bayesd.study.desk import Desk
 from bayesd.study.rules import close, end_lease, reject, serve, settle
-from bayesd.study.state import FINAL, Event, State, Study, Trial, spec_data
+from bayesd.study.spec import spec_data
+from bayesd.study.state import FINAL, Event, State, Study, Trial
 from bayesd_schemas import constraints
 from bayesd_schemas.messages import Request, cut
 from bayesd_schemas.names import is_name

@@ -5,7 +5,7 @@ would stop those that keep them.
 
 A board holds nothing of its own: it is what the reports of the study's trials say, and is made anew from them
 whenever it is missing (after a start, or when the study's declaration changed). `note` brings it up to date with
-one trial, and `state.apply` calls it for each that moves. So a life and its replay find the same board.
+one trial, and the fold calls it for each that moves. So a life and its replay find the same board.
 
 Values are signed: lower is better, whatever the direction. A value that is no number counts as worse than any.
 """

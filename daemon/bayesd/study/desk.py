@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 from bayesd.study import limits, texts, warm
 from bayesd.study.canonical import canonical, leaf_hash
+from bayesd.study.fold import apply
 from bayesd.study.problem import Problem, Proposal
 from bayesd.study.row import Row
-from bayesd.study.state import Data, Event, Lease, State, Study, apply
+from bayesd.study.state import Data, Event, Lease, State, Study
 from bayesd.study.thrift import thrift
 from bayesd_schemas.messages import Ask
 from bayesd_schemas.space import Params

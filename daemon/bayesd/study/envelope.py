@@ -10,7 +10,7 @@ from typing import Any
 
 from bayesd.study.canonical import is_canonical
 from bayesd.study.desk import NOT_CRITICAL
-from bayesd.study.state import KNOWN
+from bayesd.study.fold import KNOWN
 
 NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a fold raises when the content of an event makes no sense."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from bayesd.study import limits
 from bayesd.study.problem import Observation
-from bayesd.study.state import Data, Outcome, State, Study, Trial, spec_data
+from bayesd.study.spec import spec_data
+from bayesd.study.state import Data, Outcome, State, Study, Trial
 from bayesd_schemas.study import StudySpec
 
 

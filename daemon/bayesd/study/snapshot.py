@@ -13,19 +13,8 @@ import orjson
 from bayesd.study.knowledge import besides, read_besides
 from bayesd.study.ladder import Rung
 from bayesd.study.problem import Fit, Observation
-from bayesd.study.state import (
-    Earlier,
-    Lease,
-    Origin,
-    Outcome,
-    Repair,
-    State,
-    Study,
-    Trial,
-    Worker,
-    spec_data,
-    spec_from,
-)
+from bayesd.study.spec import spec_data, spec_from
+from bayesd.study.state import Earlier, Lease, Origin, Outcome, Repair, State, Study, Trial, Worker
 
 CODEC = "bayesd-json-4"
 

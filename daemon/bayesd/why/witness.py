@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bayesd.study.asked import Frozen, Known, asked, freeze
+from bayesd.study.fold import apply
 from bayesd.study.problem import Fit, Observation, Problem
-from bayesd.study.state import Data, Event, State, Study, Trial, apply
+from bayesd.study.state import Data, Event, State, Study, Trial
 from bayesd.study.texts import Words, ref_of
 from bayesd_schemas.study import StudySpec
 
