@@ -20,6 +20,7 @@ from bayesd.study import rules, texts
 from bayesd.study.desk import Desk
 from bayesd.study.fold import replay
 from bayesd.study.row import Row
+from bayesd.study.rules import answers
 from bayesd_schemas.messages import validate
 
 SPACE: Any = {"x": {"type": "float", "low": 0, "high": 1}}
@@ -205,7 +206,7 @@ def test_the_digest_of_a_tell_gives_no_way_to_guess_its_error_and_old_copies_are
     assert story.tell("w1", 1, state="fail", error="two")[1] == [
         receipt("w1", "t.s.1.1", "duplicate", seq="trial.failed")]
     tell = validate("tell", {"id": "t", "study": "s", "trial": 2, "fence": 1, "state": "fail", "error": "old"})
-    old = rules._digest_of(tell, "old")
+    old = answers._digest_of(tell, "old")
     assert old != rules.digest_of(tell)
     study = story.desk.state.studies["s"]
     story.desk.record("trial.failed", {"fence": 1, "message": old.hex(), "class": "crash", "error": "old"},

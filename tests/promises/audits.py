@@ -51,7 +51,7 @@ PROOFS = [      # A fault is planted into the process that writes; the one that 
         Fault("a stream depends on the process that draws it", STREAMS,
               "self._bits = np.random.Philox(key=[seed & _MASK,",
               'self._bits = np.random.Philox(key=[seed + __import__("os").getpid() & _MASK,'),
-        Fault("candidates that lay ready are not on record", "bayesd.study.rules",
+        Fault("candidates that lay ready are not on record", "bayesd.study.rules.serving",
               "    if candidate.ahead:\n", "    if False:\n"))),
     Proof("audits elsewhere", ("P22",), "studies under another kernel", _other, quick=2, release=104, within=2, faults=(
         Fault("a number of a stream is used twice", STREAMS, "counter=(0, number, 1, 0))", "counter=(0, 1, 1, 0))"),))]

@@ -153,7 +153,7 @@ PROOFS = [Proof(
         Fault("a worker tells once and takes the broker's word", "bayesd_client.agent",
               'self._out.append(Send("tell", message, told.log))',
               'told.tries > 1 or self._out.append(Send("tell", message, told.log))'),
-        Fault("a copy that comes again is recorded again", "bayesd.study.rules",
-              "    if told is not None:\n        _answer_again(",
-              "    if told is not None and told.message != message:\n        _answer_again("),
+        Fault("a copy that comes again is recorded again", "bayesd.study.rules.tells",
+              "    if told is not None:\n        answer_copy(",
+              "    if told is not None and told.message != message:\n        answer_copy("),
     ))]

@@ -37,7 +37,8 @@ SOON = Fault("a full disk is tried again soon", "bayesd.daemon", "events=config.
              "events=config.events, settle_s=settle_s, full_disk_retry_s=0.3,")
 FAULTS = (
     Fault("a full disk ends the daemon", "bayesd.service", "await self._on_full_disk(error)", "raise"),
-    Fault("a refusal does not say when to try again", "bayesd.study.rules", 'if reason in ("rate", "disk-full"):',
+    Fault("a refusal does not say when to try again", "bayesd.study.rules.answers",
+          'if reason in ("rate", "disk-full"):',
           'if reason == "rate":'),
 )
 

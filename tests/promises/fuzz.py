@@ -315,7 +315,7 @@ PROOFS = [Proof("fuzzed messages", ("P26", "P27"), "rounds of 10,000 messages", 
     Fault("a message that breaks the contract ends the daemon", SERVICE,
           "        self._count(error.reason)\n        if error.id is None:\n            return",
           "        if error.id is None:\n            raise error"),
-    Fault("standing asks are kept for ever", "bayesd.study.rules",
+    Fault("standing asks are kept for ever", "bayesd.study.rules.time",
           "        if standing.lapses <= now:\n            desk.sit(standing)", "        if False:\n            pass"),
 ))]
 

@@ -163,7 +163,7 @@ def _lab(folder: Path, fault: Fault | None = None) -> Iterator[Callable[[int], R
 RULES, LIST = "bayesd.study.rules", "deploy/mosquitto/bayesd.acl"
 PROOFS = [Proof("impostors", ("P28",), "rounds of forgeries", _lab, quick=3, release=300, within=3,
                 needs=("mosquitto",), faulty=lambda fault, folder: _lab(folder, fault), faults=(
-    Fault("a trial is told by whoever likes to", RULES, "if lease is None or lease.worker != worker:",
+    Fault("a trial is told by whoever likes to", f"{RULES}.answers", "if lease is None or lease.worker != worker:",
           "if lease is None:"),
     Fault("workers write for each other", LIST, "pattern write bayesd/1/from/%u/+", "pattern write bayesd/1/from/+/+"),
     Fault("workers hear each other's answers", LIST, "pattern read bayesd/1/to/%u/+", "pattern read bayesd/1/to/+/+"),

@@ -164,8 +164,9 @@ PROOFS = [Proof(
     "zombies and dead workers", ("P16", "P15"), "workers", _lab, quick=4, release=50, needs=("mosquitto",),
     faulty=lambda fault, folder: _lab(folder, fault), within=8,
     faults=(
-        Fault("a result with an old fence is the trial's", "bayesd.study.rules", "newest = lease.fence == trial.fence",
+        Fault("a result with an old fence is the trial's", "bayesd.study.rules.tells",
+              "newest = lease.fence == trial.fence",
               "newest = True"),
-        Fault("the lease of a dead worker never ends", "bayesd.study.rules", "if deadline <= now]:",
+        Fault("the lease of a dead worker never ends", "bayesd.study.rules.time", "if deadline <= now]:",
               "if deadline < 0]:"),
     ))]

@@ -139,7 +139,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return getattr(error, "exit_code", NO), str(error)
     if _is_ours(error, "bayesd.broker", "BrokerError"):
         return UNREACHABLE, str(error)
-    if _is_ours(error, "bayesd.study.state", "UnknownEvent"):
+    if _is_ours(error, "bayesd.study.fold", "UnknownEvent"):
         return CONFIG, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return USAGE, "a file name that was given is too long for this system: name a file that is there"

@@ -364,7 +364,7 @@ def import_(files: tuple[Path, ...], output: Path, format: str) -> None:
     """
     segments = need("bayesd.segments")
     with show.progress("importing", None) as advance:
-        joined = segments.assemble(files, output, need("bayesd.study.state").refuse_newer, advance)
+        joined = segments.assemble(files, output, need("bayesd.study.fold").refuse_newer, advance)
     folded = offline.fold(output, what="folding")
     answer = {"file": str(output), "log": joined.log, "events": joined.seq, "head": joined.hash,
               "state": need("bayesd.study.snapshot").digest(folded.state), "notes": len(joined.notes)}

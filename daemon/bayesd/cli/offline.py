@@ -48,7 +48,7 @@ class Folding:
 
     def __init__(self, on_event: "Callable[[State, Event], None] | None" = None,
                  on_row: "Callable[[Event, bytes], None] | None" = None) -> None:
-        self._log, self._unknown = need("bayesd.log"), need("bayesd.study.state").UnknownEvent
+        self._log, self._unknown = need("bayesd.log"), need("bayesd.study.fold").UnknownEvent
         self._replay = need("bayesd.replay").Replay()
         self._on_event, self._on_row = on_event, on_row
         self._first = self._last = b""

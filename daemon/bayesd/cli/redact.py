@@ -109,7 +109,7 @@ class _OfWorker:
 
 async def _here(file: Path, refs: list[str], reason: str) -> None:
     """No daemon has the log: be its writer for a moment."""
-    logs, replay, states = need("bayesd.log"), need("bayesd.replay"), need("bayesd.study.state")
+    logs, replay, states = need("bayesd.log"), need("bayesd.replay"), need("bayesd.study.fold")
     opened = await logs.SqliteLog.open(file, look=states.refuse_newer)
     try:
         state, _ = await replay.fold(opened)

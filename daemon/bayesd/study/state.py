@@ -9,7 +9,7 @@ handler for each type of event.
    asked, when a lease runs out, which candidates lie ready) is memory, in `desk.py`, and may be
    lost at any moment. So every restart is a replay, and a replay equals the life it replays.
 2. **`apply` is total.** It accepts every event ever logged, in log order, and never refuses:
-   refusing is the business of `rules.py`, before the event exists. It reads no clock and draws
+   refusing is the business of `rules/`, before the event exists. It reads no clock and draws
    no number.
 
 A study holds trials; a trial is one point, leased to one worker after another until it has an
