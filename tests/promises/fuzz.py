@@ -307,7 +307,7 @@ def _lab(folder: Path) -> Iterator[Callable[[int], Round]]:
 
 
 SCHEMAS, SERVICE = "bayesd_schemas.messages", "bayesd.service"
-PROOFS = [Proof("fuzzed messages", ("P26", "P27"), "rounds of 10,000 messages", _lab, quick=6, release=100, within=2,
+PROOFS = [Proof("fuzzed messages", ("P26", "P27"), "rounds of 10,000 messages", _lab, quick=6, release=100, within=10,
                 faults=(
     Fault("a message that nests too deep is read", SCHEMAS, "return deepest", "return 0"),
     Fault("a key that is there twice is taken", SCHEMAS, "if len(out) != len(pairs):", "if False:"),
