@@ -432,6 +432,8 @@ class Bench:
 
     async def ended(self, worker: subprocess.Popen[bytes]) -> int:
         await until(lambda: worker.poll() is not None, "the worker to end", self.log)
+        if worker.returncode:
+            print(f"{worker.args!r:.80} ended with {worker.returncode}\n{self.log()}")      # shown where a test fails
         return worker.returncode
 
     def log(self) -> str:
@@ -613,7 +615,7 @@ async def a_clean_stop_withdraws_the_ask(bench: Bench) -> None:
         busy = bench.start()
         await bench.trained(1)
         idle = bench.start("w2", "spool 2")
-        await until(lambda: daemon.standing, "the ask that waits", bench.log)
+        await until(lambda: any(worker == "w2" for worker, *_ in daemon.standing), "the ask that waits", bench.log)
         idle.terminate()
         assert await bench.ended(idle) == 0
         assert not daemon.standing

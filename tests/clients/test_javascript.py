@@ -1,8 +1,10 @@
 """The JavaScript worker, met over the wire only: the scenarios of all workers, and what an objective may do."""
 
 import asyncio
+import fcntl
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,10 +69,12 @@ def launch(bench: Bench, name: str, spool: str, objective: str = SQUARE, slots: 
 def packages() -> None:
     """The module's own dependencies beside it, as its users install them; git ignores them."""
     need("mosquitto", "node", "npm")
-    if (FOLDER / "node_modules/mqtt").exists():
-        return
     quiet = ["--no-package-lock", "--no-audit", "--no-fund", "--prefer-offline"]
-    install = subprocess.run(["npm", "install", *quiet], cwd=FOLDER, capture_output=True, text=True, timeout=120)
+    with open(Path(tempfile.gettempdir()) / f"bayesd-npm-{os.getuid()}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)        # the suite runs in several processes
+        if (FOLDER / "node_modules/mqtt").exists():
+            return
+        install = subprocess.run(["npm", "install", *quiet], cwd=FOLDER, capture_output=True, text=True, timeout=120)
     if install.returncode:
         reason = f"npm install failed: {install.stderr[-500:]}"
         if os.environ.get("BAYESD_TEST_ALL") == "1":
