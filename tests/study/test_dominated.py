@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 from pydantic import ValidationError
 from tests.edges.test_why import flat, page_of
+from tests.study.audited import stops_are_made_again
 from tests.study.story import BASE, Story
 
 from bayesd import Study, audit
@@ -239,19 +239,9 @@ def test_a_stop_is_made_again_by_the_audit_and_told_by_why(rule: str) -> None:
                                (level + 2.0, -level) for step in range(1, 10)])
     story.request("op", "trial.void", id="v", trial=2, reason="x")
     whole(story, 26, *[(7.0, -5.0)] * 9)
-    rows = [event_of(row.body, row.hash) for row in story.rows]
-    plan = audit.Plan()
-    for event in rows:
-        plan.note(event)
-    stops = [case for case in plan.cases if rows[case.seq - 1].type == "trial.stopped"]
-    assert len(stops) > 3
-    assert {audit.judge(each, "").outcome for each in audit.moments(rows, stops)} == {"same"}
-    place = stops[-1].seq - 1
-    edited = rows[place]._replace(data={**rows[place].data, "compared": 1})
-    seen = list(audit.moments([*rows[:place], edited, *rows[place + 1:]], stops))
-    assert audit.judge(seen[-1], "").outcome == "diverged"
-    assert orjson.loads(story.rows[place].body)["data"]["by"] == "dominance"
-    assert f"Rule {rule}, by dominance, stopped it at step" in flat(page_of(story.rows, rows[place].trial or 0))
+    last = stops_are_made_again(story, compared=1)
+    assert last.data["by"] == "dominance"
+    assert f"Rule {rule}, by dominance, stopped it at step" in flat(page_of(story.rows, last.trial or 0))
     study = story.replayed().studies["s"]
     kept, made = board_of(story.desk.state.studies["s"]), Board(study)
     if kept.clouds is not None:

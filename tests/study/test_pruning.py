@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from tests.study.audited import stops_are_made_again
 from tests.study.story import BASE, Letter, Story
 
-from bayesd import Study, audit
-from bayesd.replay import event_of
+from bayesd import Study
 from bayesd.study.board import Board, board_of, bracket_of
 from bayesd.study.pruning.quantile import percentile
 from bayesd_schemas.study import LOGGED, Fidelity, StudySpec
@@ -246,17 +246,7 @@ def test_a_stop_is_made_again_by_the_audit_and_told_by_why(rule: str) -> None:
                 break
         else:
             story.tell(f"w{number}", number, value=number * 7 % 11)
-    rows = [event_of(row.body, row.hash) for row in story.rows]
-    plan = audit.Plan()
-    for event in rows:
-        plan.note(event)
-    stops = [case for case in plan.cases if rows[case.seq - 1].type == "trial.stopped"]
-    assert len(stops) > 3
-    assert {audit.judge(each, "").outcome for each in audit.moments(rows, stops)} == {"same"}
-    place = stops[-1].seq - 1
-    edited = rows[place]._replace(data={**rows[place].data, "threshold": -1.0})
-    seen = list(audit.moments([*rows[:place], edited, *rows[place + 1:]], stops))
-    assert audit.judge(seen[-1], "").outcome == "diverged"
+    stops_are_made_again(story, threshold=-1.0)
     story.check()
 
 
