@@ -217,18 +217,21 @@ def test_hyperband_gives_its_brackets_their_usual_shares() -> None:
     story.check()
 
 
+@pytest.mark.parametrize("by", [None, "dominance"])
 @pytest.mark.parametrize("shared", [False, True])
-def test_brackets_that_share_a_rung_are_held_against_each_other(shared: bool) -> None:
+def test_brackets_that_share_a_rung_are_held_against_each_other(shared: bool, by: str | None) -> None:
     """A late bracket's first trial has nobody before it in its own rung, and a trial of the first in a common one."""
     spec = {**EPOCHS, "max": 5}
     late = next(number for number in range(1, 12) if bracket_of(Fidelity(**spec), number) > 0)
-    story = Story(prune={"rule": "hyperband", "shared": shared}, fidelity=spec)
+    goals = ["value", "other"] if by else ["value"]
+    story = Story(prune={"rule": "hyperband", "shared": shared, "by": by}, fidelity=spec,
+                  objectives=[{"name": name} for name in goals])
     for number in range(1, late + 1):
         story.ask(f"w{number}")
-    story.report("w1", 1, 1, 1.0)
-    story.report("w1", 1, 2, 1.0)
-    assert not story.report(f"w{late}", late, 1, 9.0)[1][0][2].get("stop")
-    facts, _ = story.report(f"w{late}", late, 2, 9.0)
+    story.report("w1", 1, 1, dict.fromkeys(goals, 1.0))
+    story.report("w1", 1, 2, dict.fromkeys(goals, 1.0))
+    assert not story.report(f"w{late}", late, 1, dict.fromkeys(goals, 9.0))[1][0][2].get("stop")
+    facts, _ = story.report(f"w{late}", late, 2, dict.fromkeys(goals, 9.0))
     stops = [data for type, _, data in facts if type == "trial.stopped"]
     assert [(stop["bracket"], stop["rung"], stop["compared"]) for stop in stops] == ([(1, 2, 2)] if shared else [])
     story.request("op", "trial.void", id="v", trial=1, reason="x")

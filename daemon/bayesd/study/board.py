@@ -48,7 +48,7 @@ class Board:
         self.front = Front(study) if dominance and self.curves else None
         """By dominance, what it is held against."""
         self._fidelity = study.spec.fidelity if self._rule in ("asha", "hyperband") else None
-        self.clouds = Clouds(study, None if self._fidelity is None else self.levels_of) \
+        self.clouds = Clouds(study, None if self._fidelity is None else self.place_of) \
             if dominance and not self.curves else None
         """By dominance, what the other rules look at."""
         self._inside: set[int] = set()
@@ -94,17 +94,17 @@ class Board:
         if now:
             self._entered[trial.number] = now
         if before != now:
-            bracket, levels = self.levels_of(trial)
-            bracket = 0 if self._shared else bracket
+            bracket, levels = self.place_of(trial)
             for level, (_, value) in zip(levels, before, strict=False):
                 known = self.rungs[bracket, level]
                 del known[bisect_left(known, value)]
             for level, (_, value) in zip(levels, now, strict=False):
                 insort(self.rungs.setdefault((bracket, level), []), value)
 
-    def rung(self, bracket: int, level: int) -> list[float]:
-        """What trials had that a trial of this bracket is held against."""
-        return self.rungs[0 if self._shared else bracket, level]
+    def place_of(self, trial: "Trial") -> tuple[int, tuple[int, ...]]:
+        """The bracket, or 0 where all share their rungs, under which a trial is held against others; its rungs."""
+        bracket, levels = self.levels_of(trial)
+        return 0 if self._shared else bracket, levels
 
     def levels_of(self, trial: "Trial") -> tuple[int, tuple[int, ...]]:
         """The bracket of a trial and its rungs."""

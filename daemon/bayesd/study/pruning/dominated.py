@@ -50,9 +50,11 @@ def by_place(study: Study, trial: Trial, step: int, prune: Prune) -> Verdict | N
     fidelity, clouds = study.spec.fidelity, _clouds(study)
     if fidelity is None:
         return None
-    bracket, _ = board_of(study).levels_of(trial)
+    board = board_of(study)
+    bracket, _ = board.levels_of(trial)
+    place, _ = board.place_of(trial)
     for level, (entered, vector) in clouds.entries(trial):
-        rung = clouds.clouds[bracket, level]
+        rung = clouds.clouds[place, level]
         kept = max(1, len(rung) // fidelity.reduction)
         if entered != step or len(rung) < prune.needed or level < prune.warmup:
             continue

@@ -26,9 +26,10 @@ def judge(study: Study, trial: Trial, step: int, prune: Prune) -> Verdict | None
     if fidelity is None:
         return None
     board = board_of(study)
-    bracket, levels = board.levels_of(trial)
+    bracket, _ = board.levels_of(trial)
+    place, levels = board.place_of(trial)
     for level, (entered, value) in zip(levels, board.entries(trial), strict=False):
-        rung = board.rung(bracket, level)
+        rung = board.rungs[place, level]
         kept = max(1, len(rung) // fidelity.reduction)
         if entered != step or len(rung) < prune.needed or level < prune.warmup:
             continue
